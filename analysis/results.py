@@ -1,0 +1,354 @@
+"""The stored schema: what an analysis writes and figures, tables and baselines read.
+
+Every number is named as in the mathematics page of ``analysis/README.md``. Records are frozen, reject unknown fields and
+refuse NaN and infinity, so a result that could not be computed is ``None`` (JSON ``null``), never a silent NaN.
+This module imports no torch: a result computed on a GPU is read and redrawn on a laptop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+SCHEMA_VERSION = 1
+
+#: ``(low, high)``; ``None`` means that nothing is known on that side.
+Interval = tuple[float | None, float | None]
+CurvatureAnswer = Literal["negative curvature", "none above tau", "undetermined"]
+
+
+class ResultError(ValueError):
+    """A stored file cannot be read as what it claims to be; the message names the file, the field and the fix."""
+
+
+class Record(BaseModel):
+    """Base of every stored record: frozen, no unknown fields, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Estimate(Record):
+    """A number with what is known about it.
+
+    ``interval`` holds with probability at least ``confidence`` (1.0: deterministic). ``standard_error`` is over
+    ``count`` probes, seeds or subsets; ``None`` where that notion does not apply.
+    """
+
+    value: float
+    interval: Interval = (None, None)
+    confidence: float = 1.0
+    standard_error: float | None = None
+    count: int | None = None
+
+
+class Extreme(Record):
+    """One end of the spectrum (or one of k eigenpairs at an end), from Rayleigh-Ritz.
+
+    ``interval`` is the two-sided statement of Kuczynski and Wozniakowski (1992) with matvec noise added;
+    ``residual_interval`` only says that *some* eigenvalue lies in it. Without convergence the one-sided
+    Rayleigh-Ritz bound (``lambda_min <= value``, ``lambda_max >= value``) still holds up to ``noise``.
+    """
+
+    value: float
+    residual: float = Field(ge=0)
+    interval: Interval
+    confidence: float
+    residual_interval: tuple[float, float]
+    converged: bool
+    noise: float = Field(ge=0, description="measured matvec noise, in units of an eigenvalue")
+    rayleigh_quotient: float | None = Field(None, description="v^T H v re-evaluated by a fresh matvec, float64 where asked")
+
+
+class MassAtThreshold(Record):
+    """Negative mass M(tau): the fraction of eigenvalues below ``-tau``; ``tau = relative * lambda_max``."""
+
+    relative: float
+    tau: float
+    value: float = Field(ge=0, le=1)
+    interval: tuple[float, float]
+    confidence: float
+    bracket: tuple[float, float] = Field(description="mean Chebyshev-Markov-Stieltjes bracket of the quadratures")
+    standard_error: float | None = None
+
+
+class IndexBound(Record):
+    """At least ``at_least`` eigenvalues lie below ``-tau`` (Cauchy interlacing; needs no convergence)."""
+
+    relative: float
+    tau: float
+    at_least: int = Field(ge=0)
+
+
+class Probe(Record):
+    """One Gauss quadrature of the spectral measure: ``weights`` are >= 0 and sum to 1."""
+
+    seed: int
+    nodes: list[float]
+    weights: list[float]
+
+
+class Density(Record):
+    """The spectral density as stored quadratures; broadening is a matter of the picture."""
+
+    distribution: Literal["sphere", "rademacher", "exact"]
+    probes: list[Probe]
+
+
+class OperatorNoise(Record):
+    """Measured, not assumed: how far the operator is from a fixed symmetric one (relative numbers)."""
+
+    repeat: float = Field(description="||H u - H u|| / ||H u|| of two products of one vector")
+    symmetry: float = Field(description="|u^T H v - v^T H u| / (||H u|| + ||H v||) * sqrt(n) for unit u, v")
+    absolute: float = Field(description="floor of any claim of sign, in units of an eigenvalue")
+
+
+class Certificate(Record):
+    """A unit vector with a negative Rayleigh quotient: the proof that a group has negative curvature."""
+
+    vector: str = Field(description="key in the vectors file beside the result")
+    vectors_file: str
+    vector_sha256: str
+    rayleigh_quotient: float
+    dtype: str = Field(description="precision of the re-evaluation")
+    noise: float
+    holds: bool = Field(description="rayleigh_quotient < -tau - noise")
+
+
+class Multiplier(Record):
+    """Signed first-order multiplier of one optimizer's step along v.
+
+    ``value`` = <v, perturbed gradient> / <v, g_T>: above 1 the step leaves the saddle faster than plain SGD, negative it
+    pushes towards the saddle although its square may be larger.
+    """
+
+    optimizer: str
+    rho: float
+    value: float | None
+    measured: float | None = Field(None, description="the same from an actual perturbed gradient, not the expansion")
+
+
+class EscapeTest(Record):
+    """L_g(w + s v) on both sides against ``loss + s <v, g> + s^2 lambda / 2``."""
+
+    steps: list[float]
+    loss: list[float]
+    quadratic: list[float]
+
+
+class Escape(Record):
+    """Can a descent method leave along v? (v: unit eigenvector of the most negative eigenvalue found)."""
+
+    gradient_along_v: float
+    correlated_negative_curvature: float | None = Field(description="<v, g>^2 / ||g||^2, Daneshmand et al. 2018")
+    multipliers: list[Multiplier] = []
+    test: EscapeTest | None = None
+
+
+class Verdict(Record):
+    """Two questions kept apart: is there negative curvature, and is the point stationary for this group?"""
+
+    curvature: CurvatureAnswer
+    stationary: bool | None = Field(description="displacement_ratio <= stationarity threshold; None without negative curvature")
+    label: Literal["saddle", "negative curvature, not stationary", "no negative curvature above tau", "undetermined"]
+    tau: float
+    displacement: float | None = Field(description="s* = 2 ||grad|| / |lambda_min|")
+    displacement_ratio: float | None = Field(description="s* / ||w||")
+    threshold: float = 0.1
+    more_steps: int | None = Field(None, description="Lanczos steps after which an undetermined answer would be decided")
+    sentence: str
+
+
+class GaussNewton(Record):
+    """H = G + E: G is positive semidefinite, so negative curvature comes from E alone."""
+
+    lambda_max: Extreme
+    quotient_along_v: float | None = Field(description="v^T G v for the certificate's v; v^T E v = lambda_min - this")
+    trace: Estimate | None = None
+
+
+class SamplingError(Record):
+    """What subsampling a group costs, from disjoint subsets of the size used."""
+
+    population: int
+    subset_size: int
+    subsets: int
+    lambda_min: Estimate
+    lambda_max: Estimate
+    negative_mass: list[Estimate] = []
+
+
+class GroupResult(Record):
+    """Everything measured for one class group."""
+
+    classes: list[int]
+    size: int = Field(gt=0, description="samples the loss is averaged over")
+    loss: float
+    accuracy: float | None = None
+    gradient_norm: float = Field(ge=0)
+    weight_norm: float = Field(ge=0)
+    lambda_min: Extreme
+    lambda_max: Extreme
+    lowest: list[Extreme] = Field([], description="k smallest, ascending, where k > 1 was asked for")
+    highest: list[Extreme] = Field([], description="k largest, descending, where k > 1 was asked for")
+    negative_ratio: Estimate
+    negative_mass: list[MassAtThreshold] = []
+    negative_energy: Estimate | None = None
+    saddle_index: list[IndexBound] = []
+    trace: Estimate | None = None
+    density: Density | None = None
+    noise: OperatorNoise
+    certificate: Certificate | None = None
+    escape: Escape | None = None
+    gauss_newton: GaussNewton | None = None
+    sampling: SamplingError | None = None
+    verdict: Verdict
+    steps: list[int] = Field(description="Lanczos steps of each start")
+    matvecs: int
+    warnings: list[str] = []
+
+
+class Scheme(Record):
+    """The family of class groups: name, how it was made, and its members."""
+
+    name: str
+    eta: int | None = None
+    groups: dict[str, list[int]]
+    sizes: dict[str, int]
+
+
+class Provenance(Record):
+    """Where a result comes from. Comparisons across different ``data_sha256`` are refused."""
+
+    saddlescope: str
+    git_commit: str | None = None
+    python: str
+    torch: str
+    numpy: str
+    platform: str
+    device: str
+    dtype: str
+    threads: int
+    seed: int
+    engine: str = "saddlescope"
+    deterministic: bool = False
+    checkpoint: str
+    checkpoint_sha256: str
+    model: str
+    parameters: int = Field(description="number of parameters the Hessian is taken over")
+    params_pattern: str | None = None
+    data: str
+    data_sha256: str = Field(description="of the inputs and labels analysed, in order")
+    index_sha256: str | None = Field(None, description="of the long-tail index array, where the side-car gives it")
+    class_counts: list[int]
+    loss: str
+    training: dict[str, Any] = Field({}, description="the side-car's training record: study, run, optimizer, seed, epoch ...")
+    settings: dict[str, Any] = {}
+    command: str | None = None
+    created: str
+    seconds: float | None = None
+
+
+class CurvatureResult(Record):
+    """One checkpoint, one scheme: ``curvature/<checkpoint stem>.<scheme>.json``."""
+
+    kind: Literal["curvature"] = "curvature"
+    schema_version: int = SCHEMA_VERSION
+    scheme: Scheme
+    groups: dict[str, GroupResult]
+    additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
+    vectors_file: str | None = None
+    provenance: Provenance
+
+
+class Direction(Record):
+    """One axis of a slice. ``kind``: random, min-eigenvector, max-eigenvector, difference, pca ..."""
+
+    kind: str
+    normalisation: Literal["filter", "none"] = "none"
+    group: str | None = Field(None, description="the group whose eigenvector this is")
+    eigenvalue: float | None = None
+    slope: dict[str, float] = Field({}, description="<d, grad L_g> for each group g at the centre")
+    curvature: dict[str, float] = Field({}, description="d^T H_g d for each group g at the centre")
+    norm: float
+    seed: int | None = None
+    explained_variance: float | None = None
+
+
+class Slice(Record):
+    """Group losses on a line (one axis) or plane (two axes) through a checkpoint.
+
+    ``loss[group]`` has one row per ``axes[0]`` value; on a plane each row holds one value per ``axes[1]`` value.
+    """
+
+    kind: Literal["slice"] = "slice"
+    schema_version: int = SCHEMA_VERSION
+    directions: list[Direction]
+    axes: list[list[float]]
+    loss: dict[str, list[float | None] | list[list[float | None]]]
+    accuracy: dict[str, list[float | None] | list[list[float | None]]] = {}
+    lambda_min: dict[str, list[list[float | None]]] = {}
+    lambda_max: dict[str, list[list[float | None]]] = {}
+    path: list[list[float]] = Field([], description="training path: one point per checkpoint in the plane's coordinates")
+    path_epochs: list[int] = []
+    path_distance: list[float] = Field([], description="distance of each path point from the plane")
+    scheme: Scheme
+    provenance: Provenance
+
+
+R = TypeVar("R", bound=Record)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Writes ``text`` so that a reader sees the old file or the whole new one, never a part of it.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; a result is as readable as any file
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save(record: Record, path: Path) -> Path:
+    """Stores a record as JSON at ``path``, atomically; returns ``path``."""
+    write_text_atomically(path, record.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def load(kind: type[R], path: Path) -> R:
+    """Reads a record of type ``kind``.
+
+    Raises:
+        ResultError: missing or truncated file, another kind of file, a newer schema, or a field out of range.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ResultError(f"{path}: not readable as JSON ({error}); the file is damaged, make it again") from None
+    if not isinstance(raw, dict):
+        raise ResultError(f"{path}: holds a JSON {type(raw).__name__}, expected an object with schema_version")
+    version = raw.get("schema_version", SCHEMA_VERSION)
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise ResultError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update saddlescope to read it")
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: field '{where}': {first['msg']} (not a {kind.__name__} of this version?)") from None

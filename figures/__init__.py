@@ -1,0 +1,1 @@
+"""Stored results -> pictures. Nothing in this package imports torch."""

@@ -1,0 +1,1 @@
+"""Data -> checkpoints: long-tailed data, losses, the SAM family, the training loop."""

@@ -1,0 +1,34 @@
+# Both commands do all the set-up on a fresh machine: a virtual environment, pinned dependencies, the job.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help reproduce test lint setup clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+reproduce: setup  ## train, analyse, draw and report the embedded study (about three minutes on 2 cores)
+	$(BIN)/saddlescope reproduce digits-lt
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_types.py
+
+setup: $(VENV)/.test  ## the virtual environment
+
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[lint]"
+	@touch $@
+
+clean:  ## everything that make made, results excepted
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,282 @@
+"""Per-sample losses for long-tailed classification.
+
+Every loss maps logits ``[n, C]`` and labels ``[n]`` to losses ``[n]`` in the logits' dtype and on their device, so that any
+group of samples can be summed, weighted or differentiated alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+WeightScale = Literal["classes", "samples"]
+
+
+class LossError(ValueError):
+    """A loss was given settings, labels or logits that it cannot work with."""
+
+
+def effective_number_weights(class_counts: Sequence[int], beta: float, scale: WeightScale = "classes") -> list[float]:
+    """Class weights ``(1 - beta) / (1 - beta^n_c)`` (Cui et al. 2019), rescaled.
+
+    Args:
+        class_counts: Training samples of each class ``[C]``, at least 1 each.
+        beta: In [0, 1); 0 gives equal weights, towards 1 inverse frequency.
+        scale: ``"classes"``: the weights sum to C. ``"samples"``: their mean over the training samples is 1, see
+            :class:`PerSampleLoss`.
+    """
+    counts = _positive_counts(class_counts)
+    if not 0 <= beta < 1:
+        raise LossError(f"beta (effective number of samples) must lie in [0, 1), got {beta}")
+    return _rescaled([(1 - beta) / (1 - beta**n) for n in counts], counts, scale)
+
+
+def inverse_frequency_weights(class_counts: Sequence[int], scale: WeightScale = "classes") -> list[float]:
+    """Class weights proportional to ``1 / n_c``, rescaled as in :func:`effective_number_weights`."""
+    counts = _positive_counts(class_counts)
+    return _rescaled([1 / n for n in counts], counts, scale)
+
+
+class PerSampleLoss(ABC):
+    """``loss(outputs [n, C], targets [n]) -> losses [n]``, times a weight per class if re-weighting is on.
+
+    Weighted losses are meant to be averaged over the batch size. ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of
+    the batch's weights instead, which no per-sample loss can do; where a published recipe relies on that,
+    ``weight_scale="samples"`` gives the same gradient scale on average (weights summing to C make it smaller by
+    ``sum n_c w_c / N``, on CIFAR-10-LT with IF 100 and beta 0.9999 about a factor 6).
+
+    Attributes:
+        expects_cosines: The logits must be cosines in [-1, 1] (a cosine classifier), which the loss scales itself.
+    """
+
+    expects_cosines = False
+
+    def __init__(
+        self, class_counts: Sequence[int], weights: Sequence[float] | None = None, weights_from_epoch: int = 0
+    ) -> None:
+        self.class_counts = [int(n) for n in class_counts]
+        self._tables: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._weights = None if weights is None else list(weights)
+        self._weights_from_epoch = weights_from_epoch
+        self._weighted = weights is not None and weights_from_epoch == 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Tells the loss which epoch begins, counted from 0 (deferred re-weighting starts at its epoch)."""
+        self._weighted = self._weights is not None and epoch >= self._weights_from_epoch
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Losses ``[n]``.
+
+        Raises:
+            LossError: Wrong shapes, or a label outside 0 .. C-1 (on the CPU; CUDA reports a device assertion).
+        """
+        if outputs.ndim != 2 or outputs.shape[1] != len(self.class_counts) or targets.shape != outputs.shape[:1]:
+            raise LossError(
+                f"the loss takes logits [n, {len(self.class_counts)}] and labels [n], one column for each class count; got "
+                f"{tuple(outputs.shape)} and {tuple(targets.shape)}"
+            )
+        try:
+            losses = self.unweighted(outputs, targets)
+        except (RuntimeError, IndexError):
+            _check_labels(targets, outputs.shape[1])
+            raise
+        if not self._weighted:
+            return losses
+        assert self._weights is not None
+        return losses * self.table("weights", self._weights, losses).gather(0, targets)
+
+    @abstractmethod
+    def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss without class weights."""
+
+    def table(self, name: str, values: Sequence[float], like: Tensor) -> Tensor:
+        """A constant ``[C]`` in the dtype and on the device of ``like``."""
+        key = (name, like.dtype, like.device)
+        if key not in self._tables:
+            self._tables[key] = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return self._tables[key]
+
+
+class CrossEntropy(PerSampleLoss):
+    """``-log softmax(z)_y``."""
+
+    def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return cross_entropy(outputs, targets)
+
+
+class Focal(PerSampleLoss):
+    """Focal loss (Lin et al. 2017): ``-(1 - p_y)^gamma log p_y``; ``gamma = 0`` is cross-entropy."""
+
+    def __init__(self, class_counts: Sequence[int], *, gamma: float = 2.0, **weights: Any) -> None:
+        super().__init__(class_counts, **weights)
+        self.gamma = _not_negative("gamma", gamma)
+
+    def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        nll = cross_entropy(outputs, targets)
+        return nll if self.gamma == 0 else (-torch.expm1(-nll)) ** self.gamma * nll
+
+
+class LDAM(PerSampleLoss):
+    """LDAM (Cao et al. 2019): cross-entropy of ``s (cos_j - m_y [j = y])``, ``m_c = max_m (n_min / n_c)^(1/4)``.
+
+    The logits must be cosines, from a classifier with normalised features and weights.
+    """
+
+    expects_cosines = True
+
+    def __init__(self, class_counts: Sequence[int], *, max_m: float = 0.5, s: float = 30.0, **weights: Any) -> None:
+        super().__init__(class_counts, **weights)
+        counts = _positive_counts(class_counts)
+        self.margins = [_not_negative("max_m", max_m) * (min(counts) / n) ** 0.25 for n in counts]
+        if not s > 0:
+            raise LossError(f"s (scale of the cosines) must be positive, got {s}")
+        self.s = float(s)
+
+    def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        margin = self.table("margins", self.margins, outputs).gather(0, targets)
+        shifted = outputs.scatter_add(1, targets.unsqueeze(1), -margin.unsqueeze(1))
+        return cross_entropy(self.s * shifted, targets)
+
+
+class VS(PerSampleLoss):
+    """Vector scaling: cross-entropy of ``z_c / (n_max / n_c)^gamma + tau log(n_c / N)``.
+
+    With ``gamma = 0`` it is logit adjustment (LA), with ``tau = 0`` too it is cross-entropy. ``gamma = 0.3, tau = 1`` are the
+    defaults of the escaping-saddle-points code, ``gamma = 0.05, tau = 0.75`` those of the SSE-SAM code (whose LA has tau 0.75).
+    """
+
+    def __init__(self, class_counts: Sequence[int], *, gamma: float = 0.3, tau: float = 1.0, **weights: Any) -> None:
+        super().__init__(class_counts, **weights)
+        counts = _positive_counts(class_counts)
+        _not_negative("gamma", gamma)
+        self.factors = [(n / max(counts)) ** gamma for n in counts]
+        prior = torch.tensor(counts, dtype=torch.float64) / sum(counts)
+        self.offsets = (float(tau) * prior.log()).tolist()
+
+    def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        factors, offsets = self.table("factors", self.factors, outputs), self.table("offsets", self.offsets, outputs)
+        return cross_entropy(outputs * factors + offsets, targets)
+
+
+class LogitAdjustment(VS):
+    """Logit adjustment (LA): cross-entropy of ``z_c + tau log(n_c / N)``."""
+
+    def __init__(self, class_counts: Sequence[int], *, tau: float = 1.0, **weights: Any) -> None:
+        super().__init__(class_counts, gamma=0.0, tau=tau, **weights)
+
+
+#: name in recipes -> (class, own settings are its keywords)
+LOSSES: dict[str, Callable[..., PerSampleLoss]] = {
+    "cross-entropy": CrossEntropy,
+    "class-balanced": CrossEntropy,
+    "re-weighted": CrossEntropy,
+    "focal": Focal,
+    "ldam": LDAM,
+    "logit-adjustment": LogitAdjustment,
+    "vs": VS,
+}
+_ALIASES = {"ce": "cross-entropy", "la": "logit-adjustment"}
+
+
+def build_loss(
+    name: str,
+    class_counts: Sequence[int],
+    *,
+    drw_epoch: int | None = None,
+    beta: float = 0.9999,
+    weight_scale: WeightScale = "classes",
+    **settings: float,
+) -> PerSampleLoss:
+    """Builds a loss from JSON-able settings.
+
+    Args:
+        name: ``cross-entropy`` (``ce``), ``class-balanced`` (cross-entropy with effective-number weights), ``re-weighted``
+            (with inverse-frequency weights), ``focal`` (``gamma``), ``ldam`` (``max_m``, ``s``), ``logit-adjustment`` (``la``;
+            ``tau``) or ``vs`` (``gamma``, ``tau``).
+        class_counts: Training samples of each class ``[C]``.
+        drw_epoch: Deferred re-weighting: effective-number weights from this epoch on, counted from 0 (160 of 200 in Cao et
+            al. 2019). Goes with every loss that is not weighted already.
+        beta: Of the effective-number weights.
+        weight_scale: ``"classes"`` (weights sum to C) or ``"samples"`` (mean 1 over the training samples).
+        **settings: The loss's own.
+
+    Raises:
+        LossError: Unknown name or setting, a setting out of range, or a class without samples where the loss needs one.
+    """
+    key = _ALIASES.get(name, name)
+    if key not in LOSSES:
+        raise LossError(f"unknown loss {name!r}; known are {', '.join([*LOSSES, *_ALIASES])}")
+    own = [k for k, p in inspect.signature(LOSSES[key]).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(settings.keys() - set(own))
+    if unknown:
+        common = "drw_epoch, beta, weight_scale"
+        raise LossError(f"loss {key!r} has no setting {unknown[0]!r}; it takes {', '.join([*own, common])}")
+    counts = _counts(class_counts)
+    weighting: dict[str, Any] = {}
+    if key in ("class-balanced", "re-weighted"):
+        if drw_epoch is not None:
+            raise LossError(
+                f"{key!r} is weighted from the start; drw_epoch goes with an unweighted loss such as 'cross-entropy'"
+            )
+        balanced = key == "class-balanced"
+        weights = (
+            effective_number_weights(counts, beta, weight_scale)
+            if balanced
+            else inverse_frequency_weights(counts, weight_scale)
+        )
+        weighting = {"weights": weights}
+    elif drw_epoch is not None:
+        if drw_epoch < 0:
+            raise LossError(f"drw_epoch counts from 0, got {drw_epoch}")
+        weighting = {"weights": effective_number_weights(counts, beta, weight_scale), "weights_from_epoch": drw_epoch}
+    return LOSSES[key](counts, **settings, **weighting)
+
+
+def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
+    """``-log softmax(z)_y`` per sample; unlike ``torch.nn.functional.cross_entropy`` it ignores no label."""
+    return -outputs.log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _counts(class_counts: Sequence[int]) -> list[int]:
+    counts = [int(n) for n in class_counts]
+    if not counts or any(n < 0 or n != given for n, given in zip(counts, class_counts, strict=True)):
+        raise LossError(
+            f"class_counts must be the non-negative whole numbers of training samples per class, got {list(class_counts)}"
+        )
+    return counts
+
+
+def _positive_counts(class_counts: Sequence[int]) -> list[int]:
+    counts = _counts(class_counts)
+    if min(counts) == 0:
+        raise LossError(f"this loss divides by class counts, and class {counts.index(0)} has no training sample: {counts}")
+    return counts
+
+
+def _rescaled(weights: list[float], counts: list[int], scale: WeightScale) -> list[float]:
+    if scale not in ("classes", "samples"):
+        raise LossError(f"weight_scale must be 'classes' or 'samples', got {scale!r}")
+    if scale == "classes":
+        factor = len(weights) / sum(weights)
+    else:
+        factor = sum(counts) / sum(n * w for n, w in zip(counts, weights, strict=True))
+    return [factor * w for w in weights]
+
+
+def _not_negative(name: str, value: float) -> float:
+    if not 0 <= value < float("inf"):
+        raise LossError(f"{name} must be a finite number >= 0, got {value}")
+    return float(value)
+
+
+def _check_labels(targets: Tensor, num_classes: int) -> None:
+    if targets.is_floating_point():
+        raise LossError(f"labels must be whole numbers (torch.int64), got {targets.dtype}")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= num_classes:
+        raise LossError(f"labels must lie in 0 .. {num_classes - 1} (one per class count), but they run from {low} to {high}")

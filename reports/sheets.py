@@ -1,0 +1,208 @@
+"""The tables of a study as a person reads them; each sheet carries the unrounded data frame that it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from ..analysis.study import Study
+from . import tables
+from .entries import (
+    LABELS,
+    Entry,
+    Sheet,
+    curvature_entry,
+    difference_entry,
+    label,
+    mean_entry,
+    measured_entry,
+    name_entry,
+    records,
+    tone_of,
+)
+from .words import GAP, number, optimizer_name
+
+
+def accuracy_sheet(study: Study) -> Sheet:
+    """Accuracy of every part per optimizer."""
+    data = tables.accuracy(study)
+    parts = list(dict.fromkeys(data["part"]))
+    rows = []
+    for order, optimizer in enumerate(study.optimizers):
+        mine = {row["part"]: row for row in records(data[data["optimizer"] == optimizer])}
+        rows.append([name_entry(optimizer, order), *(mean_entry(mine[part]) for part in parts)])
+    return Sheet(
+        "accuracy",
+        "Held-out accuracy",
+        "Percent, mean ± standard deviation over seeds.",
+        [("optimizer", ""), *((part, "") for part in parts)],
+        rows,
+        data,
+    )
+
+
+def class_sheet(study: Study) -> Sheet:
+    """Accuracy of every class, classes down, optimizers across."""
+    data = tables.accuracy_per_class(study)
+    rows = []
+    for key, group in data.groupby("class", sort=True):
+        entries = {row["optimizer"]: mean_entry(row) for row in records(group)}
+        samples = int(group["samples"].iloc[0])
+        rows.append(
+            [
+                Entry(str(key), "", float(str(key))),
+                Entry(str(samples), "", samples),
+                *(entries[name] for name in study.optimizers),
+            ]
+        )
+    heads = [("class", ""), ("training samples", ""), *((optimizer_name(name), "") for name in study.optimizers)]
+    caption = "Percent, mean ± standard deviation over seeds; rows in the data set's order of classes."
+    return Sheet("accuracy_per_class", "Held-out accuracy of each class", caption, heads, rows, data, keys=1)
+
+
+def accuracy_seed_sheet(study: Study) -> Sheet:
+    """Accuracy of every run."""
+    data = tables.accuracy_seeds(study)
+    parts = [str(column) for column in data.columns[3:]]
+    rows = []
+    for row in records(data):
+        values = [
+            Entry(GAP, row["status"], None, "gap") if pd.isna(row[part]) else Entry(f"{row[part]:.2f}", "", row[part])
+            for part in parts
+        ]
+        rows.append(
+            [
+                name_entry(row["optimizer"], study.optimizers.index(row["optimizer"])),
+                Entry(str(row["seed"]), "", row["seed"]),
+                *values,
+            ]
+        )
+    heads = [("optimizer", ""), ("seed", ""), *((part, "") for part in parts)]
+    return Sheet("accuracy_seeds", "Held-out accuracy of every run", "Percent.", heads, rows, data, keys=2)
+
+
+def curvature_sheet(study: Study, scheme: str) -> Sheet:
+    """Every curvature number, optimizer and group down."""
+    data, verdicts = tables.curvature(study, scheme), tables.verdicts(study, scheme)
+    names = list(dict.fromkeys(data["quantity"]))
+    counted = {(row["optimizer"], row["group"]): row for row in records(verdicts)}
+    rows = []
+    for (optimizer, group), part in data.groupby(["optimizer", "group"], sort=False):
+        entries = {row["quantity"]: curvature_entry(row) for row in records(part)}
+        verdict = counted[optimizer, group]
+        rows.append(
+            [
+                name_entry(str(optimizer), study.optimizers.index(str(optimizer))),
+                Entry(str(group), "", str(group)),
+                Entry(verdict["text"], "", verdict["text"], tone_of(verdict)),
+                *(entries[name] for name in names),
+            ]
+        )
+    heads = [("optimizer", ""), ("group", "class group"), ("verdict", "over seeds"), *(label(name) for name in names)]
+    return Sheet(
+        f"curvature_{scheme}",
+        f"Curvature of the groups ({scheme})",
+        "Mean ± standard deviation over seeds. Below it the interval that encloses the intervals of the single checkpoints: "
+        "the first is how much seeds differ, the second how well each was measured.",
+        heads,
+        rows,
+        data,
+        keys=2,
+    )
+
+
+def seed_sheet(study: Study, scheme: str) -> Sheet:
+    """The class-group table (T3): every checkpoint's numbers, each with its own interval."""
+    data = tables.curvature_seeds(study, scheme)
+    names = [name for name in data.columns if f"{name}_low" in data.columns or name in LABELS]
+    rows = []
+    for row in records(data):
+        keys = [
+            name_entry(row["optimizer"], study.optimizers.index(row["optimizer"])),
+            Entry(str(row["seed"]), "", row["seed"]),
+            Entry(row["group"], "", row["group"]),
+        ]
+        if row["status"] != "measured":
+            rows.append([*keys, *(Entry(GAP, row["status"], None, "gap") for _ in range(len(names) + 3))])
+            continue
+        verdict = Entry(row["verdict"], "certificate holds" if row["certificate_holds"] is True else "", row["verdict"])
+        noise = Entry(number(row["noise_absolute"], 2), "", row["noise_absolute"])
+        size = Entry(str(int(row["size"])), "", row["size"])
+        rows.append([*keys, verdict, size, *(measured_entry(row, str(name)) for name in names), noise])
+    heads = [
+        ("optimizer", ""),
+        ("seed", ""),
+        ("group", "class group"),
+        ("verdict", "of this checkpoint"),
+        ("n", "training samples of the group"),
+        *(label(str(name)) for name in names),
+        ("noise", "measured noise of a Hessian product, in units of an eigenvalue: the floor of any claim of sign"),
+    ]
+    return Sheet(
+        f"curvature_{scheme}_seeds",
+        f"Every checkpoint, group by group ({scheme})",
+        "Below each number its own interval: for λ_min and λ_max the two-sided Lanczos bound, for M(τ) and the trace what the "
+        "probes allow. † did not converge: the one-sided bound still holds (λ_min is at most, λ_max at least the value shown).",
+        heads,
+        rows,
+        data,
+        keys=3,
+    )
+
+
+def difference_sheet(study: Study, scheme: str | None) -> Sheet:
+    """Paired differences against the reference optimizer: quantity and optimizer down, groups across (None: accuracies)."""
+    data = tables.differences(study, scheme)
+    base = optimizer_name(tables.reference(study))
+    groups = list(dict.fromkeys(data["group"]))
+    rows = []
+    for quantity in (name for name in tables.COMPARED if name in set(data["quantity"])):
+        for order, optimizer in enumerate(study.optimizers):
+            mine = data[(data["quantity"] == quantity) & (data["optimizer"] == optimizer)]
+            if mine.empty:
+                continue
+            found = {row["group"]: row for row in records(mine)}
+            entries = [difference_entry(found[group]) if group in found else Entry("") for group in groups]
+            rows.append([Entry(label(quantity)[0], "", quantity), name_entry(optimizer, order), *entries])
+    return Sheet(
+        f"differences_{scheme or 'accuracy'}",
+        f"Paired differences against {base} ({scheme or 'held-out accuracy'})",
+        f"Optimizer minus {base} on the same seed: mean and 95 % Student t interval over seeds, then in how many seeds it was "
+        "higher. Bold where the interval leaves out zero. The intervals are not corrected for their number: of "
+        f"{len(data)} about {max(1, round(0.05 * len(data)))} would leave out zero by chance.",
+        [("quantity", ""), ("optimizer", ""), *((group, "") for group in groups)],
+        rows,
+        data,
+        keys=2,
+    )
+
+
+def checkpoint_sheet(study: Study) -> Sheet:
+    """Every run's checkpoint and its SHA-256."""
+    data = tables.checkpoints(study)
+    rows = []
+    for row in records(data):
+        hashed = row["checkpoint_sha256"]
+        sha = Entry(GAP, row["status"], None, "gap") if pd.isna(hashed) else Entry(str(hashed), "", str(hashed), "hash")
+        epoch = Entry("") if pd.isna(row["epoch"]) else Entry(str(int(row["epoch"])), "", int(row["epoch"]))
+        order = study.optimizers.index(row["optimizer"])
+        rows.append(
+            [
+                name_entry(row["optimizer"], order),
+                Entry(str(row["seed"]), "", row["seed"]),
+                epoch,
+                Entry(str(row["run"] or "")),
+                sha,
+            ]
+        )
+    heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("run folder", ""), ("SHA-256 of checkpoint.pt", "")]
+    return Sheet("checkpoints", "Checkpoints", "Final checkpoint of every run.", heads, rows, data, keys=2)
+
+
+def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
+    """Every sheet of the study in the report's order."""
+    found = [accuracy_sheet(study), difference_sheet(study, None), class_sheet(study), accuracy_seed_sheet(study)]
+    for scheme in schemes:
+        found += [curvature_sheet(study, scheme), seed_sheet(study, scheme), difference_sheet(study, scheme)]
+    return [*found, checkpoint_sheet(study)]

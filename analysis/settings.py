@@ -75,6 +75,14 @@ class SliceSettings(BaseModel):
     points: int = Field(41, ge=3, description="grid points of a line, centre included")
     span: float = Field(1.0, gt=0, description="a filter-normalised line runs over [-span, span]")
     plane_points: int = Field(21, ge=3, description="grid points of a plane along each axis")
+    lines: tuple[str, ...] = Field(
+        ("tail-min", "random"),
+        description="<group>-min or <group>-max: along that eigenvector; random: filter-normalised (Li et al. 2018)",
+    )
+    planes: tuple[str, ...] = Field(
+        ("tail-plane", "random-plane", "path-plane"),
+        description="<group>-plane: most negative x largest eigenvector; random-plane: two random directions; path-plane: PCA of training",
+    )
     plane_seeds: tuple[int, ...] = Field((0,), description="training seeds whose final checkpoint gets a plane")
     seed: int = 0
 
@@ -90,4 +98,6 @@ def parse_slices(table: dict[str, Any], where: str = "[slices]") -> SliceSetting
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise SettingsError(f"{where}: field '{field}': {first['msg']}; known: {', '.join(SliceSettings.model_fields)}") from None
+        raise SettingsError(
+            f"{where}: field '{field}': {first['msg']}; known: {', '.join(SliceSettings.model_fields)}"
+        ) from None

@@ -123,7 +123,9 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
     curvature = [load(CurvatureResult, path) for path in sorted(folder.glob("curvature/*.json"))]
     hashes = {result.provenance.data_sha256 for result in curvature if result.provenance.params_pattern is None}
     if len(hashes) > 1:
-        raise ResultError(f"{folder}/curvature: results over {len(hashes)} different data sets in one run; remove the stale ones")
+        raise ResultError(
+            f"{folder}/curvature: results over {len(hashes)} different data sets in one run; remove the stale ones"
+        )
     return Run(
         optimizer=optimizer,
         seed=seed,

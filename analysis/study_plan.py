@@ -1,0 +1,110 @@
+"""Which analyses a study asks for: its ``[analysis]`` and ``[slices]`` tables against the checkpoints on disk.
+
+The ``[analysis]`` table holds the settings of the final checkpoints. ``[analysis.along]`` overrides fields for the checkpoints
+along training, and each ``[[analysis.also]]`` is a further pass over the final checkpoints (another scheme, say)::
+
+    [analysis]
+    starts = 4
+    [analysis.along]
+    starts = 1
+    [[analysis.also]]
+    scheme = "per-class"
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices
+
+
+@dataclass(frozen=True)
+class StudyAnalysis:
+    """The validated tables of a recipe."""
+
+    final: AnalysisSettings
+    along: AnalysisSettings
+    also: tuple[AnalysisSettings, ...]
+    slices: SliceSettings
+
+    @classmethod
+    def parse(cls, recipe: dict[str, Any], where: str = "recipe") -> StudyAnalysis:
+        """Validates ``[analysis]`` and ``[slices]`` of a recipe before anything is trained.
+
+        Raises:
+            SettingsError: an unknown field, a value out of range, or two passes that would write the same file.
+        """
+        table = dict(recipe.get("analysis", {}))
+        along, also = table.pop("along", {}), table.pop("also", [])
+        final = parse_settings(table, f"{where} [analysis]")
+        passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
+        schemes = [settings.scheme for settings in (final, *passes)]
+        if len(set(schemes)) < len(schemes):
+            raise SettingsError(f"{where} [[analysis.also]]: schemes {schemes} repeat; each pass needs a scheme of its own")
+        return cls(
+            final=final,
+            along=parse_settings({**table, **along}, f"{where} [analysis.along]"),
+            also=passes,
+            slices=parse_slices(recipe.get("slices", {}), f"{where} [slices]"),
+        )
+
+
+@dataclass(frozen=True)
+class CurvatureItem:
+    """One unit of work: one checkpoint under one scheme."""
+
+    checkpoint: Path
+    settings: AnalysisSettings
+    output: Path
+
+
+@dataclass(frozen=True)
+class SliceItem:
+    """One unit of work: one line or plane through a final checkpoint."""
+
+    checkpoint: Path
+    name: str
+    settings: SliceSettings
+    analysis: AnalysisSettings
+    output: Path
+
+
+def run_folders(study: Path) -> list[tuple[Path, int]]:
+    """``(folder, seed)`` of every run that ``study.json`` lists, in its order."""
+    index = json.loads((study / "study.json").read_text(encoding="utf-8"))
+    return [(study / row["folder"], int(row["seed"])) for row in index["runs"]]
+
+
+def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
+    """Every curvature result the study asks for, final checkpoints first, finished or not."""
+    final, along = [], []
+    for folder, _ in run_folders(study):
+        checkpoint = folder / "checkpoint.pt"
+        if not checkpoint.with_suffix(".json").exists():
+            continue
+        final += [_curvature(checkpoint, settings) for settings in (plan.final, *plan.also)]
+        side_cars = sorted(folder.glob("checkpoints/*.json"))
+        along += [_curvature(side_car.with_suffix(".pt"), plan.along) for side_car in side_cars]
+    return final + along
+
+
+def _curvature(checkpoint: Path, settings: AnalysisSettings) -> CurvatureItem:
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    return CurvatureItem(checkpoint, settings, run / "curvature" / f"{checkpoint.stem}.{settings.scheme}.json")
+
+
+def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:
+    """Every slice the study asks for: the lines of each final checkpoint, planes for ``plane_seeds``."""
+    items = []
+    for folder, seed in run_folders(study):
+        checkpoint = folder / "checkpoint.pt"
+        if not checkpoint.with_suffix(".json").exists():
+            continue
+        names = [*plan.slices.lines, *(plan.slices.planes if seed in plan.slices.plane_seeds else ())]
+        for name in names:
+            output = folder / "slices" / f"{name}.json"
+            items.append(SliceItem(checkpoint, name, plan.slices, plan.final, output))
+    return items

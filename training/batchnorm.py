@@ -52,8 +52,8 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
 
 
 @dataclass
-class _Moments:
-    """What one layer saw: its buffers before, and count, mean, unbiased variance of every sub-batch."""
+class _Seen:
+    """One layer's buffers and momentum before, and what its sub-batches held: count, mean, unbiased variance."""
 
     mean: Tensor
     variance: Tensor
@@ -68,47 +68,53 @@ def pooled_statistics(model: nn.Module) -> Iterator[None]:
 
     With counts ``n_i``, means ``m_i`` and biased variances ``v_i`` of the sub-batches, the pooled mean is
     ``m = sum n_i m_i / n`` and the pooled variance ``sum n_i (v_i + (m_i - m)^2) / n``, made unbiased by ``n / (n - 1)``:
-    for a layer that sees raw inputs exactly the update of the whole batch.
+    for a layer that sees raw inputs exactly the update of the whole batch. After an exception the buffers are as before.
 
     Raises:
         BatchNormError: A sub-batch holds a single value per channel (batch statistics do not exist), or the model tracks
-            running statistics in an instance norm, for which pooling is not defined.
+            running statistics in an instance norm (pooling is not defined), or it is compiled (its layers run unseen).
     """
-    layers = _tracking(model)
-    if any(isinstance(layer, _InstanceNorm) for layer in layers):
-        raise BatchNormError(
-            "split batches: the model holds an InstanceNorm with running statistics, whose update over sub-batches is not defined; use split_batches=False"
-        )
-    moments: dict[nn.Module, _Moments] = {}
+    layers: list[_BatchNorm] = []
+    for layer in _tracking(model):
+        if isinstance(layer, _InstanceNorm):
+            raise BatchNormError(
+                "split batches: pooling is not defined for InstanceNorm with running statistics; use split_batches=False"
+            )
+        layers.append(layer)
+    seen: dict[nn.Module, _Seen] = {}
     hooks = []
     finished = False
     try:
         for layer in layers:
-            assert layer.running_mean is not None and layer.running_var is not None
-            tracked = layer.num_batches_tracked
-            moments[layer] = _Moments(
-                layer.running_mean.clone(),
-                layer.running_var.clone(),
-                None if tracked is None else tracked.clone(),
-                layer.momentum,
-            )
+            mean, variance, tracked = _buffers(layer)
+            copy = None if tracked is None else tracked.clone()
+            seen[layer] = _Seen(mean.clone(), variance.clone(), copy, layer.momentum)
             layer.momentum = 1.0  # the buffers then hold the moments of the latest sub-batch
             hooks.append(layer.register_forward_pre_hook(_refuse_single_value))
-            hooks.append(layer.register_forward_hook(lambda m, args, _out: moments[m].parts.append(_read(m, args[0]))))
+            hooks.append(layer.register_forward_hook(lambda m, args, _out: seen[m].parts.append(_read(m, args[0]))))
         yield
         finished = True
     finally:
         for hook in hooks:
             hook.remove()
-        for layer, seen in moments.items():
-            _write(layer, seen, pooled=finished)
+        unseen = [_put_back(layer, seen[layer], pooled=finished) for layer in layers if layer in seen]
+    if any(unseen):
+        raise BatchNormError("split batches: batch normalisation ran unseen, as in a compiled model; pass the model itself")
 
 
-def _count(layer: nn.Module, inputs: Tensor) -> int:
-    return inputs.numel() // int(layer.num_features)  # type: ignore[call-overload, no-any-return]
+def _buffers(layer: _BatchNorm) -> tuple[Tensor, Tensor, Tensor | None]:
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    return layer.running_mean, layer.running_var, layer.num_batches_tracked
+
+
+def _count(layer: _BatchNorm, inputs: Tensor) -> int:
+    """Values per channel."""
+    return inputs.numel() // layer.num_features
 
 
 def _refuse_single_value(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+    assert isinstance(layer, _BatchNorm)
     if _count(layer, args[0]) == 1:
         raise BatchNormError(
             "split batches: a sub-batch of one sample reached a BatchNorm layer with one value per channel, where batch "
@@ -117,31 +123,34 @@ def _refuse_single_value(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
 
 
 def _read(layer: nn.Module, inputs: Tensor) -> tuple[int, Tensor, Tensor]:
-    return _count(layer, inputs), layer.running_mean.clone(), layer.running_var.clone()  # type: ignore[operator, union-attr]
+    assert isinstance(layer, _BatchNorm)
+    mean, variance, _ = _buffers(layer)
+    return _count(layer, inputs), mean.clone(), variance.clone()
 
 
 @torch.no_grad()
-def _write(layer: nn.Module, seen: _Moments, *, pooled: bool) -> None:
-    """Puts the layer's buffers back and, after a clean exit, moves them once by the pooled moments."""
-    layer.momentum = seen.momentum  # type: ignore[assignment]
-    mean, variance, tracked = layer.running_mean, layer.running_var, layer.num_batches_tracked
-    assert isinstance(mean, Tensor) and isinstance(variance, Tensor)
+def _put_back(layer: _BatchNorm, seen: _Seen, *, pooled: bool) -> bool:
+    """Restores the layer and, if ``pooled``, moves its buffers once; returns whether it ran without being seen."""
+    layer.momentum = seen.momentum
+    mean, variance, tracked = _buffers(layer)
+    ran = tracked is not None and seen.tracked is not None and not torch.equal(tracked, seen.tracked)
     mean.copy_(seen.mean)
     variance.copy_(seen.variance)
-    if seen.tracked is not None:
-        assert isinstance(tracked, Tensor)
+    if tracked is not None and seen.tracked is not None:
         tracked.copy_(seen.tracked)
     if not pooled or not seen.parts:
-        return
+        return pooled and ran
     total = sum(n for n, _, _ in seen.parts)
-    batch_mean = sum((n * m for n, m, _ in seen.parts), torch.zeros_like(mean)) / total
-    batch_variance = torch.zeros_like(variance)
+    batch_mean, batch_variance = torch.zeros_like(mean), torch.zeros_like(variance)
+    for n, m, _ in seen.parts:
+        batch_mean += n / total * m
     for n, m, unbiased in seen.parts:
-        batch_variance += (unbiased * (n - 1) + n * (m - batch_mean) ** 2) / (total - 1)
-    factor = seen.momentum
-    if seen.tracked is not None:
-        assert isinstance(tracked, Tensor)
+        batch_variance += ((n - 1) * unbiased + n * (m - batch_mean) ** 2) / (total - 1)
+    factor = 0.0 if seen.momentum is None else seen.momentum
+    if tracked is not None:
         tracked.add_(1)
-        factor = 1.0 / float(tracked) if factor is None else factor
-    mean.lerp_(batch_mean, factor if factor is not None else 0.0)
-    variance.lerp_(batch_variance, factor if factor is not None else 0.0)
+        if seen.momentum is None:  # torch's cumulative average
+            factor = 1.0 / float(tracked)
+    mean.lerp_(batch_mean, factor)
+    variance.lerp_(batch_variance, factor)
+    return False

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .group_sam import ClassTable, check_class_counts
+from .classes import ClassTable, number, whole_counts
 from .parallel import Gradient
 from .passes import OptimizerError, Passes
 from .wrapper import Common, Wrapper
@@ -29,13 +29,12 @@ class CCSAM(Wrapper):
     with ``eps`` held constant; norms per tensor. Features are computed once, so the price is 1 full forward and 1 full backward
     pass, plus one classifier forward and one classifier backward pass for every class in the batch.
 
-    What is from where: the rule, ``a`` (``flat_ratio``) 0.3 on CIFAR-10-LT and 0.5 on CIFAR-100-LT, ``k`` (``noise_ratio``) 1e-6
-    and mixup with Beta(1, 1) are those of the released code; the paper's text was not available to check against. In that code
-    ``l`` is plain cross-entropy, and under mixup the perturbed part (and the class of a sample) uses the label of the unmixed
-    image; both hold here with ``loss_fn`` in the place of cross-entropy. Mixup is off by default, so that optimizers are compared
-    on the same samples. Stage 2 (frozen backbone, class-balanced sampling) is another training protocol and not part of a step.
-    A vanishing ``g_c`` gives no perturbation here and a division by zero there. Summing ``g_c`` over data-parallel processes is
-    our extension.
+    What is from where: the rule, ``a`` (``flat_ratio``) 0.3 on CIFAR-10-LT and 0.5 on CIFAR-100-LT, ``k`` (``noise_ratio``)
+    1e-6 and mixup with Beta(1, 1) are those of the released code; the paper's text was not available to check against. There
+    ``l`` is plain cross-entropy, and under mixup the perturbed part, like the class of a sample, goes by the label of the unmixed
+    image; both hold here, with ``loss_fn`` in the place of cross-entropy. Ours: mixup is off by default, so that optimizers are
+    compared on the same samples; a vanishing ``g_c`` gives no perturbation (there a division by zero); data-parallel processes
+    sum ``g_c``. Stage 2 (frozen backbone, class-balanced sampling) is another training protocol and no part of a step.
 
     Args:
         base: Any torch optimizer.
@@ -66,28 +65,21 @@ class CCSAM(Wrapper):
         **common: Unpack[Common],
     ) -> None:
         super().__init__(base, **common)
-        counts = check_class_counts(class_counts)
-        if min(counts) < 2:
-            raise OptimizerError(
-                f"CC-SAM divides by (class count - 1)^(1/4), so every class needs 2 samples; class counts are {counts}"
-            )
-        if not 0 <= flat_ratio <= 1:
-            raise OptimizerError(f"flat_ratio (weight of the perturbed loss) must lie in [0, 1], got {flat_ratio}")
-        for field, value in (("noise_ratio", noise_ratio), ("mixup_alpha", mixup_alpha)):
-            if not 0 <= value < math.inf:
-                raise OptimizerError(f"{field} must be a finite number >= 0, got {value}")
+        self.counts = whole_counts(class_counts, OptimizerError, least=2)
+        self.flat_ratio = number("flat_ratio (weight of the perturbed loss)", flat_ratio, 0, 1, OptimizerError)
+        self.noise_ratio = number("noise_ratio (scale of the perturbation)", noise_ratio, 0, math.inf, OptimizerError)
+        self.mixup_alpha = number("mixup_alpha (0 is no mixup)", mixup_alpha, 0, math.inf, OptimizerError)
         if mixup_alpha > 0 and generator is None:
             raise OptimizerError("mixup_alpha > 0 needs generator=numpy.random.default_rng(seed), the source of its randomness")
-        self.counts, self.flat_ratio, self.noise_ratio = counts, float(flat_ratio), float(noise_ratio)
-        self.classifier, self.mixup_alpha, self.generator = classifier, float(mixup_alpha), generator
-        self.settings: dict[str, Any] = {
+        self.classifier, self.generator = classifier, generator
+        self.settings = {
             "flat_ratio": self.flat_ratio,
             "noise_ratio": self.noise_ratio,
             "classifier": classifier,
             "mixup_alpha": self.mixup_alpha,
-            "class_counts": counts,
+            "class_counts": self.counts,
         }
-        self._one = ClassTable([1] * len(counts), torch.long)
+        self._one = ClassTable([1] * len(self.counts), torch.long, OptimizerError)
 
     def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         local = torch.zeros(len(self.counts), dtype=torch.long, device=targets.device)
@@ -101,9 +93,10 @@ class CCSAM(Wrapper):
                 with passes.precision(inputs.device):
                     losses = share * losses + (1 - share) * passes.loss(logits, other)
         if len(calls) != 1 or calls[0][1] is not logits:
+            named = self.classifier or "the last module with parameters"
             raise OptimizerError(
-                f"CC-SAM needs the module that turns features into the model's output, and {self.classifier or 'the last module'} is "
-                "not it; name it with classifier='...' (as in model.named_modules())"
+                f"CC-SAM needs the module that turns features into logits, which {named} does not: its output is not the model's. "
+                "Name it with classifier='...', as in model.named_modules()"
             )
         features = calls[0][0]
         total = (1 - self.flat_ratio) / batch * losses.sum()
@@ -112,9 +105,8 @@ class CCSAM(Wrapper):
             for label, move in moves.items():
                 index = (targets == label).nonzero().squeeze(1)
                 if len(index) > 0:
-                    total = total + self.flat_ratio / batch * self._moved_loss(
-                        passes, head, move, features[index], targets[index]
-                    )
+                    moved = self._moved_losses(passes, head, move, features[index], targets[index])
+                    total = total + self.flat_ratio / batch * moved.sum()
         gradient = passes.scaled_gradient(total, passes.parameters)
         passes.backwards += 1
         return gradient, losses.detach().mean(), logits.detach()
@@ -142,16 +134,15 @@ class CCSAM(Wrapper):
         constant = self.noise_ratio * math.sqrt(d) / (math.sqrt(2) * (self.counts[label] - 1) ** 0.25 * d**0.25)
         norm = torch.linalg.vector_norm(g)
         length = constant * (torch.linalg.vector_norm(theta) / norm).sqrt()
-        return torch.where(norm > 0, length / norm * g, torch.zeros_like(g))
+        return torch.where(norm == 0, torch.zeros_like(g), length / norm * g)  # not finite: passed on to the gradient scaler
 
-    def _moved_loss(
+    def _moved_losses(
         self, passes: Passes, head: nn.Module, move: dict[str, Tensor], features: Tensor, targets: Tensor
     ) -> Tensor:
-        """Sum of the losses of one class's samples under its own classifier ``theta + eps``."""
+        """Losses of one class's samples under its own classifier ``theta + eps``."""
         moved = {k: p + move[k] if k in move else p for k, p in head.named_parameters()}
         with passes.precision(features.device):
-            losses = passes.loss(torch.func.functional_call(head, moved, (features,)), targets)
-        return losses.sum()
+            return passes.loss(torch.func.functional_call(head, moved, (features,)), targets)
 
     def _mix(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, float]:
         if self.mixup_alpha == 0:
@@ -169,7 +160,7 @@ class CCSAM(Wrapper):
         except AttributeError:
             names = ", ".join(name for name, _ in model.named_children())
             raise OptimizerError(
-                f"the model has no module {self.classifier!r} to take as classifier; its parts are: {names}"
+                f"classifier={self.classifier!r} is no module of the model, whose parts are: {names}"
             ) from None
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,12 +7,15 @@ group of samples can be summed, weighted or differentiated alone.
 from __future__ import annotations
 
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from .classes import number, whole_counts
 
 WeightScale = Literal["classes", "samples"]
 
@@ -30,25 +33,25 @@ def effective_number_weights(class_counts: Sequence[int], beta: float, scale: We
         scale: ``"classes"``: the weights sum to C. ``"samples"``: their mean over the training samples is 1, see
             :class:`PerSampleLoss`.
     """
-    counts = _positive_counts(class_counts)
-    if not 0 <= beta < 1:
-        raise LossError(f"beta (effective number of samples) must lie in [0, 1), got {beta}")
+    counts = whole_counts(class_counts, LossError, least=1)
+    if number("beta (effective number of samples)", beta, 0, 1, LossError) == 1:
+        raise LossError("beta (effective number of samples) must be below 1; its limit is the loss 're-weighted'")
     return _rescaled([(1 - beta) / (1 - beta**n) for n in counts], counts, scale)
 
 
 def inverse_frequency_weights(class_counts: Sequence[int], scale: WeightScale = "classes") -> list[float]:
     """Class weights proportional to ``1 / n_c``, rescaled as in :func:`effective_number_weights`."""
-    counts = _positive_counts(class_counts)
+    counts = whole_counts(class_counts, LossError, least=1)
     return _rescaled([1 / n for n in counts], counts, scale)
 
 
 class PerSampleLoss(ABC):
     """``loss(outputs [n, C], targets [n]) -> losses [n]``, times a weight per class if re-weighting is on.
 
-    Weighted losses are meant to be averaged over the batch size. ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum of
-    the batch's weights instead, which no per-sample loss can do; where a published recipe relies on that,
+    Weighted losses are meant to be averaged over the batch size. ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum
+    of the batch's weights instead, which no per-sample loss can do; where a published recipe relies on that,
     ``weight_scale="samples"`` gives the same gradient scale on average (weights summing to C make it smaller by
-    ``sum n_c w_c / N``, on CIFAR-10-LT with IF 100 and beta 0.9999 about a factor 6).
+    ``sum n_c w_c / N``: on CIFAR-10-LT with IF 100 and beta 0.9999 by a factor of 5.1).
 
     Attributes:
         expects_cosines: The logits must be cosines in [-1, 1] (a cosine classifier), which the loss scales itself.
@@ -57,9 +60,9 @@ class PerSampleLoss(ABC):
     expects_cosines = False
 
     def __init__(
-        self, class_counts: Sequence[int], weights: Sequence[float] | None = None, weights_from_epoch: int = 0
+        self, class_counts: Sequence[int], weights: Sequence[float] | None = None, weights_from_epoch: float = 0
     ) -> None:
-        self.class_counts = [int(n) for n in class_counts]
+        self.class_counts = whole_counts(class_counts, LossError)
         self._tables: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
         self._weights = None if weights is None else list(weights)
         self._weights_from_epoch = weights_from_epoch
@@ -106,6 +109,7 @@ class CrossEntropy(PerSampleLoss):
     """``-log softmax(z)_y``."""
 
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See the class."""
         return cross_entropy(outputs, targets)
 
 
@@ -114,9 +118,10 @@ class Focal(PerSampleLoss):
 
     def __init__(self, class_counts: Sequence[int], *, gamma: float = 2.0, **weights: Any) -> None:
         super().__init__(class_counts, **weights)
-        self.gamma = _not_negative("gamma", gamma)
+        self.gamma = number("gamma (exponent)", gamma, 0, math.inf, LossError)
 
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See the class."""
         nll = cross_entropy(outputs, targets)
         return nll if self.gamma == 0 else (-torch.expm1(-nll)) ** self.gamma * nll
 
@@ -131,16 +136,34 @@ class LDAM(PerSampleLoss):
 
     def __init__(self, class_counts: Sequence[int], *, max_m: float = 0.5, s: float = 30.0, **weights: Any) -> None:
         super().__init__(class_counts, **weights)
-        counts = _positive_counts(class_counts)
-        self.margins = [_not_negative("max_m", max_m) * (min(counts) / n) ** 0.25 for n in counts]
-        if not s > 0:
-            raise LossError(f"s (scale of the cosines) must be positive, got {s}")
-        self.s = float(s)
+        counts = whole_counts(class_counts, LossError, least=1)
+        largest = number("max_m (largest margin)", max_m, 0, math.inf, LossError)
+        self.margins = [largest * (min(counts) / n) ** 0.25 for n in counts]
+        self.s = number("s (scale of the cosines)", s, 0, math.inf, LossError)
+        self._looked = False
 
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See the class.
+
+        Raises:
+            LossError: The first logits seen are no cosines.
+        """
+        self._look(outputs)
         margin = self.table("margins", self.margins, outputs).gather(0, targets)
         shifted = outputs.scatter_add(1, targets.unsqueeze(1), -margin.unsqueeze(1))
         return cross_entropy(self.s * shifted, targets)
+
+    def _look(self, outputs: Tensor) -> None:
+        """Once per loss, since reading a value makes the device wait; rounding in bfloat16 may carry a cosine past 1."""
+        if self._looked:
+            return
+        self._looked = True
+        largest = float(outputs.detach().abs().max())
+        if largest > 1.02:
+            raise LossError(
+                f"LDAM takes cosines in [-1, 1] and scales them by s itself, but a logit has size {largest:.3g}; give the model a "
+                "cosine classifier (normalised features and weights, no scale, no bias)"
+            )
 
 
 class VS(PerSampleLoss):
@@ -152,13 +175,14 @@ class VS(PerSampleLoss):
 
     def __init__(self, class_counts: Sequence[int], *, gamma: float = 0.3, tau: float = 1.0, **weights: Any) -> None:
         super().__init__(class_counts, **weights)
-        counts = _positive_counts(class_counts)
-        _not_negative("gamma", gamma)
-        self.factors = [(n / max(counts)) ** gamma for n in counts]
+        counts = whole_counts(class_counts, LossError, least=1)
+        exponent = number("gamma (exponent)", gamma, 0, math.inf, LossError)
+        self.factors = [(n / max(counts)) ** exponent for n in counts]
         prior = torch.tensor(counts, dtype=torch.float64) / sum(counts)
-        self.offsets = (float(tau) * prior.log()).tolist()
+        self.offsets = (number("tau (strength of the adjustment)", tau, 0, math.inf, LossError) * prior.log()).tolist()
 
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """See the class."""
         factors, offsets = self.table("factors", self.factors, outputs), self.table("offsets", self.offsets, outputs)
         return cross_entropy(outputs * factors + offsets, targets)
 
@@ -216,46 +240,26 @@ def build_loss(
     if unknown:
         common = "drw_epoch, beta, weight_scale"
         raise LossError(f"loss {key!r} has no setting {unknown[0]!r}; it takes {', '.join([*own, common])}")
-    counts = _counts(class_counts)
+    counts = whole_counts(class_counts, LossError)
     weighting: dict[str, Any] = {}
     if key in ("class-balanced", "re-weighted"):
         if drw_epoch is not None:
-            raise LossError(
-                f"{key!r} is weighted from the start; drw_epoch goes with an unweighted loss such as 'cross-entropy'"
-            )
+            raise LossError(f"{key!r} is weighted from the start; drw_epoch goes with a loss such as 'cross-entropy'")
         balanced = key == "class-balanced"
-        weights = (
+        weighting["weights"] = (
             effective_number_weights(counts, beta, weight_scale)
             if balanced
             else inverse_frequency_weights(counts, weight_scale)
         )
-        weighting = {"weights": weights}
     elif drw_epoch is not None:
-        if drw_epoch < 0:
-            raise LossError(f"drw_epoch counts from 0, got {drw_epoch}")
-        weighting = {"weights": effective_number_weights(counts, beta, weight_scale), "weights_from_epoch": drw_epoch}
+        weighting["weights"] = effective_number_weights(counts, beta, weight_scale)
+        weighting["weights_from_epoch"] = number("drw_epoch (counted from 0)", drw_epoch, 0, math.inf, LossError)
     return LOSSES[key](counts, **settings, **weighting)
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """``-log softmax(z)_y`` per sample; unlike ``torch.nn.functional.cross_entropy`` it ignores no label."""
     return -outputs.log_softmax(dim=1).gather(1, targets.unsqueeze(1)).squeeze(1)
-
-
-def _counts(class_counts: Sequence[int]) -> list[int]:
-    counts = [int(n) for n in class_counts]
-    if not counts or any(n < 0 or n != given for n, given in zip(counts, class_counts, strict=True)):
-        raise LossError(
-            f"class_counts must be the non-negative whole numbers of training samples per class, got {list(class_counts)}"
-        )
-    return counts
-
-
-def _positive_counts(class_counts: Sequence[int]) -> list[int]:
-    counts = _counts(class_counts)
-    if min(counts) == 0:
-        raise LossError(f"this loss divides by class counts, and class {counts.index(0)} has no training sample: {counts}")
-    return counts
 
 
 def _rescaled(weights: list[float], counts: list[int], scale: WeightScale) -> list[float]:
@@ -266,12 +270,6 @@ def _rescaled(weights: list[float], counts: list[int], scale: WeightScale) -> li
     else:
         factor = sum(counts) / sum(n * w for n, w in zip(counts, weights, strict=True))
     return [factor * w for w in weights]
-
-
-def _not_negative(name: str, value: float) -> float:
-    if not 0 <= value < float("inf"):
-        raise LossError(f"{name} must be a finite number >= 0, got {value}")
-    return float(value)
 
 
 def _check_labels(targets: Tensor, num_classes: int) -> None:

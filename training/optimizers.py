@@ -20,10 +20,10 @@ from typing import Any, Unpack
 import torch
 
 from .ccsam import CCSAM
-from .group_sam import SSESAM, FocalSAM, ImbSAM, Normalisation, split_gradient
+from .group_sam import SSESAM, FocalSAM, ImbSAM, Normalisation
 from .parallel import DataParallel
 from .passes import OptimizerError, PerSampleLoss
-from .sam import SAM, Part, Plain, partwise_gradient
+from .sam import SAM, Plain
 from .wrapper import Common, Step, Wrapper
 
 __all__ = [
@@ -37,14 +37,11 @@ __all__ = [
     "ImbSAM",
     "Normalisation",
     "OptimizerError",
-    "Part",
     "PerSampleLoss",
     "Plain",
     "Step",
     "Wrapper",
     "build_optimizer",
-    "partwise_gradient",
-    "split_gradient",
 ]
 
 #: key in recipes and records -> class
@@ -86,7 +83,5 @@ def build_optimizer(
     context = {"class_counts": class_counts, "epochs": epochs, "eta": eta}
     arguments = {k: v for k, v in context.items() if k in takes} | given
     if "eta" in takes and arguments["eta"] is None:
-        raise OptimizerError(
-            f"{name} needs eta: a class is tail iff its training count is below it (class counts: {list(class_counts)})"
-        )
+        raise OptimizerError(f"{name} needs eta, the count below which a class is tail (class counts: {list(class_counts)})")
     return OPTIMIZERS[name](base, **arguments, **common)

@@ -83,7 +83,7 @@ class Passes:
         found = torch.autograd.grad(total, parameters, retain_graph=retain, allow_unused=True)
         if self.scale is None:
             return list(found)
-        return [None if g is None else g / self.scale.to(g) for g in found]
+        return [None if g is None else torch.div(g, self.scale.to(g)) for g in found]
 
 
 def joint_norm(gradient: Gradient) -> Tensor | None:
@@ -105,16 +105,17 @@ def added(first: Gradient | None, second: Gradient) -> Gradient:
 @contextmanager
 def perturbed(parameters: Sequence[nn.Parameter], gradient: Gradient, rho: float) -> Iterator[None]:
     """Inside, the weights are ``w + rho * g / ||g||``; on the way out they are bit for bit ``w``, also after an exception."""
-    moved = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
     norm = joint_norm(gradient)
     if norm is None:
         yield
         return
-    weights = [p for p, _ in moved]
+    moved = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
+    weights: list[Tensor] = [p for p, _ in moved]
     with torch.no_grad():
         saved = [p.clone() for p in weights]
         scale = rho / norm.clamp(min=NORM_FLOOR)
-        torch._foreach_add_(weights, [g * scale.to(g) for _, g in moved])
+        steps: list[Tensor] = [g * scale.to(g) for _, g in moved]
+        torch._foreach_add_(weights, steps)
     try:
         yield
     finally:

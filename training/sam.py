@@ -7,6 +7,7 @@ the radii. The engine does the passes that this formula needs and no others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Unpack
@@ -15,9 +16,10 @@ import torch
 from torch import Tensor
 
 from .batchnorm import frozen_statistics
+from .classes import number
 from .parallel import DataParallel, Gradient
-from .passes import Passes, added, perturbed
-from .wrapper import Common, Wrapper, check_rho
+from .passes import OptimizerError, Passes, added, perturbed
+from .wrapper import Common, Wrapper
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class SAM(Wrapper):
 
     def __init__(self, base: torch.optim.Optimizer, *, rho: float = 0.05, **common: Unpack[Common]) -> None:
         super().__init__(base, **common)
-        self.rho = check_rho("rho", rho)
+        self.rho = number("rho (radius of the perturbation)", rho, 0, math.inf, OptimizerError)
         self.settings = {"rho": self.rho}
 
     def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:

@@ -73,9 +73,7 @@ class Wrapper(ABC):
         self.scaler = common.get("scaler")
         self.parallel = resolve(common.get("parallel", "auto"))
         if self.max_norm is not None and not self.max_norm > 0:
-            raise OptimizerError(
-                f"max_norm (gradient clipping) must be positive, got {self.max_norm}; leave it out for no clipping"
-            )
+            raise OptimizerError(f"max_norm (gradient clipping) must be positive, got {self.max_norm}; None is no clipping")
         if self.autocast == torch.float16 and self.scaler is None:
             raise OptimizerError(
                 "autocast=torch.float16 needs scaler=torch.amp.GradScaler(...), since small gradients vanish in float16; "
@@ -123,14 +121,17 @@ class Wrapper(ABC):
         if not parameters:
             raise OptimizerError("every parameter of the base optimizer is frozen (requires_grad is False): nothing to train")
         if targets.ndim != 1 or targets.shape[0] == 0 or len(inputs) != targets.shape[0]:
-            raise OptimizerError(
-                f"a batch is (inputs [n, ...], labels [n]) with n > 0; got {len(inputs)} inputs and labels of shape {tuple(targets.shape)}"
-            )
+            got = f"{len(inputs)} inputs and labels of shape {tuple(targets.shape)}"
+            raise OptimizerError(f"a batch is (inputs [n, ...], labels [n]) with n > 0; got {got}")
         scale = None if self.scaler is None else self.scaler.scale(torch.ones((), device=parameters[0].device))
         passes = Passes(model, loss_fn, parameters, targets.shape[0], self.autocast, scale)
         gradient, loss, logits = self._gradient(passes, inputs, targets)
         if self.parallel is not None:
             (gradient,) = self.parallel.sum_gradients([gradient], parameters)
+        if all(g is None for g in gradient):
+            raise OptimizerError(
+                "the loss depends on no trainable parameter of the base optimizer; was it built from this model?"
+            )
         self._update(parameters, gradient, scale)
         return Step(loss, logits, passes.forwards, passes.backwards)
 
@@ -187,22 +188,13 @@ class Wrapper(ABC):
         saved, here = state["settings"], self.settings
         differing = [k for k in sorted(saved.keys() | here.keys()) if saved.get(k) != here.get(k)]
         if differing:
-            pairs = ", ".join(f"{k}: saved {saved.get(k)!r}, now {here.get(k)!r}" for k in differing)
+            what = ", ".join(f"{k} was {saved.get(k)!r}, is {here.get(k)!r}" for k in differing)
             raise OptimizerError(
-                f"the saved {self.name} state has other settings ({pairs}); use the saved ones, or load state['base'] into .base alone"
+                f"the saved {self.name} state has other settings: {what}. Use the saved ones, or load state['base'] into .base alone"
             )
         if (state["scaler"] is None) != (self.scaler is None):
-            raise OptimizerError(
-                "the saved optimizer state was made with a gradient scaler and this one has none, or the reverse"
-            )
+            raise OptimizerError("the saved optimizer state has a gradient scaler and this optimizer has none, or the reverse")
         self.base.load_state_dict(state["base"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         self.epoch = state["epoch"]
-
-
-def check_rho(name: str, value: float) -> float:
-    """A perturbation radius: finite and not negative."""
-    if not 0 <= value < float("inf"):
-        raise OptimizerError(f"{name} (perturbation radius) must be a finite number >= 0, got {value}; 0 means no perturbation")
-    return float(value)

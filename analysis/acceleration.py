@@ -1,12 +1,12 @@
 """Faster Hessian-vector products of convolution networks in eval mode: same function, cheaper second derivatives.
 
-A Hessian-vector product through a stored gradient graph needs six convolutions' work per layer (Pearlmutter 1994, counted for a
+A Hessian-vector product through a stored gradient graph takes six convolutions' work per layer (Pearlmutter 1994, counted for a
 convolution with data, weights and both their tangents). Two things make it cost about twice that in practice, and both are
 changed here while the graph is recorded, without touching the model:
 
 * PyTorch's double backward of a convolution writes the weight part as a convolution whose kernel has the size of the image.
   ``_Convolution`` uses the ordinary weight-gradient kernel instead.
-* BatchNorm in eval mode is an affine map per channel, but its double backward is made of a dozen passes over the activations.
+* BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
   Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so the
   derivatives with respect to each of them are unchanged.
 
@@ -54,7 +54,7 @@ class _ConvolutionBackward(torch.autograd.Function):
         return x_gradient, weight_gradient
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None) -> tuple[Any, ...]:
         gradient, x, weight = ctx.saved_tensors
         need_gradient, need_x, need_weight, _ = ctx.needs_input_grad
@@ -83,7 +83,7 @@ class _Convolution(torch.autograd.Function):
         return _forward(x, weight, geometry)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
             parts = _ConvolutionBackward.apply(gradient, x, weight, ctx.geometry)
@@ -212,7 +212,7 @@ class _Replace(_Mode):
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        result = _Convolution.apply(pending.x, weight, pending.geometry)
+        result: Tensor = _Convolution.apply(pending.x, weight, pending.geometry)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
     def _batch_norm(

@@ -31,8 +31,8 @@ class CCSAM(Wrapper):
 
     What is from where: the rule, ``a`` (``flat_ratio``) 0.3 on CIFAR-10-LT and 0.5 on CIFAR-100-LT, ``k`` (``noise_ratio``)
     1e-6 and mixup with Beta(1, 1) are those of the released code; the paper's text was not available to check against. There
-    ``l`` is plain cross-entropy, and under mixup the perturbed part, like the class of a sample, goes by the label of the unmixed
-    image; both hold here, with ``loss_fn`` in the place of cross-entropy. Ours: mixup is off by default, so that optimizers are
+    ``l`` is plain cross-entropy, and under mixup the perturbed part, like the class of a sample, goes by the unmixed image's
+    label; both hold here, with ``loss_fn`` in the place of cross-entropy. Ours: mixup is off by default, so that optimizers are
     compared on the same samples; a vanishing ``g_c`` gives no perturbation (there a division by zero); data-parallel processes
     sum ``g_c``. Stage 2 (frozen backbone, class-balanced sampling) is another training protocol and no part of a step.
 
@@ -95,8 +95,8 @@ class CCSAM(Wrapper):
         if len(calls) != 1 or calls[0][1] is not logits:
             named = self.classifier or "the last module with parameters"
             raise OptimizerError(
-                f"CC-SAM needs the module that turns features into logits, which {named} does not: its output is not the model's. "
-                "Name it with classifier='...', as in model.named_modules()"
+                f"CC-SAM needs the module that turns features into logits, which {named} does not: its output is not "
+                "the model's. Name it with classifier='...', as in model.named_modules()"
             )
         features = calls[0][0]
         total = (1 - self.flat_ratio) / batch * losses.sum()

@@ -33,9 +33,7 @@ def whole_counts(class_counts: Sequence[int], error: type[ValueError], *, least:
         )
     if min(counts) < least:
         short = counts.index(min(counts))
-        raise error(
-            f"every class needs at least {least} training sample(s) here, class {short} has {counts[short]}: class counts {counts}"
-        )
+        raise error(f"every class needs {least} training sample(s) or more, class {short} has {counts[short]}: {counts}")
     return counts
 
 

@@ -51,7 +51,7 @@ class PerSampleLoss(ABC):
     Weighted losses are meant to be averaged over the batch size. ``torch.nn.CrossEntropyLoss(weight=...)`` divides by the sum
     of the batch's weights instead, which no per-sample loss can do; where a published recipe relies on that,
     ``weight_scale="samples"`` gives the same gradient scale on average (weights summing to C make it smaller by
-    ``sum n_c w_c / N``: on CIFAR-10-LT with IF 100 and beta 0.9999 by a factor of 5.1).
+    ``sum n_c w_c / N``: on CIFAR-10-LT with IF 100 and beta 0.9999 by a factor of 5.8).
 
     Attributes:
         expects_cosines: The logits must be cosines in [-1, 1] (a cosine classifier), which the loss scales itself.
@@ -161,8 +161,8 @@ class LDAM(PerSampleLoss):
         largest = float(outputs.detach().abs().max())
         if largest > 1.02:
             raise LossError(
-                f"LDAM takes cosines in [-1, 1] and scales them by s itself, but a logit has size {largest:.3g}; give the model a "
-                "cosine classifier (normalised features and weights, no scale, no bias)"
+                f"LDAM takes cosines in [-1, 1] and scales them by s itself, but a logit has size {largest:.3g}; give the "
+                "model a cosine classifier (normalised features and weights, no scale, no bias)"
             )
 
 
@@ -245,12 +245,10 @@ def build_loss(
     if key in ("class-balanced", "re-weighted"):
         if drw_epoch is not None:
             raise LossError(f"{key!r} is weighted from the start; drw_epoch goes with a loss such as 'cross-entropy'")
-        balanced = key == "class-balanced"
-        weighting["weights"] = (
-            effective_number_weights(counts, beta, weight_scale)
-            if balanced
-            else inverse_frequency_weights(counts, weight_scale)
-        )
+        if key == "class-balanced":
+            weighting["weights"] = effective_number_weights(counts, beta, weight_scale)
+        else:
+            weighting["weights"] = inverse_frequency_weights(counts, weight_scale)
     elif drw_epoch is not None:
         weighting["weights"] = effective_number_weights(counts, beta, weight_scale)
         weighting["weights_from_epoch"] = number("drw_epoch (counted from 0)", drw_epoch, 0, math.inf, LossError)

@@ -80,10 +80,11 @@ class Passes:
         """Gradient of a scalar, taken through the loss scale; does not count as a pass."""
         if self.scale is not None:
             total = total * self.scale.to(total.device)
-        found = torch.autograd.grad(total, parameters, retain_graph=retain, allow_unused=True)
+        found: Gradient = list(torch.autograd.grad(total, parameters, retain_graph=retain, allow_unused=True))
         if self.scale is None:
-            return list(found)
-        return [None if g is None else torch.div(g, self.scale.to(g)) for g in found]
+            return found
+        inverse: Tensor = self.scale.reciprocal()  # exact for the usual powers of two
+        return [None if g is None else g * inverse.to(g) for g in found]
 
 
 def joint_norm(gradient: Gradient) -> Tensor | None:
@@ -92,7 +93,8 @@ def joint_norm(gradient: Gradient) -> Tensor | None:
     if not present:
         return None
     norms = torch._foreach_norm(present)
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+    joint: Tensor = torch.linalg.vector_norm(torch.stack([n.to(norms[0]) for n in norms]))
+    return joint
 
 
 def added(first: Gradient | None, second: Gradient) -> Gradient:

@@ -190,7 +190,8 @@ class Wrapper(ABC):
         if differing:
             what = ", ".join(f"{k} was {saved.get(k)!r}, is {here.get(k)!r}" for k in differing)
             raise OptimizerError(
-                f"the saved {self.name} state has other settings: {what}. Use the saved ones, or load state['base'] into .base alone"
+                f"the saved {self.name} state has other settings: {what}. Use the saved ones, or load state['base'] "
+                "into optimizer.base alone"
             )
         if (state["scaler"] is None) != (self.scaler is None):
             raise OptimizerError("the saved optimizer state has a gradient scaler and this optimizer has none, or the reverse")

@@ -1,0 +1,91 @@
+"""Baselines from any test suite: a plain function, no plugin, no mark, no import hook.
+
+from saddlescope import analyze
+from saddlescope.reports.testing import assert_matches_baseline
+
+def test_tail_curvature():
+result = analyze(model, samples, scheme="head-tail")
+assert_matches_baseline({"my-model": result}, "tests/curvature.json")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..analysis.results import CurvatureResult
+from .baseline import BaselineError, Series, load_baseline, save_baseline
+from .baseline_series import collect, gather
+from .check import Check, check
+from .check_accept import accept as accepted
+from .check_accept import create
+from .check_output import failures, footer
+
+#: results in memory, files or folders of results, or either under the names of their series
+Results = (
+    CurvatureResult
+    | str
+    | Path
+    | Iterable[CurvatureResult | str | Path]
+    | Mapping[str, CurvatureResult | Iterable[CurvatureResult]]
+)
+
+
+def assert_matches_baseline(
+    results: Results, baseline: str | Path, *, only: Sequence[str] = (), accept: str | None = None, alpha: float | None = None
+) -> Check:
+    """Fails the test if a number moved or is missing; several seeds of one training are tested as samples.
+
+    Args:
+        results: a ``CurvatureResult`` or several, or paths as ``saddlescope check`` takes them; a mapping names the series.
+        baseline: the JSON file that ``saddlescope baseline save`` or ``store_baseline`` wrote.
+        only: patterns; compare the numbers that they mean and no others.
+        accept: a reason; the baseline is rewritten (or made) with these results, and the test passes.
+        alpha: false-alarm rate of this call; default: the baseline's, 1 %.
+
+    Returns:
+        the check, for a closer look.
+
+    Raises:
+        AssertionError: a number moved or is missing; the message has a line for each.
+        BaselineError: the two cannot be compared: damaged or newer file, other data, nothing in common.
+    """
+    __tracebackhide__ = True
+    path, series = Path(baseline), _series(results)
+    if accept is not None:
+        if not path.exists():
+            store_baseline(results, path, reason=accept, only=only)
+        else:
+            save_baseline(accepted(load_baseline(path), series, accept, only=only), path)
+    outcome = check(load_baseline(path), series, only=only, alpha=alpha)
+    if outcome.exit_code:
+        message = "\n".join([outcome.sentence, *failures(outcome), *footer(outcome)])
+        if outcome.exit_code == 2:
+            raise BaselineError(message)
+        raise AssertionError(f"{message}\nif these numbers are right, pass accept='why' once")
+    return outcome
+
+
+def store_baseline(results: Results, path: str | Path, *, reason: str, only: Sequence[str] = ()) -> Path:
+    """Makes a new baseline.
+
+    Raises:
+        BaselineError: the file exists (a change to it is accepted with a reason), or there is nothing to store.
+    """
+    create(_series(results), Path(path), reason, only=only)
+    return Path(path)
+
+
+def _series(results: Results) -> dict[str, Series]:
+    if isinstance(results, CurvatureResult | str | Path):
+        results = [results]
+    if isinstance(results, Mapping):
+        named = []
+        for name, given in results.items():
+            named += [(name, one) for one in ([given] if isinstance(given, CurvatureResult) else given)]
+        return gather(named)
+    given = list(results)
+    paths = [one for one in given if not isinstance(one, CurvatureResult)]
+    if paths and len(paths) < len(given):
+        raise BaselineError("results in memory and paths together; give one kind")
+    return collect(paths) if paths else gather((None, one) for one in given if isinstance(one, CurvatureResult))

@@ -7,8 +7,8 @@ changed here while the graph is recorded, without touching the model:
 * PyTorch's double backward of a convolution writes the weight part as a convolution whose kernel has the size of the image.
   ``_Convolution`` uses the ordinary weight-gradient kernel instead.
 * BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
-  Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so the
-  derivatives with respect to each of them are unchanged.
+  Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
+  the derivatives with respect to each of them are unchanged.
 
 On the CPU, images are laid out channels-last, which saves re-ordering at every call. What may be folded is found by recording
 one forward pass; a convolution whose output goes anywhere else but into one BatchNorm stays as it is.

@@ -81,7 +81,7 @@ class SliceSettings(BaseModel):
     )
     planes: tuple[str, ...] = Field(
         ("tail-plane", "random-plane", "path-plane"),
-        description="<group>-plane: most negative x largest eigenvector; random-plane: two random ones; path-plane: PCA of the path",
+        description="<group>-plane: its most negative x largest eigenvector; random-plane; path-plane: PCA of training",
     )
     plane_seeds: tuple[int, ...] = Field((0,), description="training seeds whose final checkpoint gets a plane")
     seed: int = 0

@@ -1,0 +1,32 @@
+import os
+
+import pytest
+from saddlescope.analysis.work import WorkError, run_items
+
+
+def write_threads(path):
+    import torch
+
+    path.write_text(f"{torch.get_num_threads()} {os.getpid()}")
+
+
+def fail_on_odd(number):
+    if number % 2:
+        raise ValueError(f"{number} is odd")
+
+
+def test_every_item_is_done_once_on_one_thread(tmp_path):
+    paths = [tmp_path / str(i) for i in range(5)]
+    assert sorted(run_items(write_threads, paths, jobs=2)) == paths
+    threads, processes = zip(*(path.read_text().split() for path in paths), strict=True)
+    assert set(threads) == {"1"}
+    assert str(os.getpid()) not in processes
+
+
+def test_a_failure_names_its_item():
+    with pytest.raises(WorkError, match="3: 3 is odd"):
+        list(run_items(fail_on_odd, [0, 2, 3], jobs=1))
+
+
+def test_nothing_to_do():
+    assert list(run_items(fail_on_odd, [], jobs=2)) == []

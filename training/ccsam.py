@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .batchnorm import frozen_statistics
 from .classes import ClassTable, number, whole_counts
 from .parallel import Gradient
 from .passes import OptimizerError, Passes
@@ -83,7 +84,8 @@ class CCSAM(Wrapper):
 
     def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         local = torch.zeros(len(self.counts), dtype=torch.long, device=targets.device)
-        present = self._global_counts(local.index_add_(0, targets, self._one(targets)))
+        local.index_add_(0, targets, self._one(targets))
+        present = self._global_counts(local)
         batch = sum(present)
         head = self._find_classifier(passes.model)
         mixed, other, share = self._mix(inputs, targets)
@@ -101,26 +103,28 @@ class CCSAM(Wrapper):
         features = calls[0][0]
         total = (1 - self.flat_ratio) / batch * losses.sum()
         if self.flat_ratio > 0:
-            moves = self._perturbations(passes, head, losses, targets, present)
-            for label, move in moves.items():
-                index = (targets == label).nonzero().squeeze(1)
-                if len(index) > 0:
-                    moved = self._moved_losses(passes, head, move, features[index], targets[index])
-                    total = total + self.flat_ratio / batch * moved.sum()
+            own_shard = self.parallel is None or self.parallel.m_sharpness
+            sizes = [int(n) for n in local.tolist()] if own_shard else present
+            with frozen_statistics(head):
+                for label, move in self._perturbations(passes, head, losses, targets, sizes).items():
+                    index = (targets == label).nonzero().squeeze(1)
+                    if len(index) > 0:
+                        moved = self._moved_losses(passes, head, move, features[index], targets[index])
+                        total = total + self.flat_ratio / batch * moved.sum()
         gradient = passes.scaled_gradient(total, passes.parameters)
         passes.backwards += 1
         return gradient, losses.detach().mean(), logits.detach()
 
     def _perturbations(
-        self, passes: Passes, head: nn.Module, losses: Tensor, targets: Tensor, present: Sequence[int]
+        self, passes: Passes, head: nn.Module, losses: Tensor, targets: Tensor, sizes: Sequence[int]
     ) -> dict[int, dict[str, Tensor]]:
-        """``eps_c`` by class and classifier tensor, for every class of the (joined) batch."""
+        """``eps_c`` by class and classifier tensor, for every class that has samples (``sizes``, of the joined batch or ours)."""
         named = [(k, p) for k, p in head.named_parameters() if p.requires_grad]
         if not named:
             raise OptimizerError("CC-SAM perturbs the classifier, whose parameters are all frozen")
         weights = [p for _, p in named]
-        labels = [label for label, n in enumerate(present) if n > 0]
-        gradients = [passes.scaled_gradient(losses[targets == c].sum() / present[c], weights, retain=True) for c in labels]
+        labels = [label for label, n in enumerate(sizes) if n > 0]
+        gradients = [passes.scaled_gradient(losses[targets == c].sum() / sizes[c], weights, retain=True) for c in labels]
         if self.parallel is not None and not self.parallel.m_sharpness:
             gradients = self.parallel.sum_gradients(gradients, weights)
         d = sum(p.numel() for p in head.parameters())

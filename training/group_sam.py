@@ -244,9 +244,11 @@ class FocalSAM(Wrapper):
         self.settings = {"rho": self.rho, "strength": self.strength, "focus": self.focus, "class_counts": counts}
         coefficients = [self.strength * (1 - n / total) ** self.focus for n in counts]
         self._coefficient = ClassTable(coefficients, torch.float64, OptimizerError)
+        self._has_still, self._has_moved = min(coefficients) < 1, max(coefficients) > 0
 
     def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         coefficient = self._coefficient(targets).to(passes.weight_dtype)
         batch = self._batch_size(targets)
-        parts = [Part((1 - coefficient) / batch, 0.0), Part(coefficient / batch, self.rho)]
+        parts = [Part((1 - coefficient) / batch, 0.0)] if self._has_still else []
+        parts += [Part(coefficient / batch, self.rho)] if self._has_moved else []
         return partwise_gradient(passes, inputs, targets, parts, self.parallel)

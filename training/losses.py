@@ -123,7 +123,11 @@ class Focal(PerSampleLoss):
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """See the class."""
         nll = cross_entropy(outputs, targets)
-        return nll if self.gamma == 0 else (-torch.expm1(-nll)) ** self.gamma * nll
+        if self.gamma == 0:
+            return nll
+        # A sure answer has 1 - p = 0 to the last digit, where a power has no derivatives for every gamma.
+        miss = (-torch.expm1(-nll)).clamp(min=torch.finfo(nll.dtype).tiny)
+        return miss**self.gamma * nll
 
 
 class LDAM(PerSampleLoss):
@@ -140,6 +144,8 @@ class LDAM(PerSampleLoss):
         largest = number("max_m (largest margin)", max_m, 0, math.inf, LossError)
         self.margins = [largest * (min(counts) / n) ** 0.25 for n in counts]
         self.s = number("s (scale of the cosines)", s, 0, math.inf, LossError)
+        if self.s == 0:
+            raise LossError("s (scale of the cosines) must be positive, got 0")
         self._looked = False
 
     def unweighted(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -157,8 +163,11 @@ class LDAM(PerSampleLoss):
         """Once per loss, since reading a value makes the device wait; rounding in bfloat16 may carry a cosine past 1."""
         if self._looked:
             return
+        try:
+            largest = float(outputs.detach().abs().max())
+        except RuntimeError:  # inside torch.vmap no value can be read; the first call outside looks
+            return
         self._looked = True
-        largest = float(outputs.detach().abs().max())
         if largest > 1.02:
             raise LossError(
                 f"LDAM takes cosines in [-1, 1] and scales them by s itself, but a logit has size {largest:.3g}; give the "

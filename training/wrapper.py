@@ -42,7 +42,7 @@ class Common(TypedDict, total=False):
     ``max_norm``: clip the final gradient to this Euclidean norm. ``autocast``: dtype of mixed precision; with
     ``torch.bfloat16`` nothing else is needed. ``scaler``: for ``torch.float16``, a ``torch.amp.GradScaler``, which the wrapper
     scales, unscales and updates itself. ``parallel``: how processes share a step; ``"auto"`` (default) uses the default process
-    group if there is one, ``None`` never does.
+    group if there is one with several processes when the wrapper is built, ``None`` never does.
     """
 
     max_norm: float | None

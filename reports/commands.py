@@ -1,9 +1,30 @@
-"""Commands of this package."""
+"""``saddlescope report``, and the commands that hold results against a baseline."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands to the command line."""
+    from .check_commands import register_baseline
+
+    @app.command()
+    def report(
+        study: Annotated[Path, typer.Argument(help="folder that 'saddlescope reproduce' or 'train' wrote", metavar="STUDY")],
+        quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the report's path only")] = False,
+    ) -> None:
+        """Write the tables and report.html of a study from its stored results."""
+        from ..analysis.study import load_study
+        from .html import write_report
+        from .summary import print_summary
+
+        path = write_report(study)
+        if not quiet:
+            print_summary(load_study(study))
+        typer.echo(path)
+
+    register_baseline(app)

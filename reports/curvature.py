@@ -6,6 +6,7 @@ Names are those of the stored schema; ``negative_mass@0.001`` is the mass below 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -15,6 +16,7 @@ from ..analysis.study import Study
 from .gather import Cell, Measured, cells, finals, measured
 from .statistics import SPREAD, spread, spread_row
 
+ENDS = ("seed_interval_low", "seed_interval_high")
 VERDICTS = ("saddle", "negative curvature, not stationary", "no negative curvature above tau", "undetermined")
 
 
@@ -100,6 +102,7 @@ _SUPPORT = (
 def curvature(study: Study, scheme: str = "head-tail") -> pd.DataFrame:
     """Mean and spread over seeds of every number, per optimizer and group.
 
+    A mean is None where a seed is missing, or where the number is not defined in a seed (``undefined_seeds``).
     ``seed_interval_low`` and ``seed_interval_high`` enclose the intervals of the single checkpoints: what is known about the
     measurements, beside ``std``, which is how much the seeds differ.
     """
@@ -112,6 +115,10 @@ def curvature(study: Study, scheme: str = "head-tail") -> pd.DataFrame:
             entries = {seed: measured(cell.result) if cell.result else {} for seed, cell in mine.items()}
             for name in names:
                 single = {seed: entry.get(name) for seed, entry in entries.items()}
+                # a run that was measured but has no such number (no displacement without negative curvature) is not a gap
+                undefined = [seed for seed, value in single.items() if value is None and mine[seed].result is not None]
+                found_spread = spread({seed: value.value if value else None for seed, value in single.items()})
+                missing = tuple(seed for seed in found_spread.missing if seed not in undefined)
                 lows = [value.low for value in single.values() if value]
                 highs = [value.high for value in single.values() if value]
                 rows.append(
@@ -119,12 +126,13 @@ def curvature(study: Study, scheme: str = "head-tail") -> pd.DataFrame:
                         "optimizer": optimizer,
                         "group": group,
                         "quantity": name,
-                        **spread_row(spread({seed: value.value if value else None for seed, value in single.items()})),
+                        **spread_row(replace(found_spread, missing=missing)),
+                        "undefined_seeds": " ".join(str(seed) for seed in undefined),
                         "seed_interval_low": _enclosing(min, lows),
                         "seed_interval_high": _enclosing(max, highs),
                     }
                 )
-    return pd.DataFrame(rows, columns=["optimizer", "group", "quantity", *SPREAD, "seed_interval_low", "seed_interval_high"])
+    return pd.DataFrame(rows, columns=["optimizer", "group", "quantity", *SPREAD, "undefined_seeds", *ENDS])
 
 
 def _enclosing(pick: Callable[[list[float]], float], ends: Sequence[float | None]) -> float | None:

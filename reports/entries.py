@@ -87,12 +87,14 @@ def mean_entry(row: Mapping[str, Any], detail: str = "") -> Entry:
 
 def curvature_entry(row: Mapping[str, Any]) -> Entry:
     """The mean over seeds with the enclosing interval of the single measurements below it."""
+    if row["undefined_seeds"] and not row["missing_seeds"]:
+        return Entry("–", f"not defined in seed {row['undefined_seeds'].replace(' ', ', ')}")
     low, high = (None if pd.isna(row[end]) else float(row[end]) for end in ("seed_interval_low", "seed_interval_high"))
     if str(row["quantity"]).startswith("saddle_index"):
         return mean_entry(row, f"at least {low:.0f} in each seed" if low is not None and row["n"] > 1 else "")
     if low is None and high is None:
         return mean_entry(row)
-    return mean_entry(row, f"each seed in {interval(low, high)}" if row["n"] > 1 else interval(low, high))
+    return mean_entry(row, interval(low, high))
 
 
 def tone_of(label_counts: Mapping[str, Any]) -> str:

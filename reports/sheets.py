@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
 from ..analysis.study import Study
-from . import tables
+from . import papers, tables
+from .claims import Outcome
 from .entries import (
     LABELS,
     Entry,
@@ -21,6 +22,7 @@ from .entries import (
     records,
     tone_of,
 )
+from .papers import Claim
 from .words import GAP, number, optimizer_name
 
 
@@ -198,6 +200,65 @@ def checkpoint_sheet(study: Study) -> Sheet:
         )
     heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("run folder", ""), ("SHA-256 of checkpoint.pt", "")]
     return Sheet("checkpoints", "Checkpoints", "Final checkpoint of every run.", heads, rows, data, keys=2)
+
+
+def along_sheet(study: Study, scheme: str) -> Sheet:
+    """λ_min, λ_max and ratio of every analysed checkpoint along training."""
+    data = tables.curvature_along(study, scheme)
+    shown = ("lambda_min", "lambda_max", "negative_ratio")
+    rows = []
+    for row in records(data):
+        keys = [
+            (row["optimizer"], None),
+            (row["seed"], row["seed"]),
+            (row["epoch"], row["epoch"]),
+            (row["group"], row["group"]),
+        ]
+        texts = [Entry(optimizer_name(row["optimizer"]), "", study.optimizers.index(row["optimizer"]))]
+        texts += [Entry(str(text), "", sort) for text, sort in keys[1:]]
+        rows.append([*texts, Entry(row["verdict"], "", row["verdict"]), *(measured_entry(row, name) for name in shown)])
+    heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("group", ""), ("verdict", ""), *(label(name) for name in shown)]
+    caption = "Every analysed checkpoint, each number with its own interval. † did not converge."
+    return Sheet(f"curvature_{scheme}_along", f"Along training ({scheme})", caption, heads, rows, data, keys=4)
+
+
+def claim_sheet(found: Sequence[tuple[Claim, Outcome]]) -> Sheet:
+    """What the papers say beside what this study says; ``notes`` are the keys of the papers cited."""
+    tones = {"reproduced": "free", "not reproduced": "saddle", "undecided": "open", "not tested": "gap"}
+    rows, data = [], []
+    sources = papers.papers()
+    for claim, outcome in found:
+        source = f"{sources[claim.paper].cite}; {claim.where}"
+        ours = Entry(outcome.ours or "–", outcome.why, outcome.ours, "long")
+        rows.append(
+            [
+                Entry(claim.statement, source, claim.statement, "long"),
+                Entry(claim.numbers, "", claim.numbers, "long"),
+                ours,
+                Entry(outcome.state, "", outcome.state, tones[outcome.state]),
+            ]
+        )
+        data.append(
+            {
+                "claim": claim.key,
+                "source": source,
+                "statement": claim.statement,
+                "paper": claim.numbers,
+                "ours": outcome.ours,
+                "state": outcome.state,
+                "why": outcome.why,
+            }
+        )
+    return Sheet(
+        "claims",
+        "Paper beside ours",
+        "Each claim with its source, the paper's numbers, ours with 95 % intervals over seeds, and whether it reproduces here.",
+        [("claim", ""), ("paper", ""), ("ours", ""), ("state", "")],
+        rows,
+        pd.DataFrame(data),
+        keys=0,
+        notes=list(dict.fromkeys(claim.paper for claim, _ in found)),
+    )
 
 
 def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:

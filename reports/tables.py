@@ -9,11 +9,12 @@ import pandas as pd
 
 from ..analysis.study import Study
 from .accuracy import accuracy, accuracy_per_class, accuracy_seeds, part_accuracy, parts, runs_of
-from .curvature import curvature, curvature_along, curvature_seeds, quantities, verdicts
+from .curvature import VERDICTS, curvature, curvature_along, curvature_seeds, quantities, verdicts
 from .gather import cells, check_accuracy_comparable, grid, measured, run_status
 from .statistics import paired_difference
 
 __all__ = [
+    "VERDICTS",
     "accuracy",
     "accuracy_per_class",
     "accuracy_seeds",
@@ -23,6 +24,7 @@ __all__ = [
     "curvature_along",
     "curvature_seeds",
     "differences",
+    "part_accuracy",
     "reference",
     "verdicts",
 ]

@@ -18,9 +18,10 @@ SCHEMES = {
     "per-class": {"all": list(range(10)), **{str(label): [label] for label in range(10)}},
 }
 
-#: optimizer -> seed -> how far the seed is from the base, in units of 0.1 of lambda_min (where that is below -0.05), 1 of
-#: lambda_max and 0.01 of every accuracy
+#: optimizer -> seed -> how far the seed is from the base, in units of 1 of lambda_max, 0.01 of every accuracy, and STEP of
+#: lambda_min (where that is below -0.05)
 SHIFT = {"sgd": (0, 1, 2), "sam": (0, 2, 1), "imbsam": (1, 0, 2), "ssesam": (2, 1, 0)}
+STEP = {"all": 0.05, "head": 0.1, "tail": 0.4}
 #: optimizer -> group -> (lambda_min, lambda_max, gradient norm)
 CURVATURE = {
     "sgd": {"all": (-1.0, 14.0, 0.02), "head": (-1.7, 24.0, 0.05), "tail": (-20.0, 23.0, 0.30)},
@@ -136,7 +137,7 @@ def curvature(optimizer: str, seed: int, scheme: str, epoch: int, stem: str, stu
         source = name if name in ("all", "head", "tail") else ("head" if int(name) < 3 else "tail")
         low, high, gradient = CURVATURE[optimizer][source]
         shift = SHIFT[optimizer][seed]
-        groups[name] = group(classes, fade * low + 0.1 * shift * (low < -0.05), fade * high + shift, gradient, seed)
+        groups[name] = group(classes, fade * low + STEP[source] * shift * (low < -0.05), fade * high + shift, gradient, seed)
     return {
         "kind": "curvature",
         "schema_version": 1,
@@ -252,7 +253,7 @@ def _build_run(run: Path, optimizer: str, seed: int, schemes: tuple[str, ...], n
             "stage": None,
             "lr": 0.1,
             "train_loss": math.exp(-epoch / 4),
-            "accuracy": accuracy(optimizer, seed, (epoch - 12) / 50),
+            "accuracy": accuracy(optimizer, seed, (epoch - 12) / 50 * (1 + 0.1 * seed)),
             "seconds": 0.5,
         }
         for epoch in range(1, EPOCHS[-1] + 1)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import datetime
 import getpass
-import json
 import os
-from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from ..analysis.results import CurvatureResult, Record, write_text_atomically
+from ..analysis.results import CurvatureResult, Record
 from .check_readings import FAMILIES, Direction, Reading, Rule, Value, readings, statistic
 
 BASELINE_VERSION = 1
@@ -114,6 +112,9 @@ class Baseline(Record):
     false_alarm_rate: float = Field(default=FALSE_ALARM_RATE, gt=0, lt=1, description="per build, all tested numbers together")
     only: list[str] = Field(
         default=[], description="patterns given to 'baseline save': numbers that none means are not compared"
+    )
+    by_seed: bool = Field(
+        default=False, description="every seed is a series of its own, compared by tolerance and never as a sample"
     )
     history: list[Acceptance]
     series: dict[str, Series]
@@ -214,73 +215,6 @@ def _who() -> str:
         return os.environ.get("GITHUB_ACTOR") or os.environ.get("GITLAB_USER_LOGIN") or getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         return "unknown"
-
-
-def save_baseline(baseline: Baseline, path: Path) -> Path:
-    """Stores a baseline, atomically.
-
-    Raises:
-        BaselineError: there is nothing in it.
-    """
-    if not baseline.identifiers():
-        raise BaselineError(f"{path}: not written, there is no number to store; give results, or a wider --only")
-    raw = baseline.model_dump(mode="json", exclude_defaults=True)
-    raw = {
-        "kind": baseline.kind,
-        "schema_version": baseline.schema_version,
-        "false_alarm_rate": baseline.false_alarm_rate,
-    } | raw
-    write_text_atomically(path, json.dumps(raw, indent=1, allow_nan=False) + "\n")
-    return path
-
-
-def load_baseline(path: Path) -> Baseline:
-    """Reads a baseline.
-
-    Raises:
-        BaselineError: missing, corrupt, empty or of a newer schema; a NaN or any field out of range.
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BaselineError(f"{path}: no such baseline; make it with 'saddlescope baseline save RESULT... -o {path}'") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise BaselineError(f"{path}: not readable as JSON ({error}); take it from version control again") from None
-    if not isinstance(raw, dict) or raw.get("kind") != "baseline":
-        raise BaselineError(
-            f'{path}: not a baseline (no "kind": "baseline"); results go before --baseline, the baseline after it'
-        )
-    version = raw.get("schema_version")
-    if not isinstance(version, int) or isinstance(version, bool):
-        raise BaselineError(f"{path}: field 'schema_version': expected a whole number, found {version!r}")
-    if version > BASELINE_VERSION:
-        raise BaselineError(f"{path}: schema_version {version} is newer than {BASELINE_VERSION}; update saddlescope to read it")
-    try:
-        baseline = Baseline.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BaselineError(f"{path}: field '{where}': {first['msg']} (given: {str(first.get('input'))[:60]})") from None
-    _consistent(baseline, path)
-    return baseline
-
-
-def _consistent(baseline: Baseline, path: Path) -> None:
-    if not baseline.identifiers():
-        raise BaselineError(f"{path}: holds no number at all; save it again from results")
-    for name, series in baseline.series.items():
-        if not series.seeds or len(series.seeds) != len(series.checkpoints):
-            raise BaselineError(f"{path}: series '{name}': {len(series.seeds)} seeds and {len(series.checkpoints)} checkpoints")
-        for number, entry in series.numbers.items():
-            if len(entry.readings) != len(series.seeds) or not entry.present:
-                raise BaselineError(
-                    f"{path}: '{name}::{number}': {len(entry.readings)} readings ({len(entry.present)} not null) "
-                    f"for {len(series.seeds)} seeds; delete the number or save the baseline again"
-                )
-            if entry.rule not in ("exact", "label") and not all(isinstance(one.value, int | float) for one in entry.present):
-                raise BaselineError(
-                    f"{path}: '{name}::{number}': rule '{entry.rule}' needs numbers; texts are 'exact' or 'label'"
-                )
 
 
 def _short(value: object) -> str:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 def baseline_table(baseline: Baseline) -> RenderableType:
     """Numbers with their rules and tolerances, then the history."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(show_edge=False, pad_edge=False, header_style="bold")
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for heading in ("number", "value", "rule", "abs_tol", "rel_tol", "direction"):
         grid.add_column(heading, justify="right" if heading in ("value", "abs_tol", "rel_tol") else "left", overflow="fold")
     for name, series in baseline.series.items():

@@ -11,12 +11,13 @@ from ..analysis.study import load_study
 from .baseline import BaselineError, Series, series_of
 
 
-def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False) -> dict[str, Series]:
+def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False, by_seed: bool = False) -> dict[str, Series]:
     """Reads results from disk.
 
     Args:
         arguments: result JSON files, run folders or study folders; ``NAME=PATH`` names the series of PATH.
         every_checkpoint: of a folder take every analysed checkpoint, not only the final one.
+        by_seed: make every seed a series of its own.
 
     Returns:
         series by name: ``study/optimizer/final/scheme`` for our own runs, ``checkpoint/scheme`` for others.
@@ -26,7 +27,8 @@ def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False) 
         ResultError: a damaged file, a newer schema or a NaN.
     """
     found = read_results(arguments, every_checkpoint=every_checkpoint)
-    return gather([(name, result) for name, _, result in found], {id(result): str(path) for _, path, result in found})
+    origin = {id(result): str(path) for _, path, result in found}
+    return gather([(name, result) for name, _, result in found], origin, by_seed=by_seed)
 
 
 def read_results(
@@ -42,12 +44,15 @@ def read_results(
     return list(found.values())
 
 
-def gather(named: Iterable[tuple[str | None, CurvatureResult]], origin: Mapping[int, str] | None = None) -> dict[str, Series]:
+def gather(
+    named: Iterable[tuple[str | None, CurvatureResult]], origin: Mapping[int, str] | None = None, *, by_seed: bool = False
+) -> dict[str, Series]:
     """Groups results into series by study, optimizer, point and scheme.
 
     Args:
         named: ``(name or None, result)``; a name replaces study and optimizer (or the checkpoint's file name).
         origin: ``id(result)`` -> file, for messages.
+        by_seed: make every seed a series of its own.
 
     Raises:
         BaselineError: no result at all, two for one seed, or seeds that were not measured alike.
@@ -56,6 +61,8 @@ def gather(named: Iterable[tuple[str | None, CurvatureResult]], origin: Mapping[
     for name, result in named:
         key = series_name(result, name)
         seed = result.provenance.training.get("seed")
+        if by_seed and seed is not None:
+            key = f"{key}/seed-{seed}"
         seeds = together.setdefault(key, {})
         if seed in seeds:
             files = " and ".join((origin or {}).get(id(one), "a result given") for one in (seeds[seed], result))
@@ -74,10 +81,10 @@ def series_name(result: CurvatureResult, name: str | None = None) -> str:
     """Name of the series a result belongs to; the same for every seed and every machine."""
     training = result.provenance.training
     ours = [str(training[key]) for key in ("study", "optimizer") if training.get(key)]
-    parts = [name] if name else ours or [Path(result.provenance.checkpoint).stem]
-    epoch = training.get("epoch")
-    if isinstance(epoch, int):
-        parts.append("final" if epoch == training.get("epochs", epoch) else f"epoch-{epoch:03d}")
+    stem = Path(result.provenance.checkpoint).stem
+    parts = [name] if name else ours or [stem]
+    if ours:
+        parts.append("final" if _is_final(result) else stem)
     parts.append(result.scheme.name)
     if result.provenance.params_pattern:
         parts.append(f"params={result.provenance.params_pattern}")
@@ -134,5 +141,6 @@ def _results(path: Path, every_checkpoint: bool) -> list[tuple[Path, CurvatureRe
 
 
 def _is_final(result: CurvatureResult) -> bool:
-    epoch = result.provenance.training.get("epoch")
-    return epoch is None or epoch == result.provenance.training.get("epochs", epoch)
+    # training writes run/checkpoint.pt at the end and run/checkpoints/epoch-012.pt on the way; a user's file is what it is
+    provenance = result.provenance
+    return "epoch" not in provenance.training or Path(provenance.checkpoint).stem == "checkpoint"

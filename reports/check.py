@@ -11,6 +11,8 @@ from .baseline_series import restrict
 from .check_readings import Reading, Value, statistic
 from .compare_numbers import Evidence, Outcome, Route, compare_samples, compare_single, holm, tolerance
 
+#: with these unchanged a seed is expected to train the same weights
+_REPRODUCIBLE = ("torch", "numpy", "platform", "device", "threads")
 #: outcomes that fail a build
 FAILING = (Outcome.MOVED, Outcome.MISSING)
 
@@ -267,6 +269,16 @@ def _environment(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[s
         for before, after in ((old[name].environment, new[name].environment), (old[name].settings, new[name].settings)):
             shared = [key for key in before if key in after and before[key] != after[key]]
             found.update(dict.fromkeys(f"{key} {before[key]} -> {after[key]}" for key in shared))
+    retrained = [name for name in old.keys() & new.keys() if _route(old[name], new[name]) is Route.RETRAINED]
+    unexplained = [
+        name
+        for name in retrained
+        if all(old[name].environment.get(key) == new[name].environment.get(key) for key in _REPRODUCIBLE)
+    ]
+    if unexplained:
+        found[
+            f"the checkpoints of {len(unexplained)} series, with versions and platform unchanged: the training itself changed"
+        ] = None
     return sorted(found)
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .baseline import Baseline, BaselineError, Change, Series, acceptance, save_baseline
+from .baseline import Baseline, BaselineError, Change, Series, acceptance
+from .baseline_file import save_baseline
 from .baseline_series import restrict
 from .check import check
 from .compare_numbers import Outcome
 
 
-def create(series: Mapping[str, Series], path: Path, reason: str, *, only: Sequence[str] = ()) -> Baseline:
+def create(
+    series: Mapping[str, Series], path: Path, reason: str, *, only: Sequence[str] = (), by_seed: bool = False
+) -> Baseline:
     """Stores a first baseline at ``path``.
 
     Raises:
@@ -21,7 +24,7 @@ def create(series: Mapping[str, Series], path: Path, reason: str, *, only: Seque
         raise BaselineError(
             f"{path}: exists; accept a change with 'saddlescope check ... --accept --reason WHY', which keeps its history"
         )
-    stored = Baseline(only=list(only), history=[acceptance(reason)], series=restrict(series, only))
+    stored = Baseline(only=list(only), by_seed=by_seed, history=[acceptance(reason)], series=restrict(series, only))
     save_baseline(stored, path)
     return stored
 

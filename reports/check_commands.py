@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from .check import Check
 
 Results = Annotated[list[str], typer.Argument(help="Result files, run folders or study folders; NAME=PATH names a series.")]
@@ -38,40 +40,38 @@ def save(
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the baseline goes.")] = Path("baseline.json"),
     only: Only = None,
     every_checkpoint: Every = False,
+    by_seed: Annotated[bool, typer.Option("--by-seed", help="Every seed its own series: equal digits, not a sample.")] = False,
     reason: Annotated[str, typer.Option(help="First entry of the history.")] = "first baseline",
 ) -> None:
     """Store the numbers of results, with a tolerance beside each."""
     from .baseline_series import collect
     from .check_accept import create
 
-    stored = create(collect(results, every_checkpoint=every_checkpoint), output, reason, only=only or [])
+    found = collect(results, every_checkpoint=every_checkpoint, by_seed=by_seed)
+    stored = create(found, output, reason, only=only or [], by_seed=by_seed)
     typer.echo(f"{output}: {len(stored.identifiers())} numbers of {len(stored.series)} series")
 
 
 def show(baseline: File) -> None:
     """Print a baseline's numbers, tolerances and history; also proves a file edited by hand valid."""
-    from rich.console import Console
-
-    from .baseline import load_baseline
+    from .baseline_file import load_baseline
     from .baseline_output import baseline_table
 
-    Console().print(baseline_table(load_baseline(baseline)))
+    _show(baseline_table(load_baseline(baseline)))
 
 
 def power(
     baseline: File,
     *,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of a future build; default: the baseline's.")] = None,
-    builds: Annotated[int, typer.Option(min=100, help="Simulated builds of each kind.")] = 2000,
+    builds: Annotated[int, typer.Option(min=100, help="Simulated builds of each kind.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
 ) -> None:
     """Measure by simulation how often a check of retrained seeds cries wolf, and which shifts it sees."""
-    from rich.console import Console
-
-    from .baseline import load_baseline
+    from .baseline_file import load_baseline
     from .check_power import measure, power_table
 
-    Console().print(power_table(measure(load_baseline(baseline), seeds=seeds, builds=builds, seed=seed)))
+    _show(power_table(measure(load_baseline(baseline), seeds=seeds, builds=builds, seed=seed)))
 
 
 def spread(
@@ -82,13 +82,11 @@ def spread(
     reason: Annotated[str, typer.Option(help="For the baseline's history, with --into.")] = "tolerances from a measured spread",
 ) -> None:
     """Compare repeated measurements of one checkpoint (threads, machines, versions) and propose tolerances."""
-    from rich.console import Console
-
-    from .baseline import load_baseline, save_baseline
+    from .baseline_file import load_baseline, save_baseline
     from .check_spread import measure_spread, spread_table, widen
 
     found = measure_spread(results)
-    Console().print(spread_table(found, factor))
+    _show(spread_table(found, factor))
     if into is not None:
         widened, count = widen(load_baseline(into), found, factor, reason)
         save_baseline(widened, into)
@@ -112,7 +110,8 @@ def check(
     figure: Annotated[Path | None, typer.Option(help="Draw what moved (svg, pdf or png).")] = None,
 ) -> None:
     """Fail when a number moved: exit 0 nothing did, 1 one moved or is missing, 2 not comparable or bad input."""
-    from .baseline import BaselineError, load_baseline, save_baseline
+    from .baseline import BaselineError
+    from .baseline_file import load_baseline, save_baseline
     from .baseline_series import collect
     from .check import check as compare
     from .check_accept import accept as accepted
@@ -122,7 +121,7 @@ def check(
     if reason and not accept:
         raise BaselineError("--reason goes with --accept")
     stored = load_baseline(baseline)
-    series = collect(results, every_checkpoint=every_checkpoint)
+    series = collect(results, every_checkpoint=every_checkpoint, by_seed=stored.by_seed)
     outcome = compare(stored, series, only=only or [], quick=quick, alpha=alpha)
     _write(outcome, junit, markdown, figure)
     _print(outcome, as_json=as_json, quick=quick, everything=everything)
@@ -143,10 +142,14 @@ def _print(outcome: Check, *, as_json: bool, quick: bool, everything: bool) -> N
         for line in [*check_output.failures(outcome), outcome.sentence]:
             typer.echo(line)
     else:
-        from rich.console import Console
+        _show(check_output.table(outcome, everything=everything))
 
-        width = None if sys.stdout.isatty() else 160  # a log file has no width; 80 columns would fold every number
-        Console(width=width).print(check_output.table(outcome, everything=everything))
+
+def _show(what: RenderableType) -> None:
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160  # a log file has no width; 80 columns would fold every number
+    Console(width=width).print(what)
 
 
 def _write(outcome: Check, junit: Path | None, markdown: Path | None, figure: Path | None) -> None:

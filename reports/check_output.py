@@ -54,8 +54,10 @@ def side_words(side: Side | None) -> str:
     if side is None:
         return "–"
     present = [value for value in side.values if value is not None]
-    if side.mean is None:
-        return ", ".join(str(value) for value in present)
+    if side.mean is None or len({str(value) for value in present}) == 1 < len(present):
+        texts = [str(value) for value in present]
+        counted = [f"{text} x{texts.count(text)}" if len(set(texts)) > 1 else text for text in dict.fromkeys(texts)]
+        return ", ".join(counted) + (f" ({len(texts)} seeds)" if len(texts) > 1 else "")
     if len(present) == 1:
         value = present[0]
         words = str(value) if isinstance(value, int) else f"{value:.6g}"
@@ -69,12 +71,13 @@ def side_words(side: Side | None) -> str:
 
 def table(check: Check, *, everything: bool = False) -> RenderableType:
     """The terminal table: what needs a look, or every number."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
     rows = [row for row in sort_rows(check.rows) if everything or row.outcome is not Outcome.SAME]
-    grid = Table(show_edge=False, pad_edge=False, header_style="bold")
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     shown = [index for index in range(1, len(HEADINGS)) if any(cells(row)[index] for row in rows)]
     for index in shown:
         grid.add_column(HEADINGS[index], justify="right" if index in (3, 4, 5, 6) else "left", overflow="fold")
@@ -93,7 +96,7 @@ def table(check: Check, *, everything: bool = False) -> RenderableType:
 def footer(check: Check) -> list[str]:
     """What a reader needs to judge the answer: the test, the changed environment, what was not looked at."""
     lines = []
-    if check.tests:
+    if any(row.p is not None and row.p < 1 for row in check.rows):
         lines.append(
             f"{check.tests} numbers tested together (Holm): a build in which nothing changed fails with probability "
             f"{check.false_alarm_rate:.2g} at most"
@@ -110,7 +113,7 @@ def failures(check: Check) -> list[str]:
     return [
         f"{row.identifier}: {row.outcome.value}: {side_words(row.old)} -> {side_words(row.new)}"
         + (f" ({row.note})" if row.note else "")
-        for row in check.having(*FAILING, Outcome.REFUSED)
+        for row in sort_rows(check.having(*FAILING, Outcome.REFUSED))
     ]
 
 

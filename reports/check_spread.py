@@ -96,9 +96,10 @@ def widen(baseline: Baseline, spreads: Iterable[Spread], factor: float, reason: 
 
 def spread_table(spreads: list[Spread], factor: float) -> Table:
     """The widest range of each statistic, absolute and relative, and the tolerance it asks for."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    grid = Table(show_edge=False, pad_edge=False, header_style="bold")
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     for heading in ("statistic", "numbers", "unequal", "widest", "widest, relative", f"{factor:g} x relative", "where"):
         grid.add_column(heading, justify="left" if heading in ("statistic", "where") else "right")
     for name in dict.fromkeys(statistic(spread.number) for spread in spreads):

@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from functools import cache
 
 import numpy as np
 
@@ -149,15 +150,19 @@ def pooled_t(x: Sequence[float], y: Sequence[float], floor: float = 0.0) -> floa
 def _labels(before: list[str], after: list[str]) -> Evidence:
     if sorted(before) == sorted(after):
         return Evidence(Outcome.SAME, 1.0)
-    from scipy.stats import fisher_exact
-
     pooled = before + after
     label = max(sorted(set(pooled)), key=pooled.count)  # chosen without regard to sides, so the test stays exact
-    table = [[side.count(label), len(side) - side.count(label)] for side in (before, after)]
-    p = float(fisher_exact(np.array(table)).pvalue)
+    p = _fisher(before.count(label), len(before), after.count(label), len(after))
     return Evidence(
         Outcome.WITHIN, p, note=f"'{label}': {before.count(label)} of {len(before)}, now {after.count(label)} of {len(after)}"
     )
+
+
+@cache
+def _fisher(before: int, of: int, after: int, of_new: int) -> float:
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(np.array([[before, of - before], [after, of_new - after]])).pvalue)
 
 
 def chance(old: Reading, new: Reading, parameters: int) -> float | None:

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..analysis.results import CurvatureResult
-from .baseline import BaselineError, Series, load_baseline, save_baseline
+from .baseline import BaselineError, Series
+from .baseline_file import load_baseline, save_baseline
 from .baseline_series import collect, gather
 from .check import Check, check
 from .check_accept import accept as accepted
@@ -51,13 +52,16 @@ def assert_matches_baseline(
         BaselineError: the two cannot be compared: damaged or newer file, other data, nothing in common.
     """
     __tracebackhide__ = True
-    path, series = Path(baseline), _series(results)
-    if accept is not None:
-        if not path.exists():
-            store_baseline(results, path, reason=accept, only=only)
-        else:
-            save_baseline(accepted(load_baseline(path), series, accept, only=only), path)
-    outcome = check(load_baseline(path), series, only=only, alpha=alpha)
+    path = Path(baseline)
+    made = accept is not None and not path.exists()
+    if accept is not None and made:
+        store_baseline(results, path, reason=accept, only=only)
+    stored = load_baseline(path)
+    series = _series(results, by_seed=stored.by_seed)
+    if accept is not None and not made:
+        stored = accepted(stored, series, accept, only=only)
+        save_baseline(stored, path)
+    outcome = check(stored, series, only=only, alpha=alpha)
     if outcome.exit_code:
         message = "\n".join([outcome.sentence, *failures(outcome), *footer(outcome)])
         if outcome.exit_code == 2:
@@ -66,26 +70,28 @@ def assert_matches_baseline(
     return outcome
 
 
-def store_baseline(results: Results, path: str | Path, *, reason: str, only: Sequence[str] = ()) -> Path:
-    """Makes a new baseline.
+def store_baseline(results: Results, path: str | Path, *, reason: str, only: Sequence[str] = (), by_seed: bool = False) -> Path:
+    """Makes a new baseline; ``by_seed`` expects equal digits of every seed instead of testing the seeds as samples.
 
     Raises:
         BaselineError: the file exists (a change to it is accepted with a reason), or there is nothing to store.
     """
-    create(_series(results), Path(path), reason, only=only)
+    create(_series(results, by_seed=by_seed), Path(path), reason, only=only, by_seed=by_seed)
     return Path(path)
 
 
-def _series(results: Results) -> dict[str, Series]:
+def _series(results: Results, *, by_seed: bool) -> dict[str, Series]:
     if isinstance(results, CurvatureResult | str | Path):
         results = [results]
     if isinstance(results, Mapping):
         named = []
         for name, given in results.items():
             named += [(name, one) for one in ([given] if isinstance(given, CurvatureResult) else given)]
-        return gather(named)
+        return gather(named, by_seed=by_seed)
     given = list(results)
     paths = [one for one in given if not isinstance(one, CurvatureResult)]
     if paths and len(paths) < len(given):
         raise BaselineError("results in memory and paths together; give one kind")
-    return collect(paths) if paths else gather((None, one) for one in given if isinstance(one, CurvatureResult))
+    if paths:
+        return collect(paths, by_seed=by_seed)
+    return gather([(None, one) for one in given if isinstance(one, CurvatureResult)], by_seed=by_seed)

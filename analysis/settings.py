@@ -22,6 +22,7 @@ class AnalysisSettings(BaseModel):
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
     only: list[str] | None = Field(None, description="measure these groups only; default: all of the scheme")
     steps: int = Field(100, ge=2, description="Lanczos step limit of each start")
+    min_steps: int = Field(30, ge=1, description="steps done even where both ends converge sooner, for density and interval")
     rtol: float = Field(1e-3, gt=0, description="residual at which an extreme counts as converged, relative to its size")
     starts: int = Field(1, ge=1, description="independent random starts: probes of the density, and they tighten the interval")
     delta: float = Field(1e-3, gt=0, lt=1, description="failure probability of every two-sided interval")

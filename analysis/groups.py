@@ -1,0 +1,85 @@
+"""Class groups: which samples' loss is looked at alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .results import Scheme
+
+
+class GroupError(ValueError):
+    """A scheme cannot be made of these classes; the message lists the class counts."""
+
+
+#: largest class -> (many if count > first, few if count < second); CIFAR-10-LT and CIFAR-100-LT / ImageNet-LT conventions
+_SHOTS = {"large": (1000, 200), "small": (100, 20)}
+
+
+def make_scheme(
+    name: str,
+    class_counts: Sequence[int] | np.ndarray,
+    *,
+    eta: int | None = None,
+    mapping: Mapping[str, Sequence[int]] | None = None,
+) -> Scheme:
+    """Names the groups of a data set; every scheme also holds the group ``all``, first.
+
+    Args:
+        name: ``all``, ``head-tail`` (a class with fewer than ``eta`` samples is tail), ``many-medium-few`` (over 1000 / under
+            200 where the largest class has over 1000 samples, as CIFAR-10-LT papers do, else more than 100 / fewer than
+            20), ``per-class``, or ``custom`` with ``mapping``.
+        class_counts: samples of each class, ``[C]``.
+        eta: threshold of ``head-tail``.
+        mapping: group name -> classes.
+
+    Raises:
+        GroupError: unknown name, missing eta or mapping, a group without samples, or a class that does not exist.
+    """
+    counts = np.asarray(class_counts, dtype=np.int64)
+    classes = range(len(counts))
+    if name == "all":
+        groups: dict[str, list[int]] = {}
+    elif name == "head-tail":
+        if eta is None:
+            raise GroupError(
+                f"head-tail needs eta: a class with fewer training samples is tail; class counts: {counts.tolist()}"
+            )
+        groups = {"head": [c for c in classes if counts[c] >= eta], "tail": [c for c in classes if counts[c] < eta]}
+    elif name == "many-medium-few":
+        many, few = _SHOTS["large" if counts.max() > 1000 else "small"]
+        groups = {
+            "many": [c for c in classes if counts[c] > many],
+            "medium": [c for c in classes if few <= counts[c] <= many],
+            "few": [c for c in classes if counts[c] < few],
+        }
+    elif name == "per-class":
+        groups = {f"class {c}": [c] for c in classes}
+    elif name == "custom":
+        if not mapping:
+            raise GroupError('a custom scheme needs groups: --group "tail=7,8,9" or a mapping file')
+        groups = {group: sorted(set(map(int, members))) for group, members in mapping.items()}
+    else:
+        raise GroupError(f"unknown scheme '{name}'; known: all, head-tail, many-medium-few, per-class, custom")
+    unknown = sorted({c for members in groups.values() for c in members} - set(classes))
+    if unknown:
+        raise GroupError(f"classes {unknown} do not exist; the data has classes 0..{len(counts) - 1}")
+    groups = {"all": list(classes), **{group: members for group, members in groups.items() if group != "all"}}
+    sizes = {group: int(counts[members].sum()) for group, members in groups.items()}
+    empty = [group for group, size in sizes.items() if size == 0]
+    if empty:
+        hint = f" with eta = {eta}" if eta is not None else ""
+        raise GroupError(f"group {', '.join(empty)} of scheme {name}{hint} is empty; class counts: {counts.tolist()}")
+    return Scheme(name=name, eta=eta if name == "head-tail" else None, groups=groups, sizes=sizes)
+
+
+def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Sample indices of each group, ascending."""
+    return {group: np.flatnonzero(np.isin(labels, members)) for group, members in scheme.groups.items()}
+
+
+def is_partition(scheme: Scheme) -> bool:
+    """True when the groups other than ``all`` hold every class exactly once."""
+    members = sorted(c for group, classes in scheme.groups.items() if group != "all" for c in classes)
+    return members == scheme.groups["all"]

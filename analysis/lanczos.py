@@ -1,0 +1,181 @@
+"""Lanczos tridiagonalisation with full two-pass reorthogonalisation, resumable to the same digits.
+
+The three-term recurrence loses orthogonality as soon as a Ritz pair converges (Paige 1976) and then reports the same eigenvalue
+again and again. So every new vector is orthogonalised against the whole basis, twice ("twice is enough", Parlett 1980).
+Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and basis have the operator's
+dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from .operator import LinearOperator
+
+#: Called after each step; returns True to stop.
+Stop = Callable[["Lanczos"], bool]
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Eigen-decomposition ``T = S diag(theta) S^T`` of the tridiagonal matrix after m steps.
+
+    Attributes:
+        values: theta ``[m]``, ascending.
+        vectors: S ``[m, m]``.
+        residuals: ``beta_m |S[m-1, i]|``, the residual norm of each Ritz pair ``[m]``.
+        weights: ``S[0, i]^2``, the quadrature weights ``[m]``: non-negative, sum 1.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+    weights: np.ndarray
+
+
+def random_start(operator: LinearOperator, seed: int) -> Tensor:
+    """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(operator.size, generator=generator, dtype=torch.float64)
+    return (v / v.norm()).to(operator.device, operator.dtype)
+
+
+class Lanczos:
+    """One run: start with a unit vector, call ``run``; continue later by calling it again.
+
+    Args:
+        operator: symmetric, fixed.
+        seed: of the random start, and of the fresh directions after a breakdown.
+        start: ``[n]``, instead of a random one.
+        basis_device: where the m basis vectors (m n numbers) are kept; default: the operator's device.
+
+    Attributes:
+        alphas, betas: diagonal of T, and the residual norm after each step (``betas[j]`` couples j and j + 1).
+        restarts: steps that began with a fresh random direction because the Krylov space was complete (an invariant
+            subspace); its coupling is exactly zero, which is how repeated eigenvalues are found.
+        exhausted: the whole space has been spanned, T's eigenvalues are the operator's.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, seed: int = 0, *, start: Tensor | None = None, basis_device: torch.device | None = None
+    ) -> None:
+        self.operator, self.seed = operator, seed
+        self.alphas: list[float] = []
+        self.betas: list[float] = []
+        self.restarts: list[int] = []
+        self.exhausted = False
+        self._basis_device = basis_device or operator.device
+        first = random_start(operator, seed) if start is None else start.to(operator.device, operator.dtype) / start.norm()
+        self._basis = torch.empty((8, operator.size), dtype=operator.dtype, device=self._basis_device)
+        self._basis[0] = first
+        self._ritz: Ritz | None = None
+
+    @property
+    def steps(self) -> int:
+        """m, the steps done."""
+        return len(self.alphas)
+
+    @property
+    def ritz(self) -> Ritz:
+        """Ritz values, residuals and weights after the steps done."""
+        if self._ritz is None or len(self._ritz.values) != self.steps:
+            values, vectors = eigh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
+            residuals = abs(self.betas[-1]) * np.abs(vectors[-1])
+            self._ritz = Ritz(values, vectors, residuals, vectors[0] ** 2)
+        return self._ritz
+
+    @property
+    def scale(self) -> float:
+        """Largest |entry| sum of T: an estimate of the operator's norm, for what counts as round-off."""
+        off = [0.0, *self.betas]
+        return max((abs(a) + b + c for a, b, c in zip(self.alphas, off, self.betas, strict=False)), default=0.0)
+
+    def run(self, steps: int, stop: Stop | None = None) -> Lanczos:
+        """Goes on until ``steps`` steps are done in all, ``stop`` says so, or the space is spanned."""
+        while self.steps < min(steps, self.operator.size) and not self.exhausted:
+            self._step()
+            if stop is not None and stop(self):
+                break
+        return self
+
+    def ritz_vector(self, index: int) -> Tensor:
+        """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
+        coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
+        vector = self._basis[: self.steps].T @ coefficients.to(self._basis)
+        return (vector / vector.norm()).to(self.operator.device)
+
+    def save(self, path: Path) -> None:
+        """Stores everything needed to continue (safetensors)."""
+        kept = min(self.steps + 1, self.operator.size)
+        tensors = {
+            "basis": self._basis[:kept].cpu().contiguous(),
+            "alphas": torch.tensor(self.alphas, dtype=torch.float64),
+            "betas": torch.tensor(self.betas, dtype=torch.float64),
+            "restarts": torch.tensor(self.restarts, dtype=torch.int64),
+            "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
+        }
+        partial = path.with_name(path.name + ".partial")
+        save_file(tensors, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, operator: LinearOperator, path: Path, basis_device: torch.device | None = None) -> Lanczos:
+        """Continues a stored run on the same operator."""
+        tensors = load_file(path)
+        seed, exhausted = tensors["state"].tolist()
+        run = cls(operator, seed, start=tensors["basis"][0], basis_device=basis_device)
+        run._basis = tensors["basis"].to(run._basis_device)
+        run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
+        run.restarts, run.exhausted = tensors["restarts"].tolist(), bool(exhausted)
+        return run
+
+    def _step(self) -> None:
+        j = self.steps
+        q = self._basis[j].to(self.operator.device)
+        w = self.operator.matvec(q)
+        alpha = float(torch.dot(w.double(), q.double()))
+        w = self._orthogonalise(w, j + 1)
+        beta = float(w.double().norm())
+        self.alphas.append(alpha)
+        n = self.operator.size
+        # Below this the new direction is round-off of the product, not information.
+        floor = 10 * n**0.5 * torch.finfo(self.operator.dtype).eps * max(self.scale, abs(alpha))
+        if j + 1 >= n:
+            self.betas.append(0.0)
+            self.exhausted = True
+        elif beta <= floor:
+            self.betas.append(0.0)
+            self._restart(j + 1)
+        else:
+            self.betas.append(beta)
+            self._append(w / beta)
+
+    def _restart(self, filled: int) -> None:
+        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        self.restarts.append(filled)
+        self._append(w / w.norm())
+
+    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
+        basis = self._basis[:filled]
+        w = w.to(self._basis_device)
+        for _ in range(2):
+            w = w - basis.T @ (basis @ w)
+        return w.to(self.operator.device)
+
+    def _append(self, q: Tensor) -> None:
+        filled = self.steps
+        if filled >= len(self._basis):
+            grown = torch.empty((len(self._basis) + 16, self.operator.size), dtype=self._basis.dtype, device=self._basis_device)
+            grown[:filled] = self._basis[:filled]
+            self._basis = grown
+        # Once more against the basis: dividing by a small beta magnifies what round-off left.
+        q = self._orthogonalise(q, filled)
+        self._basis[filled] = q / q.norm()

@@ -1,0 +1,313 @@
+"""The group Hessian as a linear operator, and the contract that every operator of the suite keeps."""
+
+from __future__ import annotations
+
+import fnmatch
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from .acceleration import AccelerationError, Accelerator
+from .losses import BatchLoss, classification_loss, summed
+from .memory import free_bytes, saved_bytes
+from .samples import Samples, batch_size
+
+log = logging.getLogger(__name__)
+
+#: Adds a flat tensor over all processes; the identity in a single process.
+Reduce = Callable[[Tensor], Tensor]
+
+#: Small micro-batches stay in the CPU's cache; a GPU wants large ones.
+_MICRO_BATCH = {"cpu": 64, "cuda": 512}
+
+
+class OperatorError(ValueError):
+    """The Hessian cannot be formed; the message names the parameter, sample or loss and the fix."""
+
+
+class LinearOperator(Protocol):
+    """A real symmetric matrix ``[n, n]`` known by its products. ``matvecs`` counts them."""
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    num_samples: int
+    matvecs: int
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``."""
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``."""
+
+
+class MatrixOperator:
+    """A symmetric matrix ``[n, n]`` held in memory."""
+
+    def __init__(self, matrix: Tensor, num_samples: int = 1) -> None:
+        self.matrix, self.size, self.num_samples, self.matvecs = matrix, matrix.shape[0], num_samples, 0
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``."""
+        self.matvecs += 1
+        return self.matrix @ v
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``."""
+        self.matvecs += v.shape[1]
+        return self.matrix @ v
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's training flag and every buffer as before afterwards, also after an exception."""
+    flags = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+class HessianOperator:
+    """Hessian of a group's mean loss, ``H = (1/N) sum_i grad^2 l_i``, over chosen parameters.
+
+    Sums over samples are divided by N once, so ragged micro-batches weigh what they should. The gradient graph of as many
+    micro-batches as fit the memory budget is kept between products (differentiating it again costs about half of starting
+    over); the others are recomputed.
+
+    Args:
+        model: any module; products are taken in eval mode, its flags and buffers are restored after each call.
+        samples: the group's samples.
+        loss: ``loss(model, batch) -> [n]``; default: cross-entropy of ``model(inputs)`` on ``(inputs, targets)``.
+        params: glob pattern on parameter names, several separated by commas; default: every parameter with
+            ``requires_grad``.
+        micro_batch: samples differentiated at once; default: chosen for the device and the memory budget.
+        memory: budget in bytes for kept graphs; default: half of what is free.
+        reduce: sums a flat tensor over processes, for samples sharded over several devices; ``num_samples`` is then the
+            number over all of them.
+        accelerate: use the cheaper gradient graph of ``acceleration`` where it applies (checked against the plain one).
+
+    Attributes:
+        size: n, the number of parameters.
+        parameter_names: names in the order of the flat vectors.
+        matvecs: products so far.
+
+    Raises:
+        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        loss: BatchLoss | None = None,
+        *,
+        params: str | None = None,
+        micro_batch: int | None = None,
+        memory: int | None = None,
+        reduce: Reduce | None = None,
+        accelerate: bool = True,
+    ) -> None:
+        self.model, self.samples, self.loss = model, samples, loss or classification_loss()
+        self.parameter_names, self.parameters = select_parameters(model, params)
+        self.size = sum(p.numel() for p in self.parameters)
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self.reduce = reduce
+        self.num_samples = samples.num_samples
+        if reduce is not None:
+            self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
+        self.matvecs = 0
+        self._budget = memory if memory is not None else free_bytes(self.device) // 2
+        self._micro_batch = micro_batch or min(samples.num_samples, _MICRO_BATCH.get(self.device.type, 64))
+        self._kept: list[tuple[Tensor, ...]] | None = None
+        self._rest_from = 0
+        self._accelerator = self._plan() if accelerate else None
+
+    def weights(self) -> Tensor:
+        """The parameters as one flat vector ``[n]``."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Mean loss and its gradient ``[n]``.
+
+        Raises:
+            OperatorError: the loss or the gradient is not finite.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        with self._context():
+            for batch in self._batches():
+                loss = summed(self.loss(self.model, batch), batch_size(batch))
+                total += loss.detach()
+                gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
+        gradient = self._sum(gradient) / self.num_samples
+        if not math.isfinite(mean) or not bool(torch.isfinite(gradient).all()):
+            raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
+        return mean, gradient
+
+    def accuracy(self) -> float | None:
+        """Share of samples whose largest output is their label; None where batches are not a classifier's pairs."""
+        correct = 0
+        with self._context(), torch.no_grad():
+            for batch in self._batches():
+                if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
+                    return None
+                outputs = self.model(batch[0])
+                if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+                    return None
+                correct += int((outputs.argmax(1) == batch[1]).sum())
+        return float(self._sum(torch.tensor([float(correct)], dtype=torch.float64)).item()) / self.num_samples
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``, in the parameters' dtype.
+
+        Raises:
+            OperatorError: the product is not finite.
+        """
+        parts = self._split(v.to(self.device, self.dtype))
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        with self._context():
+            if self._kept is None:
+                self._keep_graphs()
+            for gradients in self._kept or ():
+                total += self._product(gradients, parts, retain=True)
+            for batch in self._batches(self._rest_from):
+                total += self._product(self._gradients(batch), parts, retain=False)
+        self.matvecs += 1
+        result = self._sum(total) / self.num_samples
+        if not bool(torch.isfinite(result).all()):
+            raise OperatorError(
+                "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
+            )
+        return result
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``."""
+        return torch.stack([self.matvec(column) for column in v.T], dim=1)
+
+    def release(self) -> None:
+        """Frees the kept graphs; the next product builds them again."""
+        self._kept, self._rest_from = None, 0
+
+    def _keep_graphs(self) -> None:
+        self._kept, self._rest_from, used = [], 0, 0
+        for batch in self._batches():
+            with saved_bytes() as saved:
+                gradients = self._gradients(batch)
+            used += saved.total
+            if used > self._budget:
+                break
+            self._kept.append(gradients)
+            self._rest_from += batch_size(batch)
+
+    def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
+        """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
+        if self._accelerator is None:
+            loss = summed(self.loss(self.model, batch), batch_size(batch))
+        else:
+            with self._accelerator.recording():
+                loss = summed(self.loss(self.model, batch), batch_size(batch))
+        if not loss.requires_grad:
+            raise OperatorError(
+                "the loss does not depend on the chosen parameters: was it computed under no_grad, or detached?"
+            )
+        return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+
+    def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
+        pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g is not None and g.requires_grad]
+        if not pairs:  # a loss that is linear in the parameters
+            return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        outputs, vectors = zip(*pairs, strict=True)
+        try:
+            products = torch.autograd.grad(outputs, self.parameters, vectors, retain_graph=retain, allow_unused=True)
+        except RuntimeError as error:
+            if "derivative for" in str(error) and "not implemented" in str(error):
+                raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}") from error
+            raise
+        return self._flat(products)
+
+    def _plan(self) -> Accelerator | None:
+        """The accelerated path, if it reproduces one plain product on a few samples; else None."""
+        accelerator = Accelerator(self.device)
+        probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
+        (batch,) = probe.batches(4, self.device, self.dtype)
+        with self._context():
+            if not accelerator.plan(lambda: self.loss(self.model, batch)):
+                return None
+            generator = torch.Generator().manual_seed(0)
+            v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
+            self._accelerator = None
+            plain = self._product(self._gradients(batch), v, retain=False)
+            try:
+                self._accelerator = accelerator
+                fast = self._product(self._gradients(batch), v, retain=False)
+            except (AccelerationError, RuntimeError) as error:
+                log.warning("plain Hessian-vector products: %s", error)
+                return None
+        tolerance = 1e3 * torch.finfo(self.dtype).eps
+        if not bool((fast - plain).norm() <= tolerance * plain.norm()):
+            log.warning("plain Hessian-vector products: the accelerated ones differ by more than %.0e", tolerance)
+            return None
+        return accelerator
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        # The fused attention kernels have no second derivative; the math kernel does.
+        attention, precision = sdpa_kernel(SDPBackend.MATH), torch.autocast(self.device.type, enabled=False)
+        with evaluation_mode(self.model), attention, precision, torch.enable_grad():
+            yield
+
+    def _batches(self, start: int = 0) -> Iterator[Any]:
+        if start >= self.samples.num_samples:
+            return
+        samples = self.samples if start == 0 else self.samples.subset(torch.arange(start, self.samples.num_samples).numpy())
+        yield from samples.batches(self._micro_batch, self.device, self.dtype)
+
+    def _sum(self, total: Tensor) -> Tensor:
+        return total if self.reduce is None else self.reduce(total)
+
+    def _split(self, v: Tensor) -> list[Tensor]:
+        sizes = [p.numel() for p in self.parameters]
+        return [part.view_as(p) for part, p in zip(v.split(sizes), self.parameters, strict=True)]
+
+    def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+        pairs = zip(parts, self.parameters, strict=True)
+        return torch.cat([(torch.zeros_like(p) if part is None else part.detach()).reshape(-1) for part, p in pairs])
+
+
+def select_parameters(model: nn.Module, pattern: str | None = None) -> tuple[list[str], list[nn.Parameter]]:
+    """Names and parameters with ``requires_grad`` whose name matches one of the comma-separated glob patterns.
+
+    Raises:
+        OperatorError: nothing matches, dtypes or devices are mixed, or a weight is not finite.
+    """
+    free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
+    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    if not chosen:
+        known = ", ".join(name for name, _ in free[:12]) + (" ..." if len(free) > 12 else "")
+        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'; there are: {known or 'none'}")
+    kinds = {(p.dtype, p.device) for _, p in chosen}
+    if len(kinds) > 1:
+        raise OperatorError(
+            f"parameters of different dtype or device ({sorted(map(str, kinds))}); move the model to one of each"
+        )
+    for name, p in chosen:
+        if not bool(torch.isfinite(p).all()):
+            raise OperatorError(f"parameter '{name}' holds NaN or infinity: the checkpoint is of a run that diverged")
+    return [name for name, _ in chosen], [p for _, p in chosen]

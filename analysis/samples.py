@@ -1,0 +1,182 @@
+"""Fixed, ordered, labelled samples: what a group's loss is averaged over.
+
+Samples hold clean data in memory and hand it out in one order, so that two products of one vector agree. A batch is whatever
+nested structure (tuple, dictionary ...) the user's loss understands, with the sample dimension first in every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import Dataset, default_collate
+
+
+class SamplesError(ValueError):
+    """The samples cannot be analysed; the message says which and what to do."""
+
+
+class Samples:
+    """Labelled samples in a fixed order.
+
+    Args:
+        batch: all samples as one nested structure of tensors ``[N, ...]``, on the CPU.
+        labels: class of each sample, ``[N]``.
+        num_classes: C; default: largest label + 1.
+
+    Attributes:
+        labels: int64 array ``[N]``.
+        class_counts: int64 array ``[C]``.
+
+    Raises:
+        SamplesError: no samples, tensors of different length, labels out of range, or non-finite inputs.
+    """
+
+    def __init__(self, batch: Any, labels: np.ndarray | Tensor, num_classes: int | None = None) -> None:
+        self.batch = batch
+        self.labels = np.asarray(labels, dtype=np.int64)
+        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        if not len(self.labels) or not tensors:
+            raise SamplesError("no samples: the data set or the group is empty")
+        lengths = {len(tensor) for tensor in tensors} | {len(self.labels)}
+        if len(lengths) > 1:
+            raise SamplesError(
+                f"tensors and labels of different length ({sorted(lengths)}); the first dimension must be the sample"
+            )
+        highest = int(self.labels.max()) + 1
+        self.num_classes = num_classes or highest
+        if self.labels.min() < 0 or highest > self.num_classes:
+            bad = int(np.flatnonzero((self.labels < 0) | (self.labels >= self.num_classes))[0])
+            raise SamplesError(f"label {self.labels[bad]} of sample {bad} is outside 0..{self.num_classes - 1}")
+        for tensor in tensors:
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                row = int((~torch.isfinite(tensor)).reshape(len(tensor), -1).any(1).nonzero()[0])
+                raise SamplesError(f"sample {row} holds NaN or infinity")
+
+    @classmethod
+    def from_tensors(cls, inputs: Tensor, targets: Tensor, num_classes: int | None = None) -> Samples:
+        """Samples of a classifier: ``inputs [N, ...]`` and int64 ``targets [N]``; batches are ``(inputs, targets)``."""
+        targets = targets.detach().cpu().long()
+        return cls((inputs.detach().cpu(), targets), targets.numpy(), num_classes)
+
+    @classmethod
+    def from_dataset(cls, dataset: Dataset[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
+        """Reads a map-style data set once, in index order.
+
+        A second look at up to 64 items tells a data set that augments from one that stands still.
+
+        Args:
+            dataset: items are ``(input, label)``, or dictionaries with ``label`` or ``labels``.
+            num_classes: C; default: largest label + 1.
+            labels: ``[N]``, where the items do not tell.
+
+        Raises:
+            SamplesError: items change between two looks, cannot be stacked, or hold no label.
+        """
+        length = len(dataset)  # type: ignore[arg-type]
+        items = [dataset[index] for index in range(length)]
+        if not items:
+            raise SamplesError("the data set is empty")
+        looks = np.unique(np.linspace(0, length - 1, min(64, length)).astype(int))
+        for index in looks:
+            if not _same(items[index], dataset[int(index)]):
+                raise SamplesError(
+                    f"item {index} of the data set changed between two looks: random augmentation (or shuffling) makes "
+                    "the Hessian a random matrix and fakes saddles in small classes; give the clean data set, without random transforms"
+                )
+        try:
+            batch = default_collate(items)
+        except (RuntimeError, TypeError) as error:
+            raise SamplesError(
+                f"the items cannot be stacked into one batch ({error}); resize or pad them to one shape"
+            ) from None
+        return cls(batch, labels if labels is not None else find_labels(batch), num_classes)
+
+    @classmethod
+    def from_batches(cls, batches: Iterable[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
+        """Joins ready-made batches, in their order."""
+        parts = list(batches)
+        if not parts:
+            raise SamplesError("no batches: the iterable is empty")
+        first = parts[0]
+        leaves = [tree_leaves(part) for part in parts]
+        joined = [torch.cat([row[i] for row in leaves]) for i in range(len(leaves[0]))]
+        numbered = iter(joined)
+        batch = tree_map(lambda _: next(numbered), first)
+        return cls(batch, labels if labels is not None else find_labels(batch), num_classes)
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Samples per class, int64 ``[C]``."""
+        return np.bincount(self.labels, minlength=self.num_classes)
+
+    def subset(self, indices: np.ndarray) -> Samples:
+        """The samples at ``indices``, in that order.
+
+        Raises:
+            SamplesError: ``indices`` is empty.
+        """
+        where = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        return Samples(tree_map(lambda leaf: leaf[where], self.batch), self.labels[where.numpy()], self.num_classes)
+
+    def batches(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Iterator[Any]:
+        """Batches of up to ``size`` samples in order; the last one may be smaller.
+
+        Args:
+            size: samples a batch.
+            device: where the tensors go.
+            dtype: what floating-point tensors become; integers keep theirs.
+        """
+
+        def move(leaf: Any, start: int) -> Any:
+            part = leaf[start : start + size]
+            return part.to(device, dtype if part.is_floating_point() else None)
+
+        for start in range(0, self.num_samples, size):
+            yield tree_map(lambda leaf, start=start: move(leaf, start), self.batch)
+
+    def sha256(self) -> str:
+        """Hash of all tensors and labels, in order: two results are comparable only if theirs agree."""
+        digest = hashlib.sha256()
+        for leaf in [*tree_leaves(self.batch), torch.from_numpy(self.labels)]:
+            digest.update(f"{tuple(leaf.shape)} {leaf.dtype}".encode())
+            digest.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def batch_size(batch: Any) -> int:
+    """Samples in a batch."""
+    return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
+
+
+def find_labels(batch: Any) -> np.ndarray:
+    """The labels in a batch: the second part of a pair, or ``label``, ``labels``, ``target`` or ``targets`` of a dictionary.
+
+    Raises:
+        SamplesError: there is nothing of the kind.
+    """
+    found: Any = None
+    if isinstance(batch, dict):
+        found = next((batch[key] for key in ("labels", "label", "targets", "target") if key in batch), None)
+    elif isinstance(batch, list | tuple) and len(batch) >= 2:
+        found = batch[1]
+    if not isinstance(found, Tensor) or found.dim() != 1 or found.is_floating_point():
+        raise SamplesError(
+            "no class labels found: give pairs (input, label), a dictionary with 'labels', or the labels themselves"
+        )
+    return found.cpu().numpy()
+
+
+def _same(one: Any, other: Any) -> bool:
+    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
+    return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)

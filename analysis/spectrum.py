@@ -1,0 +1,246 @@
+"""Extremes, density, negative mass, trace and index bounds of an operator, from one set of Lanczos runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from .bounds import end_intervals, mass_bracket, ratio_interval, share_interval, start_error
+from .guards import measure_noise
+from .lanczos import Lanczos
+from .operator import LinearOperator
+from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+
+#: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
+LOOK_EVERY = 5
+THRESHOLDS = (1e-4, 1e-3, 1e-2, 1e-1)
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """What was measured of one operator (fields as in ``results.GroupResult``).
+
+    ``vectors`` holds the unit Ritz vectors ``min`` and ``max`` ``[n]``, and ``min-2`` ... where k > 1.
+    """
+
+    lambda_min: Extreme
+    lambda_max: Extreme
+    lowest: list[Extreme]
+    highest: list[Extreme]
+    negative_ratio: Estimate
+    negative_mass: list[MassAtThreshold]
+    negative_energy: Estimate
+    saddle_index: list[IndexBound]
+    trace: Estimate
+    density: Density
+    noise: OperatorNoise
+    steps: list[int]
+    matvecs: int
+    looks: int
+    vectors: dict[str, Tensor]
+    warnings: list[str] = field(default_factory=list)
+
+
+def measure_spectrum(
+    operator: LinearOperator,
+    *,
+    steps: int = 100,
+    min_steps: int = 30,
+    rtol: float = 1e-3,
+    starts: int = 1,
+    delta: float = 1e-3,
+    thresholds: Sequence[float] = THRESHOLDS,
+    k: int = 1,
+    seed: int = 0,
+    basis_device: torch.device | None = None,
+    progress: Progress | None = None,
+) -> Spectrum:
+    """Measures both ends and the density of a symmetric operator.
+
+    Args:
+        operator: fixed and symmetric (measured first, refused otherwise).
+        steps: Lanczos step limit of each start.
+        min_steps: done even where both ends converge sooner, for the density and the two-sided interval.
+        rtol: an extreme counts as converged when its residual is below ``rtol`` of its own size, or of 1 % of the larger
+            extreme where it is smaller than that.
+        starts: independent random starts, uniform on the sphere.
+        delta: failure probability of each two-sided interval.
+        thresholds: tau / lambda_max of the negative mass and the index bounds.
+        k: eigenpairs wanted at each end.
+        seed: of the starts: ``seed``, ``seed + 1`` ...
+        basis_device: where the Krylov basis is kept.
+        progress: called with 1 after each Lanczos step.
+
+    Raises:
+        RandomOperatorError: the operator changes between products or is not symmetric.
+    """
+    before = operator.matvecs
+    noise = measure_noise(operator, seed)
+    k = min(k, operator.size)
+
+    def stop(run: Lanczos) -> bool:
+        if progress is not None:
+            progress(1)
+        return run.steps % LOOK_EVERY == 0 and run.steps >= max(min_steps, 2 * k) and _converged(run, k, rtol)
+
+    runs = []
+    looks = max(1, steps // LOOK_EVERY)
+    ends: dict[str, tuple[float, Tensor]] = {}
+    vectors: dict[str, Tensor] = {}
+    best: dict[str, list[tuple[float, float]]] = {}
+    for index in range(starts):
+        run = Lanczos(operator, seed + index, basis_device=basis_device).run(steps, stop)
+        ritz = run.ritz
+        for end, order in (("min", range(min(k, run.steps))), ("max", range(-1, -1 - min(k, run.steps), -1))):
+            values = [(float(ritz.values[i]), float(ritz.residuals[i])) for i in order]
+            sign = 1 if end == "min" else -1
+            if end not in best or sign * values[0][0] < sign * best[end][0][0]:
+                best[end] = values
+                ends[end] = (values[0][0], run.ritz_vector(order[0]))
+                vectors |= {f"{end}-{j + 1}" if j else end: run.ritz_vector(i) for j, i in enumerate(order)}
+        runs.append(_Quadrature(seed + index, run))
+        del run  # its basis is the largest thing in memory
+    quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
+    exhausted = any(run.exhausted for run in runs)
+    eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta, looks)
+    fuzz = {end: max(noise.absolute, abs(quotients[end] - ends[end][0])) for end in ends}
+    low, high = end_intervals(ends["min"][0], ends["max"][0], eps, fuzz["min"], fuzz["max"])
+    confidence = 1.0 if exhausted else 1 - delta
+    scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
+
+    def extreme(end: str, rank: int, interval: tuple[float | None, float | None]) -> Extreme:
+        value, residual = best[end][rank]
+        return Extreme(
+            value=value,
+            residual=residual,
+            interval=interval,
+            confidence=confidence,
+            residual_interval=(value - residual - fuzz[end], value + residual + fuzz[end]),
+            converged=residual <= rtol * max(abs(value), 0.01 * scale) + noise.absolute,
+            noise=fuzz[end],
+            rayleigh_quotient=quotients[end] if rank == 0 else None,
+        )
+
+    def further(end: str, rank: int) -> tuple[float | None, float | None]:
+        if rank == 0:
+            return low if end == "min" else high
+        one_sided = best[end][rank][0] + (fuzz[end] if end == "min" else -fuzz[end])
+        return (None, one_sided) if end == "min" else (one_sided, None)
+
+    lowest = [extreme("min", j, further("min", j)) for j in range(len(best["min"]))]
+    highest = [extreme("max", j, further("max", j)) for j in range(len(best["max"]))]
+    top = max(ends["max"][0], 0.0)
+    ladder = [(c, c * top) for c in thresholds]
+    warnings = []
+    for end, pair in (("lambda_min", lowest[0]), ("lambda_max", highest[0])):
+        if not pair.converged:
+            warnings.append(
+                f"{end} not converged after {max(run.steps for run in runs)} steps (residual {pair.residual:.1e}): a bound"
+            )
+    return Spectrum(
+        lambda_min=lowest[0],
+        lambda_max=highest[0],
+        lowest=lowest,
+        highest=highest,
+        negative_ratio=negative_ratio(lowest[0], highest[0]),
+        negative_mass=[_mass(runs, c, tau, operator.size, delta) for c, tau in ladder],
+        negative_energy=_energy(runs),
+        saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
+        trace=_trace(runs, operator.size),
+        density=Density(
+            distribution="sphere",
+            probes=[Probe(seed=run.seed, nodes=run.nodes.tolist(), weights=run.weights.tolist()) for run in runs],
+        ),
+        noise=noise,
+        steps=[run.steps for run in runs],
+        matvecs=operator.matvecs - before,
+        looks=looks,
+        vectors=vectors,
+        warnings=warnings,
+    )
+
+
+class _Quadrature:
+    """What is kept of a finished run."""
+
+    def __init__(self, seed: int, run: Lanczos) -> None:
+        ritz = run.ritz
+        self.seed, self.steps, self.exhausted = seed, run.steps, run.exhausted
+        self.nodes, self.weights = ritz.values, ritz.weights / ritz.weights.sum()
+        self.complete = run.exhausted or bool(run.restarts)
+
+
+def _converged(run: Lanczos, k: int, rtol: float) -> bool:
+    values, residuals = run.ritz.values, run.ritz.residuals
+    scale = max(abs(values[0]), abs(values[-1]))
+    wanted = [*range(k), *range(-1, -1 - k, -1)]
+    return all(residuals[i] <= rtol * max(abs(values[i]), 0.01 * scale) for i in wanted)
+
+
+def _rayleigh(operator: LinearOperator, v: Tensor) -> float:
+    product = operator.matvec(v).double()
+    wide = v.double()
+    return float(torch.dot(product, wide) / torch.dot(wide, wide))
+
+
+def negative_ratio(lambda_min: Extreme, lambda_max: Extreme) -> Estimate:
+    """``|min(lambda_min, 0)| / lambda_max`` (Li et al. 2018) with the interval that follows from both ends.
+
+    Where lambda_max is not positive the ratio is undefined and reported as 0 with an empty interval.
+    """
+    value = max(-lambda_min.value, 0.0) / lambda_max.value if lambda_max.value > 0 else 0.0
+    confidence = max(0.0, lambda_min.confidence + lambda_max.confidence - 1)
+    return Estimate(value=value, interval=ratio_interval(lambda_min.interval, lambda_max.interval), confidence=confidence)
+
+
+def _mass(runs: Sequence[_Quadrature], relative: float, tau: float, n: int, delta: float) -> MassAtThreshold:
+    value = float(np.mean([run.weights[run.nodes < -tau].sum() for run in runs]))
+    brackets = [mass_bracket(run.nodes, run.weights, -tau, run.complete) for run in runs]
+    low, high = (float(np.clip(np.mean(side), 0, 1)) for side in zip(*brackets, strict=True))
+    return MassAtThreshold(
+        relative=relative,
+        tau=tau,
+        value=min(max(value, 0.0), 1.0),
+        interval=share_interval(low, high, n, len(runs), delta),
+        confidence=1 - delta,
+        bracket=(low, high),
+        standard_error=math.sqrt(2 * max(value * (1 - value), 0.0) / ((n + 2) * len(runs))),
+    )
+
+
+def _index(runs: Sequence[_Quadrature], tau: float, noise: float) -> int:
+    return max(int((run.nodes < -tau - noise).sum()) for run in runs)
+
+
+def _mean_over_probes(values: Sequence[float], error: float | None = None) -> Estimate:
+    count, mean = len(values), float(np.mean(values))
+    if count > 1:
+        spread = float(np.std(values, ddof=1)) / math.sqrt(count)
+        error = max(spread, error) if error is not None else spread
+        half = float(student.ppf(0.975, count - 1)) * error
+        return Estimate(value=mean, interval=(mean - half, mean + half), confidence=0.95, standard_error=error, count=count)
+    return Estimate(value=mean, confidence=0.95, standard_error=error, count=count)
+
+
+def _trace(runs: Sequence[_Quadrature], n: int) -> Estimate:
+    """``n q^T H q`` has variance ``2 n / (n + 2) (||H||_F^2 - tr(H)^2 / n)`` for q uniform on the sphere."""
+    traces = [n * float(run.weights @ run.nodes) for run in runs]
+    square = n * float(np.mean([run.weights @ run.nodes**2 for run in runs]))
+    variance = 2 * n / (n + 2) * max(square - float(np.mean(traces)) ** 2 / n, 0.0)
+    return _mean_over_probes(traces, math.sqrt(variance / len(runs)))
+
+
+def _energy(runs: Sequence[_Quadrature]) -> Estimate:
+    shares = []
+    for run in runs:
+        absolute = run.weights * np.abs(run.nodes)
+        total = float(absolute.sum())
+        shares.append(float(absolute[run.nodes < 0].sum()) / total if total > 0 else 0.0)
+    return _mean_over_probes(shares)

@@ -87,7 +87,7 @@ class Samples:
             if not _same(items[index], dataset[int(index)]):
                 raise SamplesError(
                     f"item {index} of the data set changed between two looks: random augmentation (or shuffling) makes "
-                    "the Hessian a random matrix and fakes saddles in small classes; give the clean data set, without random transforms"
+                    "the Hessian a random matrix and fakes saddles in small classes; give the data without random transforms"
                 )
         try:
             batch = default_collate(items)

@@ -20,7 +20,15 @@ def main() -> int:
         (package / "__init__.py").symlink_to(ROOT / "saddlescope.py")
         for name in ("training", "analysis", "figures", "reports"):
             (package / name).symlink_to(ROOT / name)
-        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache")]
+        command = [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--config-file",
+            str(ROOT / "pyproject.toml"),
+            "--cache-dir",
+            str(ROOT / ".mypy_cache"),
+        ]
         return subprocess.run([*command, "-p", "saddlescope", *sys.argv[1:]], cwd=folder, check=False).returncode
 
 

@@ -160,6 +160,14 @@ class HessianOperator:
             raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
         return mean, gradient
 
+    def mean_loss(self) -> float:
+        """Mean loss at the current weights; may be infinite."""
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        with self._context(), torch.no_grad():
+            for batch in self._batches():
+                total += summed(self.loss(self.model, batch), batch_size(batch))
+        return float(self._sum(total).item()) / self.num_samples
+
     def accuracy(self) -> float | None:
         """Share of samples whose largest output is their label; None where batches are not a classifier's pairs."""
         correct = 0

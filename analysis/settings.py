@@ -37,6 +37,9 @@ class AnalysisSettings(BaseModel):
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, signed multipliers and escape test where curvature is negative")
+    rho: dict[str, float] = Field(
+        {"sam": 0.05, "imbsam": 0.05, "ssesam": 0.1}, description="radii of the signed multipliers, by optimizer key"
+    )
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
     memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: half of what is free")
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")

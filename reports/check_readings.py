@@ -28,8 +28,8 @@ class Reading(Record):
         settled: False for an extreme that did not converge: its value is then a bound, not the eigenvalue.
         slack: stated numerical error of a settled number (residual + matvec noise), in its own unit.
         low, high: interval that holds with probability ``confidence``; None means that nothing is known on that side.
-        bracket: part of the interval that does not shrink with more probes (quadrature bracket).
         standard_error: over ``count`` probes or subsets.
+        quadratic: a mean of quadratic forms in the probes, its standard error never below that which the spectrum implies.
         spread: lambda_max - lambda_min of the group, the unit in which an extreme's interval grows.
         unit: the smallest step this number can make (one sample of an accuracy); 0 for a continuous one.
     """
@@ -40,9 +40,9 @@ class Reading(Record):
     low: float | None = None
     high: float | None = None
     confidence: float | None = None
-    bracket: tuple[float, float] | None = None
     standard_error: float | None = None
     count: int | None = None
+    quadratic: bool = False
     spread: float | None = None
     unit: float = 0.0
 
@@ -107,14 +107,14 @@ def readings(result: CurvatureResult) -> dict[str, Reading]:
     """Every comparable number of a result, by name; what was not measured (None) is not in it."""
     found: dict[str, Reading] = {}
     for group, record in result.groups.items():
-        found.update({f"{group}.{name}": reading for name, reading in _of_group(record)})
+        found.update({f"{group}.{name}": reading for name, reading in _of_group(record, result.provenance.engine)})
     if result.additivity is not None:
         found["additivity"] = Reading(value=result.additivity)
     found.update(_of_training(result.provenance.training))
     return found
 
 
-def _of_group(group: GroupResult) -> Iterator[tuple[str, Reading]]:
+def _of_group(group: GroupResult, engine: str) -> Iterator[tuple[str, Reading]]:
     spread = group.lambda_max.value - group.lambda_min.value
     yield "size", Reading(value=group.size)
     yield "classes", Reading(value=sorted(group.classes))
@@ -133,26 +133,17 @@ def _of_group(group: GroupResult) -> Iterator[tuple[str, Reading]]:
     yield "negative_ratio", _ratio(group, spread)
     for mass in group.negative_mass:
         low, high = mass.interval
-        count = len(group.density.probes) if group.density else None
+        # its standard error leaves out the quadrature bracket, which the interval holds
         yield (
             f"negative_mass@{mass.relative:g}",
-            Reading(
-                value=mass.value,
-                settled=False,
-                low=low,
-                high=high,
-                confidence=mass.confidence,
-                bracket=mass.bracket,
-                standard_error=mass.standard_error,
-                count=count,
-            ),
+            Reading(value=mass.value, settled=False, low=low, high=high, confidence=mass.confidence),
         )
     if group.negative_energy is not None:
         yield "negative_energy", _estimate(group.negative_energy)
     for bound in group.saddle_index:
         yield f"saddle_index@{bound.relative:g}", Reading(value=bound.at_least, unit=1.0)
     if group.trace is not None:
-        yield "trace", _estimate(group.trace)
+        yield "trace", _estimate(group.trace, quadratic=engine == "saddlescope")
     yield from _of_split(group, spread)
     yield from _of_escape(group)
 
@@ -221,7 +212,7 @@ def _ratio(group: GroupResult, spread: float) -> Reading:
     )
 
 
-def _estimate(estimate: Estimate) -> Reading:
+def _estimate(estimate: Estimate, *, quadratic: bool = False) -> Reading:
     low, high = estimate.interval
     return Reading(
         value=estimate.value,
@@ -231,4 +222,5 @@ def _estimate(estimate: Estimate) -> Reading:
         confidence=estimate.confidence,
         standard_error=estimate.standard_error,
         count=estimate.count,
+        quadratic=quadratic and estimate.standard_error is not None,
     )

@@ -118,7 +118,7 @@ class CCSAM(Wrapper):
     def _perturbations(
         self, passes: Passes, head: nn.Module, losses: Tensor, targets: Tensor, sizes: Sequence[int]
     ) -> dict[int, dict[str, Tensor]]:
-        """``eps_c`` by class and classifier tensor, for every class that has samples (``sizes``, of the joined batch or ours)."""
+        """``eps_c`` by class and classifier tensor, for every class with samples (``sizes``: joined batch or own shard)."""
         named = [(k, p) for k, p in head.named_parameters() if p.requires_grad]
         if not named:
             raise OptimizerError("CC-SAM perturbs the classifier, whose parameters are all frozen")

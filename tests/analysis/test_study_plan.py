@@ -47,4 +47,10 @@ def test_items_follow_the_checkpoints_on_disk(tmp_path):
     assert outputs == final + [f"{run}/curvature/epoch-004.head-tail.json" for run in "ab"]
     slices = [str(item.output.relative_to(tmp_path)) for item in slice_items(tmp_path, plan)]
     planes = [f"b/slices/{name}-plane.json" for name in ("tail", "random", "path")]
-    assert slices == ["a/slices/tail-min.json", "a/slices/random.json", "b/slices/tail-min.json", "b/slices/random.json", *planes]
+    assert slices == [
+        "a/slices/tail-min.json",
+        "a/slices/random.json",
+        "b/slices/tail-min.json",
+        "b/slices/random.json",
+        *planes,
+    ]

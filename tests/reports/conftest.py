@@ -118,7 +118,7 @@ def group(classes: list[int], low: float, high: float, gradient: float, seed: in
 
 
 def accuracy(optimizer: str, seed: int, later: float = 0.0) -> dict[str, Any]:
-    head, tail = (value + 0.01 * SHIFT[optimizer][seed] + later for value in ACCURACY[optimizer])
+    head, tail = (value + 0.01 * SHIFT[optimizer][seed % 3] + later for value in ACCURACY[optimizer])
     return {
         "all": round((3 * head + 7 * tail) / 10, 6),
         "head": head,
@@ -136,7 +136,7 @@ def curvature(optimizer: str, seed: int, scheme: str, epoch: int, stem: str, stu
     for name, classes in SCHEMES[scheme].items():
         source = name if name in ("all", "head", "tail") else ("head" if int(name) < 3 else "tail")
         low, high, gradient = CURVATURE[optimizer][source]
-        shift = SHIFT[optimizer][seed]
+        shift = SHIFT[optimizer][seed % 3]
         groups[name] = group(classes, fade * low + STEP[source] * shift * (low < -0.05), fade * high + shift, gradient, seed)
     return {
         "kind": "curvature",

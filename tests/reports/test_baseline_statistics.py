@@ -66,14 +66,27 @@ def test_two_standard_errors_are_compared_by_welch():
     assert chance(old, new, N) == pytest.approx(expected, rel=1e-10)
 
 
-def test_a_quadrature_bracket_does_not_count_as_evidence():
-    old = Reading(value=0.2, bracket=(0.1, 0.3), standard_error=0.01, count=4)
-    new = Reading(value=0.42, bracket=(0.32, 0.5), standard_error=0.01, count=4)
-    apart = Reading(value=0.42, bracket=(0.42, 0.5), standard_error=0.01, count=4)
-    plain = chance(Reading(value=0.0, standard_error=0.01, count=4), Reading(value=0.02, standard_error=0.01, count=4), N)
-    assert chance(old, new, N) == pytest.approx(plain, rel=1e-9)
-    assert chance(new, old, N) == pytest.approx(plain, rel=1e-9)
-    assert chance(old, apart, N) < plain
+def test_one_probe_a_side_is_not_taken_for_normal():
+    """q^T H q for one large eigenvalue is a chi-square with one degree of freedom: the p-value must hold for it too."""
+    rng = np.random.default_rng(3)
+    draws = rng.chisquare(1, (20_000, 2))
+    p = np.array(
+        [
+            chance(*(Reading(value=float(v), standard_error=math.sqrt(2), count=1, quadratic=True) for v in pair), N)
+            for pair in draws
+        ]
+    )
+    for level in (0.1, 0.01, 0.001):
+        assert np.mean(p <= level) <= level + 3 * math.sqrt(level / len(p))
+
+
+def test_more_probes_bring_the_quadratic_bound_towards_normal():
+    def p(count):
+        old, new = (Reading(value=v, standard_error=1.0, count=count, quadratic=True) for v in (0.0, 12.0))
+        return chance(old, new, N)
+
+    assert p(1) > p(4) > p(100) > 2 * stats.norm.sf(12 / math.sqrt(2))
+    assert p(1) < 0.02
 
 
 @given(failure=st.floats(1e-12, 1e-2), steps=st.integers(30, 200))
@@ -86,11 +99,12 @@ def test_the_chance_of_a_gap_is_that_at_which_the_bounds_touch(failure, steps):
     assert chance(old, new, N) == pytest.approx(2 * failure, rel=1e-6)
 
 
-def test_the_chance_of_a_normal_interval():
-    z = stats.norm.isf(0.025)
-    old = Reading(value=0.0, low=-z, high=z, confidence=0.95)
-    new = Reading(value=2 * stats.norm.isf(1e-4), low=2 * stats.norm.isf(1e-4) - z, high=9.0, confidence=0.95)
-    assert chance(old, new, N) == pytest.approx(2 * 2e-4, rel=1e-6)
+def test_intervals_of_unknown_shape_have_exponential_tails():
+    """Twice the width at 95 % stands for 1 - (0.05 / 2)^2 / 2: ln(2 / failure) is doubled."""
+    old = Reading(value=0.0, low=-1.0, high=1.0, confidence=0.95)
+    new = Reading(value=4.0, low=3.0, high=9.0, confidence=0.95)
+    assert chance(old, new, N) == pytest.approx(2 * 2 * (0.05 / 2) ** 2, rel=1e-6)
+    assert chance(old, Reading(value=1.9, low=0.9, high=9.0, confidence=0.95), N) > 0.1
 
 
 def test_certain_intervals_are_decided_for_certain():

@@ -1,5 +1,7 @@
 """What a step costs, and what it leaves behind: passes counted from outside, batch normalisation, restored weights."""
 
+import weakref
+
 import pytest
 import torch
 from saddlescope.training.batchnorm import BatchNormError, frozen_statistics, pooled_statistics
@@ -258,6 +260,32 @@ def test_weights_come_back_bit_for_bit():
                 setattr(optimizer, field, 1e3)
         optimizer.step(model, cross_entropy, batch(MIXED))
         assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True)), name
+
+
+class Box:
+    """A tensor saved for a backward pass."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
+@pytest.mark.parametrize("settings", [{}, {"split_batches": True}])
+def test_activations_of_one_pass_are_gone_before_the_next(settings):
+    """Memory is that of one pass: when a perturbed pass begins, nothing saved by the earlier ones is alive."""
+    model = Net()
+    optimizer = build("ssesam", model, **settings)
+    optimizer.set_epoch(0)
+    alive, at_start = weakref.WeakSet(), []
+
+    def pack(tensor):
+        box = Box(tensor)
+        alive.add(box)
+        return box
+
+    model.register_forward_pre_hook(lambda *_: at_start.append(len(alive)))
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
+        optimizer.step(model, cross_entropy, batch(MIXED))
+    assert at_start == [0] * len(model.forwards)
 
 
 def test_memory_of_the_graph_is_released():

@@ -1,0 +1,252 @@
+"""From a model and its samples to a stored result: one function for the library, the command line and the studies."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from . import escape as leaving
+from .exact import exact_spectrum, in_float64
+from .groups import group_indices, is_partition, make_scheme
+from .lanczos import random_start
+from .losses import BatchLoss
+from .operator import HessianOperator
+from .provenance import environment, weights_sha256
+from .results import CurvatureResult, GroupResult, Provenance, Scheme
+from .samples import Samples
+from .settings import AnalysisSettings
+from .spectrum import Spectrum, measure_spectrum
+
+#: Called with (group, Lanczos steps or products done since the last call).
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where model, samples and loss come from, in words: the part of the provenance that only the caller knows."""
+
+    checkpoint: str = "(in memory)"
+    checkpoint_sha256: str | None = None
+    model: str = ""
+    data: str = ""
+    loss: str = "cross-entropy"
+    index_sha256: str | None = None
+    training: dict[str, Any] | None = None
+    command: str | None = None
+
+
+def analyze(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    loss: BatchLoss | None = None,
+    settings: AnalysisSettings | None = None,
+    scheme: Scheme | None = None,
+    source: Source | None = None,
+    vectors: Path | None = None,
+    progress: Progress | None = None,
+) -> CurvatureResult:
+    """Measures every class group of one model.
+
+    Args:
+        model: any module; it is copied, and the copy is analysed in eval mode.
+        samples: the clean training samples, in a fixed order.
+        loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
+        settings: what to measure and how far; default: both ends, density and verdict for head and tail.
+        scheme: the class groups; default: made from ``settings`` and the class counts.
+        source: names for the provenance.
+        vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
+        progress: called after each step.
+
+    Raises:
+        GroupError: a group is empty.
+        OperatorError: weights, loss or products are not finite, or nothing matches ``settings.params``.
+        RandomOperatorError: data or model change between two products.
+    """
+    began = time.monotonic()
+    settings, source = settings or AnalysisSettings(), source or Source()
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    if settings.engine == "exact":
+        dtype = torch.float64
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    scheme = scheme or make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, mapping=settings.groups)
+    work = _Work(
+        copy.deepcopy(model).to(device, dtype), samples, loss, scheme, settings, vectors.name if vectors else None, progress
+    )
+    names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
+    groups = {name: work.measure(name) for name in names}
+    if settings.only is not None:
+        groups = {name: groups[name] for name in names if name in settings.only}
+    if vectors is not None:
+        vectors.parent.mkdir(parents=True, exist_ok=True)
+        partial = vectors.with_name(f".{vectors.name}.partial")
+        save_file({key: v.cpu().contiguous() for key, v in work.vectors.items()}, partial)
+        partial.replace(vectors)
+    machine = environment(device, dtype)
+    provenance = Provenance(
+        **machine,  # type: ignore[arg-type]
+        seed=settings.seed,
+        engine=settings.engine,
+        deterministic=settings.deterministic,
+        checkpoint=source.checkpoint,
+        checkpoint_sha256=source.checkpoint_sha256 or weights_sha256(model),
+        model=source.model or type(model).__name__,
+        parameters=work.parameters,
+        params_pattern=settings.params,
+        data=source.data or "(in memory)",
+        data_sha256=samples.sha256(),
+        index_sha256=source.index_sha256,
+        class_counts=samples.class_counts.tolist(),
+        loss=source.loss,
+        training=source.training or {},
+        settings=settings.model_dump(mode="json"),
+        command=source.command,
+        seconds=round(time.monotonic() - began, 3),
+    )
+    return CurvatureResult(
+        scheme=scheme,
+        groups=groups,
+        additivity=work.additivity(),
+        vectors_file=vectors.name if vectors else None,
+        provenance=provenance,
+    )
+
+
+class _Work:
+    """The parts that the groups of one analysis share."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        loss: BatchLoss | None,
+        scheme: Scheme,
+        settings: AnalysisSettings,
+        vectors_file: str | None,
+        progress: Progress | None,
+    ) -> None:
+        self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
+        self.vectors_file, self.progress = vectors_file, progress
+        self.indices = group_indices(scheme, samples.labels)
+        self.vectors: dict[str, Tensor] = {}
+        self.parameters = 0
+        self._whole: Tensor | None = None  # gradient of the loss over all samples
+        self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
+
+    def measure(self, name: str) -> GroupResult:
+        """Everything asked for about one group."""
+        settings = self.settings
+        operator = HessianOperator(
+            self.model,
+            self.samples.subset(self.indices[name]),
+            self.loss,
+            params=settings.params,
+            micro_batch=settings.micro_batch,
+            memory=settings.memory,
+        )
+        self.parameters = operator.size
+        mean, gradient = operator.loss_and_gradient()
+        if name == "all":
+            self._whole = gradient
+        spectrum = self._spectrum(name, operator)
+        common = random_start(operator, settings.seed + 303)
+        self._products[name] = (operator.num_samples, operator.matvec(common).double())
+        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
+        verdict = leaving.verdict(
+            spectrum.lambda_min, spectrum.lambda_max, gradient_norm, weight_norm, relative_tau=settings.tau,
+            threshold=settings.stationarity, size=operator.size, starts=settings.starts, delta=settings.delta, looks=spectrum.looks,
+        )  # fmt: skip
+        negative = verdict.curvature == "negative curvature"
+        for key, vector in spectrum.vectors.items():
+            self.vectors[f"{name}/{key}"] = vector
+        certificate = self._certificate(name, operator, spectrum, verdict.tau) if negative and settings.escape else None
+        escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
+        result = GroupResult(
+            classes=self.scheme.groups[name],
+            size=operator.num_samples,
+            loss=mean,
+            accuracy=operator.accuracy(),
+            gradient_norm=gradient_norm,
+            weight_norm=weight_norm,
+            lambda_min=spectrum.lambda_min,
+            lambda_max=spectrum.lambda_max,
+            lowest=spectrum.lowest if settings.k > 1 else [],
+            highest=spectrum.highest if settings.k > 1 else [],
+            negative_ratio=spectrum.negative_ratio,
+            negative_mass=spectrum.negative_mass,
+            negative_energy=spectrum.negative_energy,
+            saddle_index=spectrum.saddle_index,
+            trace=spectrum.trace,
+            density=spectrum.density,
+            noise=spectrum.noise,
+            certificate=certificate,
+            escape=escape,
+            verdict=verdict,
+            steps=spectrum.steps,
+            matvecs=operator.matvecs,
+            warnings=spectrum.warnings,
+        )
+        operator.release()
+        return result
+
+    def additivity(self) -> float | None:
+        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None where the groups are no partition or were not all measured."""
+        groups = [name for name in self.scheme.groups if name != "all"]
+        if not groups or not is_partition(self.scheme) or any(name not in self._products for name in ["all", *groups]):
+            return None
+        total, whole = self._products["all"]
+        parts = sum((size * product for size, product in (self._products[name] for name in groups)), torch.zeros_like(whole))
+        scale = float((total * whole).norm())
+        return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
+
+    def _spectrum(self, name: str, operator: HessianOperator) -> Spectrum:
+        settings = self.settings
+
+        def step(count: int) -> None:
+            if self.progress is not None:
+                self.progress(name, count)
+
+        if settings.engine == "exact":
+            return exact_spectrum(operator, thresholds=settings.thresholds, k=settings.k, progress=step)
+        return measure_spectrum(
+            operator, steps=settings.steps, min_steps=settings.min_steps, rtol=settings.rtol, starts=settings.starts,
+            delta=settings.delta, thresholds=settings.thresholds, k=settings.k, seed=settings.seed, progress=step,
+        )  # fmt: skip
+
+    def _certificate(self, name: str, operator: HessianOperator, spectrum: Spectrum, tau: float) -> Any:
+        judge = operator if operator.dtype == torch.float64 else in_float64(operator)
+        shrink = torch.finfo(judge.dtype).eps / torch.finfo(operator.dtype).eps
+        return leaving.certificate(
+            judge,
+            spectrum.vectors["min"],
+            tau=tau,
+            noise=spectrum.noise.absolute * shrink,
+            vectors_file=self.vectors_file or "",
+            key=f"{name}/min",
+        )
+
+    def _escape(self, operator: HessianOperator, spectrum: Spectrum, mean: float, gradient: Tensor, weight_norm: float) -> Any:
+        v, quotient = spectrum.vectors["min"], spectrum.lambda_min.value
+        slope = float(torch.dot(v.double(), gradient.double()))
+        if slope > 0:  # both signs are eigenvectors; this one points downhill
+            v, slope = -v, -slope
+        whole = self._whole if self._whole is not None else gradient
+        share = operator.num_samples / self.samples.num_samples
+        reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
+        return leaving.escape(
+            v=v,
+            gradient=gradient,
+            rows=leaving.multipliers(
+                operator, v, quotient=quotient, gradient=gradient, whole=whole, share=share, rho=self.settings.rho
+            ),
+            test=leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach),
+        )

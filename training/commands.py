@@ -1,9 +1,32 @@
-"""Commands of this package."""
+"""``saddlescope train``."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands to the command line."""
+    app.command()(train)
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A recipe that comes with saddlescope (digits-lt ...) or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of studies; this one goes to OUT/<name of the recipe>.")] = Path("runs"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: --set training.epochs=5.")
+    ] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder to look for the data in first.")] = None,
+    only: Annotated[list[str] | None, typer.Option("--optimizer", help="Train these optimizers only.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Runs trained at a time; default: one per core.")] = None,
+) -> None:
+    """Train every optimizer of RECIPE with every seed; run it again to continue after an interruption."""
+    from .progress import train_with_progress
+    from .recipe import load_recipe
+
+    plan = load_recipe(recipe, overrides or [])
+    folders = train_with_progress(plan, out / plan.name, data_root=data_root, jobs=jobs, only=only)
+    typer.echo(f"{len(folders)} runs under {out / plan.name}")

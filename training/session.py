@@ -157,7 +157,7 @@ def make_optimizer(
     run: RunSettings, class_counts: list[int], model: nn.Module, mixing: np.random.Generator, device: torch.device
 ) -> Wrapper:
     """The run's optimizer around SGD with momentum."""
-
+    table = run.training
     base = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
         lr=table.lr,

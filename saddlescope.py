@@ -8,13 +8,14 @@ installed copy the ``saddlescope`` folder beside it. Either way ours are ``saddl
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any
 
-if TYPE_CHECKING:
-    import typer
+import typer
 
 __version__ = "0.1.0"
 _HERE = Path(__file__).resolve().parent
@@ -35,7 +36,7 @@ _PUBLIC = {
     "analyze": "analysis.analyze",
     "load_study": "analysis.study",
 }
-__all__ = ["__version__", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
+__all__ = ["FactoryError", "__version__", "load_factory", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
 
 
 def __getattr__(name: str) -> Any:
@@ -44,10 +45,69 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module 'saddlescope' has no attribute {name!r}")
 
 
+class FactoryError(ValueError):
+    """A factory that cannot be found or imported."""
+
+
+def load_factory(reference: str) -> Any:
+    """The object named ``package.module:name`` or ``path/file.py:name``: how recipes, side-cars and users name code.
+
+    A file is imported under a name of its own, so that a user's ``training.py`` or ``models.py`` shadows nothing; its folder
+    is importable meanwhile, for the modules beside it. Modules are looked for in the current folder as well.
+
+    Raises:
+        FactoryError: no such file, module or name, or the import failed.
+    """
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise FactoryError(f"factory {reference!r}: write package.module:name or path/file.py:name")
+    try:
+        module = _load_file(Path(place)) if place.endswith(".py") else _load_module(place)
+    except FactoryError:
+        raise
+    except Exception as error:
+        raise FactoryError(f"factory {reference!r}: importing {place} failed: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise FactoryError(f"factory {reference!r}: {place} has no {name!r}")
+    return getattr(module, name)
+
+
+def _load_module(name: str) -> Any:
+    here = str(Path.cwd())
+    if here in sys.path or name.split(".", maxsplit=1)[0] == "saddlescope":
+        return import_module(name)
+    sys.path.insert(0, here)  # a console script does not look here by itself
+    try:
+        return import_module(name)
+    finally:
+        sys.path.remove(here)
+
+
+def _load_file(path: Path) -> Any:
+    file = path.expanduser().resolve()
+    if not file.is_file():
+        raise FactoryError(f"factory file {path} does not exist (looked for {file})")
+    unique = f"_user_{file.stem}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}"
+    if unique in sys.modules:
+        return sys.modules[unique]
+    spec = importlib.util.spec_from_file_location(unique, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[unique] = module  # dataclasses and pickles look the module up while it is being run
+    sys.path.insert(0, str(file.parent))
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[unique]
+        raise
+    finally:
+        sys.path.remove(str(file.parent))
+    return module
+
+
 def application() -> typer.Typer:
     """The command line: every package registers its own commands."""
-    import typer
-
     app = typer.Typer(
         name="saddlescope",
         help="Hessian and saddle-point analysis of classifiers trained on long-tailed data.",
@@ -58,7 +118,38 @@ def application() -> typer.Typer:
     )
     for package in ("training", "analysis", "figures", "reports"):
         import_module(f"saddlescope.{package}.commands").register(app)
+    app.command()(reproduce)
     return app
+
+
+def reproduce(
+    recipe: Annotated[str, typer.Argument(help="A recipe that comes with saddlescope (digits-lt ...) or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="Folder of studies; this one goes to OUT/<name of the recipe>.")] = Path("runs"),
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: --set training.epochs=5.")
+    ] = None,
+    data_root: Annotated[str | None, typer.Option(help="Folder to look for the data in first.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+) -> None:
+    """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
+    from saddlescope.analysis.drive import analyze_with_progress
+    from saddlescope.analysis.study import load_study
+    from saddlescope.analysis.study_plan import StudyAnalysis
+    from saddlescope.figures.draw import draw_study
+    from saddlescope.reports.html import write_report
+    from saddlescope.reports.summary import print_summary
+    from saddlescope.training.progress import train_with_progress
+    from saddlescope.training.recipe import load_recipe
+
+    wanted = load_recipe(recipe, overrides or [])
+    plan = StudyAnalysis.parse(wanted.resolved(), recipe)
+    study = out / wanted.name
+    train_with_progress(wanted, study, data_root=data_root, jobs=jobs)
+    analyze_with_progress(study, plan, data_root=data_root, jobs=jobs)
+    draw_study(study)
+    report = write_report(study)
+    print_summary(load_study(study))
+    typer.echo(report)
 
 
 def main() -> None:

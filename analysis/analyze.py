@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +18,14 @@ from .groups import group_indices, is_partition, make_scheme
 from .lanczos import random_start
 from .losses import BatchLoss
 from .operator import HessianOperator
-from .provenance import environment, weights_sha256
-from .results import CurvatureResult, GroupResult, Provenance, Scheme
+from .provenance import Source, describe
+from .results import CurvatureResult, GroupResult, Scheme
 from .samples import Samples
 from .settings import AnalysisSettings
 from .spectrum import Spectrum, measure_spectrum
 
 #: Called with (group, Lanczos steps or products done since the last call).
 Progress = Callable[[str, int], None]
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where model, samples and loss come from, in words: the part of the provenance that only the caller knows."""
-
-    checkpoint: str = "(in memory)"
-    checkpoint_sha256: str | None = None
-    model: str = ""
-    data: str = ""
-    loss: str = "cross-entropy"
-    index_sha256: str | None = None
-    training: dict[str, Any] | None = None
-    command: str | None = None
 
 
 def analyze(
@@ -91,26 +76,15 @@ def analyze(
         partial = vectors.with_name(f".{vectors.name}.partial")
         save_file({key: v.cpu().contiguous() for key, v in work.vectors.items()}, partial)
         partial.replace(vectors)
-    machine = environment(device, dtype)
-    provenance = Provenance(
-        **machine,  # type: ignore[arg-type]
-        seed=settings.seed,
-        engine=settings.engine,
-        deterministic=settings.deterministic,
-        checkpoint=source.checkpoint,
-        checkpoint_sha256=source.checkpoint_sha256 or weights_sha256(model),
-        model=source.model or type(model).__name__,
+    provenance = describe(
+        source,
+        model,
+        samples,
         parameters=work.parameters,
-        params_pattern=settings.params,
-        data=source.data or "(in memory)",
-        data_sha256=samples.sha256(),
-        index_sha256=source.index_sha256,
-        class_counts=samples.class_counts.tolist(),
-        loss=source.loss,
-        training=source.training or {},
         settings=settings.model_dump(mode="json"),
-        command=source.command,
-        seconds=round(time.monotonic() - began, 3),
+        device=device,
+        dtype=dtype,
+        seconds=time.monotonic() - began,
     )
     return CurvatureResult(
         scheme=scheme,
@@ -162,9 +136,17 @@ class _Work:
         self._products[name] = (operator.num_samples, operator.matvec(common).double())
         weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
         verdict = leaving.verdict(
-            spectrum.lambda_min, spectrum.lambda_max, gradient_norm, weight_norm, relative_tau=settings.tau,
-            threshold=settings.stationarity, size=operator.size, starts=settings.starts, delta=settings.delta, looks=spectrum.looks,
-        )  # fmt: skip
+            spectrum.lambda_min,
+            spectrum.lambda_max,
+            gradient_norm,
+            weight_norm,
+            relative_tau=settings.tau,
+            threshold=settings.stationarity,
+            size=operator.size,
+            starts=settings.starts,
+            delta=settings.delta,
+            looks=spectrum.looks,
+        )
         negative = verdict.curvature == "negative curvature"
         for key, vector in spectrum.vectors.items():
             self.vectors[f"{name}/{key}"] = vector
@@ -199,7 +181,7 @@ class _Work:
         return result
 
     def additivity(self) -> float | None:
-        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None where the groups are no partition or were not all measured."""
+        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured."""
         groups = [name for name in self.scheme.groups if name != "all"]
         if not groups or not is_partition(self.scheme) or any(name not in self._products for name in ["all", *groups]):
             return None

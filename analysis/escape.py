@@ -54,16 +54,21 @@ def verdict(
         displacement = 2 * gradient_norm / abs(value)
         ratio = displacement / weight_norm if weight_norm > 0 else math.inf
         stationary = ratio <= threshold
-        label = "saddle" if stationary else "negative curvature, not stationary"
         where = "at most" if stationary else "more than"
         sentence = (
             f"{'Saddle' if stationary else 'Negative curvature, not stationary'}: {ends}; the slope is outweighed at "
             f"{displacement:.3g}, {100 * ratio:.3g} % of the weights' norm ({where} {100 * threshold:.3g} %)."
         )
         return Verdict(
-            curvature="negative curvature", stationary=stationary, label=label, tau=tau, displacement=displacement,
-            displacement_ratio=ratio if math.isfinite(ratio) else None, threshold=threshold, sentence=sentence,
-        )  # fmt: skip
+            curvature="negative curvature",
+            stationary=stationary,
+            label="saddle" if stationary else "negative curvature, not stationary",
+            tau=tau,
+            displacement=displacement,
+            displacement_ratio=ratio if math.isfinite(ratio) else None,
+            threshold=threshold,
+            sentence=sentence,
+        )
     if low is not None and low > -tau:
         sure = "" if lambda_min.confidence == 1 else f" with probability {lambda_min.confidence:g}"
         return Verdict(

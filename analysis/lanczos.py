@@ -45,7 +45,7 @@ def random_start(operator: LinearOperator, seed: int) -> Tensor:
     """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     v = torch.randn(operator.size, generator=generator, dtype=torch.float64)
-    return (v / v.norm()).to(operator.device, operator.dtype)
+    return v.div(v.norm()).to(operator.device, operator.dtype)
 
 
 class Lanczos:
@@ -109,8 +109,8 @@ class Lanczos:
     def ritz_vector(self, index: int) -> Tensor:
         """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
         coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
-        vector = self._basis[: self.steps].T @ coefficients.to(self._basis)
-        return (vector / vector.norm()).to(self.operator.device)
+        vector: Tensor = self._basis[: self.steps].T @ coefficients.to(self._basis)
+        return vector.div(vector.norm()).to(self.operator.device)
 
     def save(self, path: Path) -> None:
         """Stores everything needed to continue (safetensors)."""

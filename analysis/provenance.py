@@ -6,12 +6,31 @@ import datetime
 import hashlib
 import platform
 import subprocess
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from torch import nn
+
+from .results import Provenance
+from .samples import Samples
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where model, samples and loss come from, in words: the part of the provenance that only the caller knows."""
+
+    checkpoint: str = "(in memory)"
+    checkpoint_sha256: str | None = None
+    model: str = ""
+    data: str = ""
+    loss: str = "cross-entropy"
+    index_sha256: str | None = None
+    training: dict[str, Any] | None = None
+    command: str | None = None
 
 
 def file_sha256(path: Path) -> str:
@@ -63,3 +82,48 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def describe(
+    source: Source,
+    model: nn.Module,
+    samples: Samples,
+    *,
+    parameters: int,
+    settings: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    seconds: float,
+) -> Provenance:
+    """The provenance of a result.
+
+    Args:
+        source: what the caller knows.
+        model: as it was given, for its hash where no file is known.
+        samples: what was analysed.
+        parameters: n.
+        settings: every choice that can change a number, JSON-able.
+        device: where it was computed.
+        dtype: in which precision.
+        seconds: how long it took.
+    """
+    return Provenance(
+        **environment(device, dtype),
+        seed=settings.get("seed", 0),
+        engine=settings.get("engine", "saddlescope"),
+        deterministic=settings.get("deterministic", False),
+        checkpoint=source.checkpoint,
+        checkpoint_sha256=source.checkpoint_sha256 or weights_sha256(model),
+        model=source.model or type(model).__name__,
+        parameters=parameters,
+        params_pattern=settings.get("params"),
+        data=source.data or "(in memory)",
+        data_sha256=samples.sha256(),
+        index_sha256=source.index_sha256,
+        class_counts=samples.class_counts.tolist(),
+        loss=source.loss,
+        training=source.training or {},
+        settings=settings,
+        command=source.command,
+        seconds=round(seconds, 3),
+    )

@@ -85,13 +85,14 @@ def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
         checkpoint = folder / "checkpoint.pt"
         if not checkpoint.with_suffix(".json").exists():
             continue
-        final += [_curvature(checkpoint, settings) for settings in (plan.final, *plan.also)]
+        final += [curvature_item(checkpoint, settings) for settings in (plan.final, *plan.also)]
         side_cars = sorted(folder.glob("checkpoints/*.json"))
-        along += [_curvature(side_car.with_suffix(".pt"), plan.along) for side_car in side_cars]
+        along += [curvature_item(side_car.with_suffix(".pt"), plan.along) for side_car in side_cars]
     return final + along
 
 
-def _curvature(checkpoint: Path, settings: AnalysisSettings) -> CurvatureItem:
+def curvature_item(checkpoint: Path, settings: AnalysisSettings) -> CurvatureItem:
+    """The work item of one checkpoint: its result goes to ``curvature/`` of its run folder."""
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     return CurvatureItem(checkpoint, settings, run / "curvature" / f"{checkpoint.stem}.{settings.scheme}.json")
 

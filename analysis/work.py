@@ -1,33 +1,28 @@
 """Runs a list of independent work items over worker processes, each single-threaded.
 
 Small models are fastest on one thread, and a fixed thread count makes the digits independent of how many workers share the
-list. Items are started in order and reported as they finish; the first failure stops the list and names its item.
+list. Items are started in order and reported as they finish; a failure does not stop the others, and names its item at the end.
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from joblib import Parallel, delayed
 
 Item = TypeVar("Item")
 
 
 class WorkError(RuntimeError):
-    """An item of a work list failed; what had finished before is kept."""
+    """Items of a work list failed; what had finished is kept."""
 
 
 def default_jobs() -> int:
     """One worker per core that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _single_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Iterator[Item]:
@@ -36,25 +31,43 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
     Args:
         work: a module-level function (it is pickled); its return value is ignored: results go to files.
         items: picklable work items.
-        jobs: worker processes, >= 1. Fresh interpreters (spawn), so that nothing is inherited from this one.
+        jobs: worker processes, >= 1; with 1 the work is done in this process.
 
     Raises:
-        WorkError: an item raised; items not yet started are dropped.
+        WorkError: an item raised an error of this suite or of the operating system. (Any other exception is a defect, and
+            comes through as it is.)
     """
-    if not items:
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=min(jobs, len(items)), mp_context=context, initializer=_single_thread) as pool:
-        running = {pool.submit(work, item): item for item in items}
-        try:
-            while running:
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    item = running.pop(future)
-                    try:
-                        future.result()
-                    except Exception as error:
-                        raise WorkError(f"{item}: {error}") from error
-                    yield item
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    failures = []
+    workers = Parallel(n_jobs=max(1, min(jobs, len(items))), return_as="generator_unordered", max_nbytes=None)
+    for index, failure in workers(delayed(_attempt)(work, index, item) for index, item in enumerate(items)):
+        if failure is None:
+            yield items[index]
+        else:
+            failures.append(f"{items[index]}: {failure}")
+    if failures:
+        more = f" (and {len(failures) - 1} more failed)" if len(failures) > 1 else ""
+        raise WorkError(failures[0] + more)
+
+
+def _attempt(work: Callable[[Item], Any], index: int, item: Item) -> tuple[int, str | None]:
+    try:
+        with single_thread():
+            work(item)
+    except Exception as error:
+        if type(error).__module__.startswith("saddlescope.") or isinstance(error, OSError):
+            return index, str(error)
+        raise
+    return index, None
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """One thread for torch inside."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,6 +1,7 @@
 import os
 
 import pytest
+from saddlescope.analysis.settings import SettingsError
 from saddlescope.analysis.work import WorkError, run_items
 
 
@@ -12,7 +13,7 @@ def write_threads(path):
 
 def fail_on_odd(number):
     if number % 2:
-        raise ValueError(f"{number} is odd")
+        raise SettingsError(f"{number} is odd")
 
 
 def test_every_item_is_done_once_on_one_thread(tmp_path):

@@ -1,0 +1,244 @@
+"""Does the analyses that a study asks for: one work item, one stored file; what is stored and current is left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file
+
+from .analyze import analyze
+from .directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
+from .escape import natural_reach
+from .landscape import flat_weights, slice_loss
+from .operator import select_parameters
+from .results import CurvatureResult, ResultError, Slice, load, save
+from .settings import AnalysisSettings, SettingsError
+from .study import read_json
+from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
+from .subject import Subject, build_model, open_checkpoint
+from .weights import fit_weights, load_weights
+from .work import run_items
+
+#: called with (items done, items in all)
+Progress = Callable[[int, int], None]
+
+
+def analyze_study(
+    study: Path,
+    plan: StudyAnalysis,
+    *,
+    jobs: int = 1,
+    data_root: str | None = None,
+    runs: list[Path] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Brings every curvature result and slice of a study up to date.
+
+    A result is current if it was measured on the weights that lie there now, with the same settings; anything else is measured
+    again. Results are written whole, so an interrupted call is continued by the next.
+
+    Args:
+        study: folder with ``study.json``.
+        plan: what to measure.
+        jobs: items at a time, each in a single-threaded process; the digits do not depend on it.
+        data_root: folder to look for the data in first.
+        runs: only these run folders; default: all.
+        progress: called at the start and after each item.
+
+    Returns:
+        Number of results measured by this call.
+
+    Raises:
+        WorkError: an item failed; the others are kept.
+    """
+    wanted = {folder.resolve() for folder in runs} if runs is not None else None
+
+    def chosen(item: CurvatureItem | SliceItem) -> bool:
+        return wanted is None or item.output.parent.parent.resolve() in wanted
+
+    curvature = [item for item in curvature_items(study, plan) if chosen(item)]
+    slices = [item for item in slice_items(study, plan) if chosen(item)]
+    total = len(curvature) + len(slices)
+    stale = [item for item in curvature if not curvature_is_current(item)]
+    done = len(curvature) - len(stale)
+    measured = 0
+    if progress is not None:
+        progress(done, total)
+    for _ in run_items(partial(do_curvature, data_root=data_root), stale, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    stale_slices = [item for item in slices if not slice_is_current(item)]
+    done += len(slices) - len(stale_slices)
+    for _ in run_items(partial(do_slice, data_root=data_root), stale_slices, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    if progress is not None:
+        progress(done, total)
+    return measured
+
+
+def resolved(settings: AnalysisSettings, checkpoint: Path) -> AnalysisSettings:
+    """The settings with ``eta`` taken from the side-car where they leave it open."""
+    eta = read_json(checkpoint.with_suffix(".json")).get("groups", {}).get("eta")
+    return settings if settings.eta is not None or settings.scheme != "head-tail" else settings.model_copy(update={"eta": eta})
+
+
+def curvature_is_current(item: CurvatureItem) -> bool:
+    """True if the stored result is of these weights and these settings."""
+    try:
+        stored = load(CurvatureResult, item.output)
+    except ResultError:
+        return False
+    same_weights = stored.provenance.checkpoint_sha256 == read_json(item.checkpoint.with_suffix(".json"))["sha256"]
+    same_settings = stored.provenance.settings == resolved(item.settings, item.checkpoint).model_dump(mode="json")
+    vectors = stored.vectors_file is None or (item.output.parent / stored.vectors_file).exists()
+    return same_weights and same_settings and vectors
+
+
+def do_curvature(item: CurvatureItem, data_root: str | None = None) -> None:
+    """Measures and stores one curvature result, its eigenvectors first."""
+    subject = open_checkpoint(item.checkpoint, data_root=data_root)
+    result = analyze(
+        subject.model,
+        subject.samples,
+        loss=subject.loss,
+        settings=resolved(item.settings, item.checkpoint),
+        source=subject.source,
+        vectors=item.output.with_suffix(".vectors.safetensors"),
+    )
+    save(result, item.output)
+
+
+def slice_is_current(item: SliceItem) -> bool:
+    """True if the stored slice is of these weights and these settings."""
+    try:
+        stored = load(Slice, item.output)
+    except ResultError:
+        return False
+    same_weights = stored.provenance.checkpoint_sha256 == read_json(item.checkpoint.with_suffix(".json"))["sha256"]
+    return same_weights and stored.provenance.settings.get("slice") == _slice_settings(item)
+
+
+def do_slice(item: SliceItem, data_root: str | None = None) -> None:
+    """Computes and stores one slice through a checkpoint that has been analysed."""
+    subject = open_checkpoint(item.checkpoint, data_root=data_root)
+    curvature = _curvature_of(item)
+    axes, spans, path = _axes(item, subject, curvature)
+    points = item.settings.points if len(axes) == 1 else item.settings.plane_points
+    grids = [_grid(low, high, points) for low, high in spans]
+    result = slice_loss(
+        subject.model,
+        subject.samples,
+        curvature.scheme,
+        axes,
+        grids,
+        loss=subject.loss,
+        source=subject.source,
+        path=path,
+        device=item.analysis.device,
+        params=item.analysis.params,
+        settings={"slice": _slice_settings(item)},
+    )
+    save(result, item.output)
+
+
+def _slice_settings(item: SliceItem) -> dict[str, object]:
+    return {"name": item.name, **item.settings.model_dump(mode="json"), "analysis": item.analysis.model_dump(mode="json")}
+
+
+def _grid(low: float, high: float, points: int) -> list[float]:
+    """Equal steps from low to high, the value nearest to 0 being exactly 0 so that the centre is on the grid."""
+    grid = np.linspace(low, high, points)
+    grid[np.abs(grid).argmin()] = 0.0
+    return [float(x) for x in grid]
+
+
+def _curvature_of(item: SliceItem) -> CurvatureResult:
+    path = item.output.parent.parent / "curvature" / f"{item.checkpoint.stem}.{item.analysis.scheme}.json"
+    return load(CurvatureResult, path)
+
+
+Path2D = tuple[list[list[float]], list[float], list[int]]
+
+
+def _axes(
+    item: SliceItem, subject: Subject, curvature: CurvatureResult
+) -> tuple[list[Axis], list[tuple[float, float]], Path2D | None]:
+    """The axes that a slice's name asks for, the range along each, and the training path where it is drawn.
+
+    Raises:
+        SettingsError: a name that means nothing here.
+    """
+    name, span = item.name, item.settings.span
+    parameters = select_parameters(subject.model, item.analysis.params)[1]
+    group, _, kind = name.rpartition("-")
+    if name == "random":
+        return [random_axis(parameters, item.settings.seed)], [(-span, span)], None
+    if name == "random-plane":
+        first = random_axis(parameters, item.settings.seed)
+        second = orthogonal_to(random_axis(parameters, item.settings.seed + 1), first)
+        return [first, second], [(-span, span)] * 2, None
+    if name == "path-plane":
+        return _path_plane(item, subject)
+    if group in curvature.groups and kind in ("min", "max", "plane"):
+        ends = ("min", "max") if kind == "plane" else (kind,)
+        vectors = load_file(_vectors_path(item, curvature))
+        axes = [eigen_axis(vectors, group, end) for end in ends]
+        reach = [_reach(curvature, group, end) * span for end in ends]
+        return axes, [(-r, r) for r in reach], None
+    known = ", ".join(f"{g}-min, {g}-max, {g}-plane" for g in curvature.groups)
+    raise SettingsError(f"[slices]: '{name}' is no slice; known: random, random-plane, path-plane, {known}")
+
+
+def _vectors_path(item: SliceItem, curvature: CurvatureResult) -> Path:
+    if curvature.vectors_file is None:
+        raise DirectionError(f"{item.output.parent.parent}: the curvature result has no eigenvectors; analyze it again")
+    return item.output.parent.parent / "curvature" / curvature.vectors_file
+
+
+def _reach(curvature: CurvatureResult, group: str, end: str) -> float:
+    """How far an eigenvector slice goes: four times the distance at which the quadratic model has lost half of the loss.
+
+    Upwards the same with the largest eigenvalue: where the quadratic model has doubled the loss.
+    """
+    found = curvature.groups[group]
+    if end == "min":
+        slope = -abs(found.escape.gradient_along_v) if found.escape else 0.0
+        return 4 * natural_reach(slope, found.lambda_min.value, found.loss, found.weight_norm)
+    top = found.lambda_max.value
+    return min(max(4 * (2 * found.loss / top) ** 0.5, 4e-3 * found.weight_norm), 0.2 * found.weight_norm) if top > 0 else 1.0
+
+
+def _path_plane(item: SliceItem, subject: Subject) -> tuple[list[Axis], list[tuple[float, float]], Path2D]:
+    run = item.checkpoint.parent
+    stored = sorted(run.glob("checkpoints/*.json"), key=lambda path: read_json(path)["training"]["epoch"])
+    points, epochs = [], []
+    for side_car_path in stored:
+        side_car = read_json(side_car_path)
+        model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
+        fit_weights(model, load_weights(side_car_path.with_suffix(".pt")), side_car_path)
+        points.append(flat_weights(model, item.analysis.params))
+        epochs.append(int(side_car["training"]["epoch"]))
+    centre = flat_weights(subject.model, item.analysis.params)
+    axes = list(path_axes(centre, points))
+    points, epochs = [*points, centre], [*epochs, int(subject.source.training["epoch"] if subject.source.training else 0)]
+    coordinates, distances = project(points, centre, axes)
+    spans = []
+    for column in range(2):
+        values = [row[column] for row in coordinates]
+        margin = 0.25 * max(max(values) - min(values), 1e-6)
+        spans.append((min(values) - margin, max(values) + margin))
+    return axes, spans, (coordinates, distances, epochs)
+
+
+def study_of(run: Path) -> Path | None:
+    """The study that a run folder belongs to: the parent whose ``study.json`` lists it."""
+    study = run.resolve().parent
+    if not (study / "study.json").exists():
+        return None
+    return study if run.resolve() in {folder.resolve() for folder, _ in run_folders(study)} else None

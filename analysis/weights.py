@@ -1,0 +1,178 @@
+"""Weights out of whatever file a training code left behind, and into a model.
+
+Files are read with ``weights_only=True`` on the CPU: a pickle that would run code is refused, and named.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+#: keys under which training codes keep the state dict, the preferred ones first
+NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "module", "ema")
+#: what wrappers put before every key
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "_forward_module.")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or does not fit its model; the message says which keys and what to do."""
+
+
+def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> dict[str, Tensor]:
+    """The state dict in a checkpoint file, on the CPU.
+
+    Args:
+        path: ``torch.save`` file (bare state dict, dictionary that holds one, Lightning ``.ckpt``) or ``.safetensors``.
+        trust: unpickle arbitrary objects. This runs code that the file brings along; only for files of your own.
+        key: where the state dict lies, such as ``ema``; default: the first of the usual names.
+
+    Raises:
+        CheckpointError: unreadable or truncated file, a pickle that needs ``trust``, or no state dict inside.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path, trust)
+    if isinstance(content, nn.Module):
+        content = content.state_dict()
+    state = _find_state(content, key, path)
+    return {name: tensor.detach() for name, tensor in state.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: not readable as safetensors ({error}); is the file complete?") from None
+
+
+def _torch_file(path: Path, trust: bool) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=not trust)
+    except PermissionError:
+        raise
+    except Exception as error:
+        text = str(error)
+        if "weights_only" in text or "Unsupported" in text or "WeightsUnpickler" in text:
+            what = next(
+                (line.strip() for line in text.splitlines() if "GLOBAL" in line or "class" in line), text.splitlines()[0]
+            )
+            raise CheckpointError(
+                f"{path}: holds more than tensors and plain containers, and reading it would run code ({what[:200]}). If the "
+                "file is your own, add --trust-checkpoint; better, save model.state_dict() only"
+            ) from None
+        whole = "" if zipfile.is_zipfile(path) else " It is no complete torch file (truncated, or of another kind)."
+        raise CheckpointError(
+            f"{path}: cannot be read: {text.splitlines()[0][:200] if text else type(error).__name__}.{whole}"
+        ) from None
+
+
+def _find_state(content: Any, key: str | None, path: Path) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
+    if key is not None:
+        inner: Any = content
+        for part in key.split("/"):
+            if not isinstance(inner, Mapping) or part not in inner:
+                raise CheckpointError(f"{path}: has no key '{key}'; there are: {_names(content)}")
+            inner = inner[part]
+        content = inner.state_dict() if isinstance(inner, nn.Module) else inner
+        if _is_state(content):
+            return _tensors(content)
+        raise CheckpointError(f"{path}: what lies under '{key}' is no state dict")
+    if _is_state(content):
+        return _tensors(content)
+    for name in NESTED:
+        inner = content.get(name)
+        if isinstance(inner, nn.Module):
+            inner = inner.state_dict()
+        if isinstance(inner, Mapping):
+            return _tensors(inner) if _is_state(inner) else _find_state(inner, None, path)
+    raise CheckpointError(
+        f"{path}: no state dict found; its keys are {_names(content)}. Name the right one with --key (nested: outer/inner)"
+    )
+
+
+def _is_state(content: Any) -> bool:
+    """Tensors with names, nearly all of them; some codes add a version number or an epoch beside."""
+    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
+        return False
+    tensors = sum(isinstance(value, Tensor) for value in content.values())
+    return tensors > 0 and not any(isinstance(value, Mapping) and value for value in content.values())
+
+
+def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _names(content: Mapping[Any, Any]) -> str:
+    names = [str(name) for name in content]
+    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+
+
+def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str = "checkpoint") -> list[str]:
+    """Loads ``state`` into ``model`` strictly, after taking off the prefixes of wrappers.
+
+    Returns:
+        Notes: prefixes taken off, counters that the file lacked.
+
+    Raises:
+        CheckpointError: names or shapes differ; the message lists what is missing, unexpected and of another shape.
+    """
+    wanted = model.state_dict()
+    state, notes = _without_prefixes(dict(state), set(wanted))
+    for name in list(wanted):
+        if name.endswith("num_batches_tracked") and name not in state:
+            state[name] = wanted[name]  # absent from files of torch < 0.4.1; does not enter any result
+    missing = [name for name in wanted if name not in state]
+    unexpected = [name for name in state if name not in wanted]
+    shapes = [
+        f"{name} (file {list(state[name].shape)}, model {list(wanted[name].shape)})"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if missing or unexpected or shapes:
+        parts = [
+            f"{title}: {', '.join(rows[:6])}{f' and {len(rows) - 6} more' if len(rows) > 6 else ''}"
+            for title, rows in (("missing in the file", missing), ("not in the model", unexpected), ("other shape", shapes))
+            if rows
+        ]
+        raise CheckpointError(
+            f"{path}: does not fit {type(model).__name__} ({len(wanted)} tensors in the model, {len(state)} in the file). "
+            f"{'; '.join(parts)}. Is it the right architecture, with the right arguments?"
+        )
+    model.load_state_dict(state)
+    return notes
+
+
+def _without_prefixes(state: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Takes wrapper prefixes off while that makes more names fit."""
+    notes: list[str] = []
+
+    def fits(candidate: Mapping[str, Tensor]) -> int:
+        return len(wanted & set(candidate))
+
+    while fits(state) < len(wanted):
+        better = None
+        for prefix in PREFIXES:
+            with_prefix = {name: value for name, value in state.items() if name.startswith(prefix)}
+            if not with_prefix:
+                continue
+            shorter = {name.removeprefix(prefix): value for name, value in with_prefix.items()}
+            rest = {} if fits(shorter) == len(wanted) else {k: v for k, v in state.items() if k not in with_prefix}
+            candidate = rest | shorter
+            if fits(candidate) > fits(state) or (not fits(state) and len(with_prefix) == len(state)):
+                better = (prefix, candidate, len(state) - len(candidate))
+                break
+        if better is None:
+            return state, notes
+        prefix, state, dropped = better
+        notes.append(f"prefix '{prefix}' taken off" + (f", {dropped} other tensors of the file left out" if dropped else ""))
+    return state, notes

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-Settings = Annotated[
+Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of [analysis] or [slices]: --set steps=200."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of [analysis] or [slices]: --set rtol=1e-4."),
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Checkpoints at a time; default: one per core.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder to look for the data in first.")]
+Model = Annotated[
+    str | None, typer.Option(help="file.py:factory, package.module:factory, exported.pt2, or a model of ours (resnet32-cifar).")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(help="file.py:function, package.module:function, .npz/.pt file, folder of class folders, or a set of ours."),
+]
+JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
 
 def register(app: typer.Typer) -> None:
@@ -22,24 +30,110 @@ def register(app: typer.Typer) -> None:
 
 
 def analyze(
-    target: Annotated[Path, typer.Argument(metavar="STUDY|RUN|CHECKPOINT", help="A study, a run folder, or a .pt file.")],
-    overrides: Settings = None,
+    targets: Annotated[
+        list[str], typer.Argument(metavar="CHECKPOINT...", help="Checkpoint files, globs, a run folder, or a whole study.")
+    ],
+    model: Model = None,
+    model_args: Annotated[str, JsonArguments] = "{}",
+    data: Data = None,
+    data_args: Annotated[str, JsonArguments] = "{}",
+    loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
+    key: Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")] = None,
+    trust_checkpoint: Annotated[bool, typer.Option(help="Unpickle objects: runs code from the file.")] = False,
+    num_classes: Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")] = None,
+    groups: Annotated[
+        str | None, typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file {group: [classes]}.")
+    ] = None,
+    eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
+    group: Annotated[list[str] | None, typer.Option(metavar="NAME=CLASSES", help="One group: --group tail=7,8,9.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="Lanczos step limit of each start.")] = None,
+    starts: Annotated[int | None, typer.Option(min=1, help="Random starts: probes of the density.")] = None,
+    k: Annotated[int | None, typer.Option(min=1, help="Eigenpairs at each end.")] = None,
+    params: Annotated[str | None, typer.Option(metavar="GLOB", help="Hessian over matching parameters only.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Dense float64 Hessian, whole spectrum; for small models.")] = False,
+    engine: Annotated[str | None, typer.Option(help="saddlescope, or pyhessian for its estimates as published.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the random starts.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Budget for kept graphs: 2GB, 500MB.")] = None,
+    subsample: Annotated[int | None, typer.Option(min=2, help="Largest number of samples a group; error measured.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="An answer in about a minute; says what it gave up.")] = False,
+    every: Annotated[int, typer.Option(min=1, help="Every n-th of the checkpoints, the last one always.")] = 1,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="This process's share of the checkpoints: 0/4.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results; default: curvature/ beside the checkpoint.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Draw the results into this folder.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON instead of tables.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print time and memory needed, and stop.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Measure even if a current result is stored.")] = False,
+    overrides: Overrides = None,
     data_root: DataRoot = None,
     jobs: Jobs = None,
 ) -> None:
-    """Measure curvature: every checkpoint of a study or a run, or one checkpoint file."""
-    from .drive import analyze_target
+    """Measure the curvature of class groups at checkpoints, and say with error bounds whether they sit at saddles.
 
-    analyze_target(target, overrides or [], data_root=data_root, jobs=jobs)
+    Checkpoints that saddlescope trained know their model and data. For any other file name them:
+
+    saddlescope analyze ckpt.pt --model nets.py:resnet32 --data data.py:train_set --groups head-tail --eta 500
+    """
+    from .drive import Request, analyze_targets
+    from .settings import settings_from_flags
+    from .subject import given_from_flags
+
+    flags = {
+        "eta": eta,
+        "steps": steps,
+        "starts": starts,
+        "k": k,
+        "params": params,
+        "engine": "exact" if exact else engine,
+        "dtype": dtype,
+        "device": device,
+        "seed": seed,
+        "subsample": subsample,
+    }
+    request = Request(
+        settings=settings_from_flags(
+            flags, groups=groups, group=group or [], memory=memory, quick=quick, overrides=overrides or []
+        ),
+        given=given_from_flags(
+            model=model,
+            model_args=model_args,
+            data=data,
+            data_args=data_args,
+            loss=loss,
+            key=key,
+            trust=trust_checkpoint,
+            num_classes=num_classes,
+            data_root=data_root,
+        ),
+        every=every,
+        shard=shard,
+        out=out,
+        figures=figures,
+        as_json=as_json,
+        dry_run=dry_run,
+        again=again,
+        quick=quick,
+        jobs=jobs,
+    )
+    analyze_targets(targets, request)
 
 
 def slice_(
-    target: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder or a checkpoint that was analyzed.")],
+    target: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run folder or a checkpoint.")],
     name: Annotated[str, typer.Argument(help="tail-min, tail-max, tail-plane, random, random-plane or path-plane.")],
-    overrides: Settings = None,
+    model: Model = None,
+    model_args: Annotated[str, JsonArguments] = "{}",
+    data: Data = None,
+    data_args: Annotated[str, JsonArguments] = "{}",
+    loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
+    eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
+    overrides: Overrides = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Group losses on a line or plane through a checkpoint."""
+    """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
     from .drive import slice_target
+    from .subject import given_from_flags
 
-    slice_target(target, name, overrides or [], data_root=data_root)
+    given = given_from_flags(model=model, model_args=model_args, data=data, data_args=data_args, loss=loss, data_root=data_root)
+    slice_target(target, name, [*(overrides or []), *([f"eta={eta}"] if eta else [])], given)

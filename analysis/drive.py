@@ -2,114 +2,213 @@
 
 from __future__ import annotations
 
+import glob
+import json
+import re
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
 
-from .results import CurvatureResult, Extreme, Interval, load
-from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices
+from saddlescope import load_factory
+
+from .results import CurvatureResult, load
+from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices, read_overrides
+from .show import compare, show
 from .study_analysis import analyze_study, curvature_is_current, do_curvature, do_slice, study_of
-from .study_plan import SliceItem, StudyAnalysis, curvature_item
-from .subject import SubjectError, side_car_of
-from .work import default_jobs
+from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item
+from .subject import Given
+from .work import default_jobs, run_items
 
 
 class TargetError(ValueError):
     """A path on the command line is nothing that can be analysed."""
 
 
-def analyze_target(target: Path, overrides: Sequence[str], *, data_root: str | None = None, jobs: int | None = None) -> None:
+@dataclass(frozen=True)
+class Request:
+    """Everything ``saddlescope analyze`` was asked, but for the targets; fields as the flags."""
+
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
+    given: Given = field(default_factory=Given)
+    every: int = 1
+    shard: str | None = None
+    out: Path | None = None
+    figures: Path | None = None
+    as_json: bool = False
+    dry_run: bool = False
+    again: bool = False
+    quick: bool = False
+    jobs: int | None = None
+
+
+def analyze_targets(targets: Sequence[str], request: Request) -> None:
     """``saddlescope analyze``.
 
     Raises:
-        TargetError: neither a study, nor a run, nor a checkpoint.
-        SettingsError: an override that does not fit.
+        TargetError: no checkpoint there.
+        WorkError: some of several checkpoints failed; the others are kept.
     """
-    if (target / "study.json").exists():
-        analyze_with_progress(target, study_plan(target, overrides), data_root=data_root, jobs=jobs)
-        print(f"results under {target}")
+    if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
-    run = target if target.is_dir() else None
-    if run is not None and (study := study_of(run)) is not None:
-        analyze_with_progress(study, study_plan(study, overrides), data_root=data_root, jobs=jobs, runs=[run])
-        show(load(CurvatureResult, run / "curvature" / f"checkpoint.{study_plan(study, overrides).final.scheme}.json"))
+    checkpoints = _share(_thin(find_checkpoints(targets), request.every), request.shard)
+    items = [curvature_item(checkpoint, request.settings, request.out) for checkpoint in checkpoints]
+    if request.dry_run:
+        from .cost import print_cost
+
+        print_cost(items[0], request.given, count=len(items))
         return
-    checkpoint = _checkpoint(target)
-    if side_car_of(checkpoint) is None:
-        raise SubjectError(f"{checkpoint}: no side-car beside it; say what it is with --model and --data")
-    item = curvature_item(checkpoint, parse_settings(read_overrides(overrides)))
-    if not curvature_is_current(item):
-        do_curvature(item, data_root)
-    show(load(CurvatureResult, item.output))
-    print(item.output)
+    measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
+    if len(measure) == 1:
+        _with_steps(measure[0], request.given)
+    else:
+        _with_items(measure, request)
+    results = [load(CurvatureResult, item.output) for item in items]
+    if request.as_json:
+        content = [json.loads(result.model_dump_json()) for result in results]
+        print(json.dumps(content[0] if len(content) == 1 else content, indent=1))
+    elif len(results) == 1:
+        show(results[0], quick=request.quick)
+        print(items[0].output)
+    else:
+        compare(results)
+        print(f"{len(items)} results, the last one {items[-1].output}")
+    if request.figures is not None:
+        load_factory("saddlescope.figures.draw:draw_results")([item.output for item in items], request.figures)
+        if not request.as_json:
+            print(f"figures in {request.figures}")
 
 
-def slice_target(target: Path, name: str, overrides: Sequence[str], *, data_root: str | None = None) -> None:
+def _analyze_of_study(target: Path, request: Request) -> bool:
+    """Does the target if it is a study or one of its runs, with the settings of the study's recipe; else returns False."""
+    runs = None
+    study: Path | None = target
+    if not (target / "study.json").exists():
+        study = study_of(target) if target.is_dir() else None
+        runs = [target]
+    if study is None:
+        return False
+    changed = request.settings.model_dump(mode="json", exclude_unset=True)
+    plan = StudyAnalysis.parse(_recipe(study, changed), str(study / "recipe.toml"))
+    analyze_with_progress(study, plan, data_root=request.given.data_root, jobs=request.jobs, runs=runs)
+    if runs is None:
+        print(f"results under {study}; draw and report them with: saddlescope figures {study}, saddlescope report {study}")
+    else:
+        show(load(CurvatureResult, target / "curvature" / f"checkpoint.{plan.final.scheme}.json"))
+    return True
+
+
+def _recipe(study: Path, analysis: dict[str, object]) -> dict[str, object]:
+    recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
+    return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
+
+
+def find_checkpoints(targets: Sequence[str]) -> list[Path]:
+    """Files that the targets mean: files, globs, and folders (their ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` files).
+
+    Sorted so that ``epoch-9`` comes before ``epoch-10``.
+
+    Raises:
+        TargetError: a target means no file.
+    """
+    found: list[Path] = []
+    for target in targets:
+        path = Path(target).expanduser()
+        if path.is_dir():
+            kinds = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.tar")
+            matches = [file for kind in kinds for file in path.rglob(kind) if not _is_ours(file)]
+        elif path.exists():
+            matches = [path]
+        else:
+            matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        if not matches:
+            raise TargetError(f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files)")
+        found += sorted(set(matches), key=_natural)
+    return list(dict.fromkeys(found))
+
+
+def _is_ours(file: Path) -> bool:
+    """Files of ours that are no checkpoints: eigenvectors and states to continue from."""
+    return file.name.endswith(".vectors.safetensors") or file.name == "state.pt" or file.name.startswith(".")
+
+
+def _natural(path: Path) -> list[tuple[int, int, str]]:
+    parts = re.split(r"(\d+)", str(path))
+    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+
+
+def _thin(checkpoints: list[Path], every: int) -> list[Path]:
+    return checkpoints[::-1][::every][::-1]
+
+
+def _share(checkpoints: list[Path], shard: str | None) -> list[Path]:
+    if shard is None:
+        return checkpoints
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise SettingsError(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
+    share = checkpoints[int(match[1]) :: int(match[2])]
+    if not share:
+        raise SettingsError(f"--shard {shard}: {len(checkpoints)} checkpoints leave nothing for this share")
+    return share
+
+
+def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given | None = None) -> None:
     """``saddlescope slice``.
 
     Raises:
         TargetError: no checkpoint there.
-        ResultError: the checkpoint has not been analysed.
     """
-    checkpoint = _checkpoint(target)
+    checkpoint = target / "checkpoint.pt" if target.is_dir() else target
+    if not checkpoint.is_file():
+        raise TargetError(f"{target}: no checkpoint there (looked for {checkpoint})")
     table = read_overrides(overrides)
     slices = parse_slices({key: value for key, value in table.items() if key in SliceSettings.model_fields})
-    analysis = parse_settings({key: value for key, value in table.items() if key not in SliceSettings.model_fields})
-    curvature = curvature_item(checkpoint, analysis)
-    if not curvature_is_current(curvature):
-        do_curvature(curvature, data_root)
+    own = {key: value for key, value in table.items() if key not in SliceSettings.model_fields}
+    study = study_of(checkpoint.parent)
+    stored = StudyAnalysis.parse(_recipe(study, own)).final if study is not None else parse_settings(own, "--set")
+    curvature = curvature_item(checkpoint, stored)
+    if not curvature_is_current(curvature, given):
+        _with_steps(curvature, given or Given())
     stem = name if checkpoint.stem == "checkpoint" else f"{checkpoint.stem}.{name}"
     output = curvature.output.parent.parent / "slices" / f"{stem}.json"
-    do_slice(SliceItem(checkpoint, name, slices, analysis, output), data_root)
+    do_slice(SliceItem(checkpoint, name, slices, stored, output), given)
     print(output)
 
 
-def _checkpoint(target: Path) -> Path:
-    checkpoint = target / "checkpoint.pt" if target.is_dir() else target
-    if not checkpoint.is_file():
-        raise TargetError(
-            f"{target}: no study, run or checkpoint there (looked for {target / 'study.json'} and {checkpoint})"
-            if target.is_dir()
-            else f"{target}: no such file"
-        )
-    return checkpoint
+def _with_steps(item: CurvatureItem, given: Given) -> None:
+    """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
+        tasks: dict[str, object] = {}
+
+        def step(group: str, count: int) -> None:
+            if group not in tasks:
+                tasks[group] = bar.add_task(group, total=item.settings.steps * item.settings.starts)
+            bar.update(tasks[group], advance=count)  # type: ignore[arg-type]
+
+        do_curvature(item, given, progress=step)
 
 
-def study_plan(study: Path, overrides: Sequence[str] = ()) -> StudyAnalysis:
-    """The ``[analysis]`` and ``[slices]`` of a study's stored recipe, with overrides of ``[analysis]``."""
-    recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
-    given = read_overrides(overrides)
-    slices = {key: value for key, value in given.items() if key in SliceSettings.model_fields and key != "seed"}
-    analysis = {key: value for key, value in given.items() if key not in slices}
-    recipe["analysis"] = recipe.get("analysis", {}) | analysis
-    recipe["slices"] = recipe.get("slices", {}) | slices
-    return StudyAnalysis.parse(recipe, str(study / "recipe.toml"))
+def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
+    with _bar() as bar:
+        task = bar.add_task("analyze", total=len(items))
+        for _ in run_items(partial(do_curvature, given=request.given), items, request.jobs or default_jobs()):
+            bar.update(task, advance=1)
 
 
-def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``field=value`` pairs with values written as in TOML; a bare word is text.
-
-    Raises:
-        SettingsError: no equals sign, or a field that neither table has.
-    """
-    table: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        key = key.strip().removeprefix("analysis.").removeprefix("slices.")
-        if not equals:
-            raise SettingsError(f"--set {override}: write field=value, such as steps=200")
-        if key not in SliceSettings.model_fields and key not in AnalysisSettings.model_fields:
-            parse_settings({key: None}, "--set")  # says which field was meant
-        try:
-            table[key] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            table[key] = text.strip()
-    return table
+def _bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("results"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
 
 
 def analyze_with_progress(
@@ -129,16 +228,7 @@ def analyze_with_progress(
         jobs: default: one per core.
         runs: as there.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("results"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
+    with _bar() as bar:
         task = bar.add_task(f"analyze {study.name}", total=None)
         return analyze_study(
             study,
@@ -148,39 +238,3 @@ def analyze_with_progress(
             runs=runs,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-
-
-def show(result: CurvatureResult, console: Console | None = None) -> None:
-    """Prints a result: a row per group and its verdict as a sentence."""
-    console = console or Console()
-    source = result.provenance
-    trained = source.training.get("optimizer")
-    title = f"{source.checkpoint}: {source.model}, {source.data}, {source.loss}" + (f", {trained}" if trained else "")
-    table = Table(title=title, title_justify="left")
-    for heading in ("group", "samples", "loss", "||grad||", "lambda_min", "lambda_max", "ratio"):
-        table.add_column(heading, justify="left" if heading == "group" else "right")
-    for name, group in result.groups.items():
-        table.add_row(
-            name,
-            str(group.size),
-            f"{group.loss:.3g}",
-            f"{group.gradient_norm:.3g}",
-            _extreme(group.lambda_min),
-            _extreme(group.lambda_max),
-            f"{group.negative_ratio.value:.3g}",
-        )
-    console.print(table)
-    for name, group in result.groups.items():
-        sure = f"lambda_min in {_interval(group.lambda_min.interval)}, lambda_max in {_interval(group.lambda_max.interval)}"
-        console.print(f"[bold]{name}[/bold]: {group.verdict.sentence} {sure} (probability {group.lambda_min.confidence:g}).")
-        for warning in group.warnings:
-            console.print(f"  [yellow]warning[/yellow]: {warning}")
-
-
-def _extreme(extreme: Extreme) -> str:
-    return f"{extreme.value:.4g}{'' if extreme.converged else ' (bound)'}"
-
-
-def _interval(interval: Interval) -> str:
-    low, high = ("?" if bound is None else f"{bound:.3g}" for bound in interval)
-    return f"\\[{low}, {high}]"  # the backslash keeps rich from reading a style

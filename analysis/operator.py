@@ -107,6 +107,7 @@ class HessianOperator:
         size: n, the number of parameters.
         parameter_names: names in the order of the flat vectors.
         matvecs: products so far.
+        kept_bytes: held by the graphs that are kept.
 
     Raises:
         OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
@@ -137,6 +138,7 @@ class HessianOperator:
         self._micro_batch = micro_batch or _fitting(samples, self.device)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
+        self.kept_bytes = 0
         self._accelerator = self._plan() if accelerate else None
 
     def weights(self) -> Tensor:
@@ -215,13 +217,13 @@ class HessianOperator:
         self._kept, self._rest_from = None, 0
 
     def _keep_graphs(self) -> None:
-        self._kept, self._rest_from, used = [], 0, 0
+        self._kept, self._rest_from, self.kept_bytes = [], 0, 0
         for batch in self._batches():
             with saved_bytes() as saved:
                 gradients = self._gradients(batch)
-            used += saved.total
-            if used > self._budget:
+            if self.kept_bytes + saved.total > self._budget:
                 break
+            self.kept_bytes += saved.total
             self._kept.append(gradients)
             self._rest_from += batch_size(batch)
 

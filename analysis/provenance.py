@@ -30,6 +30,7 @@ class Source:
     loss: str = "cross-entropy"
     index_sha256: str | None = None
     training: dict[str, Any] | None = None
+    subject: dict[str, Any] | None = None
     command: str | None = None
 
 
@@ -124,6 +125,7 @@ def describe(
         loss=source.loss,
         training=source.training or {},
         settings=settings,
+        subject=source.subject or {},
         command=source.command,
         seconds=round(seconds, 3),
     )

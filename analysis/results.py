@@ -248,6 +248,7 @@ class Provenance(Record):
     loss: str
     training: dict[str, Any] = Field({}, description="the side-car's training record: study, run, optimizer, seed, epoch ...")
     settings: dict[str, Any] = {}
+    subject: dict[str, Any] = Field({}, description="what the command line said of model, data and loss")
     command: str | None = None
     created: str
     seconds: float | None = None

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
+from .analyze import Progress as Steps
 from .analyze import analyze
 from .directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from .escape import natural_reach
 from .landscape import flat_weights, slice_loss
 from .operator import select_parameters
+from .provenance import file_sha256
 from .results import CurvatureResult, ResultError, Slice, load, save
 from .settings import AnalysisSettings, SettingsError
 from .study import read_json
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
-from .subject import Subject, build_model, open_checkpoint
+from .subject import Given, Subject, open_checkpoint, side_car_of
+from .user_code import build_model
 from .weights import fit_weights, load_weights
 from .work import run_items
 
@@ -54,6 +57,7 @@ def analyze_study(
     Raises:
         WorkError: an item failed; the others are kept.
     """
+    given = Given(data_root=data_root)
     wanted = {folder.resolve() for folder in runs} if runs is not None else None
 
     def chosen(item: CurvatureItem | SliceItem) -> bool:
@@ -62,18 +66,18 @@ def analyze_study(
     curvature = [item for item in curvature_items(study, plan) if chosen(item)]
     slices = [item for item in slice_items(study, plan) if chosen(item)]
     total = len(curvature) + len(slices)
-    stale = [item for item in curvature if not curvature_is_current(item)]
+    stale = [item for item in curvature if not curvature_is_current(item, given)]
     done = len(curvature) - len(stale)
     measured = 0
     if progress is not None:
         progress(done, total)
-    for _ in run_items(partial(do_curvature, data_root=data_root), stale, jobs):
+    for _ in run_items(partial(do_curvature, given=given), stale, jobs):
         measured, done = measured + 1, done + 1
         if progress is not None:
             progress(done, total)
     stale_slices = [item for item in slices if not slice_is_current(item)]
     done += len(slices) - len(stale_slices)
-    for _ in run_items(partial(do_slice, data_root=data_root), stale_slices, jobs):
+    for _ in run_items(partial(do_slice, given=given), stale_slices, jobs):
         measured, done = measured + 1, done + 1
         if progress is not None:
             progress(done, total)
@@ -82,34 +86,46 @@ def analyze_study(
     return measured
 
 
-def resolved(settings: AnalysisSettings, checkpoint: Path) -> AnalysisSettings:
+def resolved(settings: AnalysisSettings, eta: int | None) -> AnalysisSettings:
     """The settings with ``eta`` taken from the side-car where they leave it open."""
-    eta = read_json(checkpoint.with_suffix(".json")).get("groups", {}).get("eta")
-    return settings if settings.eta is not None or settings.scheme != "head-tail" else settings.model_copy(update={"eta": eta})
+    if settings.eta is not None or settings.scheme != "head-tail":
+        return settings
+    return settings.model_copy(update={"eta": eta})
 
 
-def curvature_is_current(item: CurvatureItem) -> bool:
-    """True if the stored result is of these weights and these settings."""
+def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> bool:
+    """True if the stored result is of these weights, these settings, and of this model, data and loss by name."""
+    given = given or Given()
     try:
         stored = load(CurvatureResult, item.output)
+        side_car = side_car_of(item.checkpoint)
     except ResultError:
         return False
-    same_weights = stored.provenance.checkpoint_sha256 == read_json(item.checkpoint.with_suffix(".json"))["sha256"]
-    same_settings = stored.provenance.settings == resolved(item.settings, item.checkpoint).model_dump(mode="json")
-    vectors = stored.vectors_file is None or (item.output.parent / stored.vectors_file).exists()
-    return same_weights and same_settings and vectors
+    if not item.checkpoint.is_file():
+        return False
+    eta = (side_car or {}).get("groups", {}).get("eta")
+    source = stored.provenance
+    names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
+    return (
+        source.checkpoint_sha256 == file_sha256(item.checkpoint)
+        and source.settings == resolved(item.settings, eta).model_dump(mode="json")
+        and all(wanted is None or wanted == found for wanted, found in names)
+        and source.subject == given.record()
+        and (stored.vectors_file is None or (item.output.parent / stored.vectors_file).exists())
+    )
 
 
-def do_curvature(item: CurvatureItem, data_root: str | None = None) -> None:
+def do_curvature(item: CurvatureItem, given: Given | None = None, progress: Steps | None = None) -> None:
     """Measures and stores one curvature result, its eigenvectors first."""
-    subject = open_checkpoint(item.checkpoint, data_root=data_root)
+    subject = open_checkpoint(item.checkpoint, given)
     result = analyze(
         subject.model,
         subject.samples,
         loss=subject.loss,
-        settings=resolved(item.settings, item.checkpoint),
+        settings=resolved(item.settings, subject.eta),
         source=subject.source,
         vectors=item.output.with_suffix(".vectors.safetensors"),
+        progress=progress,
     )
     save(result, item.output)
 
@@ -124,9 +140,9 @@ def slice_is_current(item: SliceItem) -> bool:
     return same_weights and stored.provenance.settings.get("slice") == _slice_settings(item)
 
 
-def do_slice(item: SliceItem, data_root: str | None = None) -> None:
+def do_slice(item: SliceItem, given: Given | None = None) -> None:
     """Computes and stores one slice through a checkpoint that has been analysed."""
-    subject = open_checkpoint(item.checkpoint, data_root=data_root)
+    subject = open_checkpoint(item.checkpoint, given)
     curvature = _curvature_of(item)
     axes, spans, path = _axes(item, subject, curvature)
     points = item.settings.points if len(axes) == 1 else item.settings.plane_points

@@ -13,6 +13,7 @@ along training, and each ``[[analysis.also]]`` is a further pass over the final 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,10 +92,17 @@ def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
     return final + along
 
 
-def curvature_item(checkpoint: Path, settings: AnalysisSettings) -> CurvatureItem:
-    """The work item of one checkpoint: its result goes to ``curvature/`` of its run folder."""
+def curvature_item(checkpoint: Path, settings: AnalysisSettings, out: Path | None = None) -> CurvatureItem:
+    """The work item of one checkpoint.
+
+    Args:
+        checkpoint: the file.
+        settings: what to measure.
+        out: folder of the result; default: ``curvature/`` of its run folder, or beside the file.
+    """
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return CurvatureItem(checkpoint, settings, run / "curvature" / f"{checkpoint.stem}.{settings.scheme}.json")
+    suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
+    return CurvatureItem(checkpoint, settings, (out or run / "curvature") / f"{checkpoint.stem}.{settings.scheme}{suffix}.json")
 
 
 def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:

@@ -1,19 +1,14 @@
-"""What is analysed: model, samples and loss, put together from a checkpoint's side-car or from a user's own code."""
+"""What is analysed: model, samples and loss, put together from a checkpoint's side-car, the command line, or both."""
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 
 from saddlescope import load_factory
 
@@ -21,13 +16,65 @@ from .losses import BatchLoss, classification_loss
 from .provenance import Source, file_sha256
 from .results import ResultError
 from .samples import Samples
+from .user_code import SubjectError, build_loss, build_model, load_samples
 from .weights import fit_weights, load_weights
 
 SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1
 
 
-class SubjectError(ValueError):
-    """Model, data or loss cannot be put together; the message names the factory and the fix."""
+@dataclass(frozen=True)
+class Given:
+    """What the command line says about a checkpoint; ``None`` leaves it to the side-car.
+
+    Attributes:
+        model: see :func:`~saddlescope.analysis.user_code.build_model`.
+        model_args: its keyword arguments.
+        data: see :func:`~saddlescope.analysis.user_code.load_samples`.
+        data_args: its keyword arguments.
+        loss: see :func:`~saddlescope.analysis.user_code.build_loss`.
+        key: where the state dict lies in the file.
+        trust: the file may run code when it is read.
+        num_classes: C, where the labels do not show every class.
+        data_root: folder to look for the data in first, for data sets of the suite.
+    """
+
+    model: str | None = None
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+    data_args: Mapping[str, Any] = field(default_factory=dict)
+    loss: str | None = None
+    key: str | None = None
+    trust: bool = False
+    num_classes: int | None = None
+    data_root: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What may change a number, for the provenance; where the data lie does not."""
+        fields = {
+            "model": self.model,
+            "model_args": dict(self.model_args),
+            "data": self.data,
+            "data_args": dict(self.data_args),
+        }
+        fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes}
+        return {name: value for name, value in fields.items() if value not in (None, {})}
+
+
+def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: Any) -> Given:
+    """What the command line says, its JSON read.
+
+    Raises:
+        SubjectError: ``--model-args`` or ``--data-args`` is no JSON object.
+    """
+    tables = {}
+    for name, text in (("model_args", model_args), ("data_args", data_args)):
+        try:
+            tables[name] = json.loads(text)
+        except ValueError as error:
+            raise SubjectError(f'--{name.replace("_", "-")} {text}: not JSON ({error}); write {{"depth": 32}}') from None
+        if not isinstance(tables[name], dict):
+            raise SubjectError(f'--{name.replace("_", "-")} {text}: must be a JSON object, such as {{"depth": 32}}')
+    return Given(**tables, **flags)
 
 
 @dataclass(frozen=True)
@@ -52,10 +99,10 @@ def side_car_of(checkpoint: Path) -> dict[str, Any] | None:
     """The side-car beside a checkpoint, None if there is none.
 
     Raises:
-        ResultError: damaged, of another kind or of a newer version.
+        ResultError: damaged, or of a newer version.
     """
     path = checkpoint.with_suffix(".json")
-    if not path.exists():
+    if path == checkpoint or not path.exists():
         return None
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -68,136 +115,71 @@ def side_car_of(checkpoint: Path) -> dict[str, Any] | None:
     return raw
 
 
-def open_checkpoint(checkpoint: Path, *, data_root: str | None = None) -> Subject:
-    """Everything from the side-car that training wrote beside the checkpoint.
+def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
+    """Model, samples and loss of a checkpoint.
 
     Args:
-        checkpoint: a ``.pt`` with a ``.json`` of the same stem.
-        data_root: folder to look for the data in first, instead of the one they were found in at training.
+        checkpoint: any file that :func:`~saddlescope.analysis.weights.load_weights` reads.
+        given: what the side-car does not tell, or should not decide.
 
     Raises:
-        SubjectError: no side-car, weights changed since, or data other than those trained on.
+        SubjectError: model or data are neither given nor in a side-car; weights or data changed since the side-car was written.
+        CheckpointError: the file cannot be read, or does not fit the model.
+        SamplesError: the data cannot be analysed.
     """
+    given = given or Given()
     side_car = side_car_of(checkpoint)
-    if side_car is None:
+    if not checkpoint.is_file():
+        raise SubjectError(f"{checkpoint}: no such checkpoint")
+    missing = [f"--{name}" for name in ("model", "data") if getattr(given, name) is None and side_car is None]
+    if missing:
         raise SubjectError(
-            f"{checkpoint}: no side-car {checkpoint.with_suffix('.json').name} beside it; give --model and --data"
+            f"{checkpoint}: no side-car {checkpoint.stem}.json beside it, so say what it is with {' and '.join(missing)}"
         )
+    state = load_weights(checkpoint, trust=given.trust, key=given.key)
     digest = file_sha256(checkpoint)
-    if digest != side_car["sha256"]:
+    if side_car is not None and digest != side_car["sha256"]:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
-    model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
-    fit_weights(model, load_weights(checkpoint), checkpoint)
+    samples, data_name = _samples(checkpoint, given, side_car)
+    counts = samples.class_counts.tolist()
+    if given.model is not None:
+        model, name = build_model(given.model, given.model_args, samples.num_classes), given.model
+    else:
+        assert side_car is not None
+        model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
+        name = str(side_car["model"]["args"].get("name") or side_car["model"]["factory"])
+    notes = fit_weights(model, state, checkpoint)
+    if given.loss is None and side_car is not None:
+        loss_name = side_car["loss"]["name"]
+        loss: BatchLoss = classification_loss(load_factory(side_car["loss"]["factory"])(**side_car["loss"]["args"]))
+    else:
+        loss, loss_name = build_loss(given.loss, counts)
+    source = Source(
+        checkpoint=checkpoint.name,
+        checkpoint_sha256=digest,
+        model=name,
+        data=data_name,
+        loss=loss_name,
+        index_sha256=side_car["data"]["index_sha256"] if side_car is not None and given.data is None else None,
+        training=side_car["training"] if side_car is not None else None,
+        subject=given.record(),
+    )
+    return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}).get("eta"), notes)
+
+
+def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) -> tuple[Samples, str]:
+    """The samples and their name; those of a side-car must be the ones trained on."""
+    root = {"root": given.data_root} if given.data_root is not None else {}
+    if given.data is not None:
+        own = ":" not in given.data and not Path(given.data).expanduser().exists()
+        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes)
+        return samples, given.data
+    assert side_car is not None
     data = side_car["data"]
-    arguments = data["args"] | ({"root": data_root} if data_root is not None else {})
-    samples = cached_samples(data["factory"], json.dumps(arguments, sort_keys=True), len(data["class_counts"]))
+    samples = load_samples(data["factory"], {**data["args"], **given.data_args, **root}, len(data["class_counts"]))
     if samples.class_counts.tolist() != data["class_counts"]:
         raise SubjectError(
             f"{checkpoint}: trained on class counts {data['class_counts']}, but {data['factory']} now gives "
             f"{samples.class_counts.tolist()}; the data have changed"
         )
-    loss = side_car["loss"]
-    source = Source(
-        checkpoint=checkpoint.name,
-        checkpoint_sha256=digest,
-        model=_described(side_car["model"]),
-        data=data["name"],
-        loss=loss["name"],
-        index_sha256=data["index_sha256"],
-        training=side_car["training"],
-    )
-    output_loss = load_factory(loss["factory"])(**loss["args"])
-    return Subject(model, samples, classification_loss(output_loss), source, side_car.get("groups", {}).get("eta"))
-
-
-def _described(model: Mapping[str, Any]) -> str:
-    name = model["args"].get("name")
-    return str(name) if name else str(model["factory"])
-
-
-def build_model(reference: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """Calls a model factory.
-
-    Raises:
-        SubjectError: it raised, or returned no module.
-    """
-    factory = load_factory(reference)
-    if isinstance(factory, nn.Module):
-        return factory
-    model = call(factory, reference, arguments)
-    if not isinstance(model, nn.Module):
-        raise SubjectError(f"model factory {reference} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> Any:
-    """Calls user code; what it raises comes back as one sentence that names it.
-
-    Raises:
-        SubjectError: the arguments do not fit, or the call raised.
-    """
-    try:
-        inspect.signature(factory).bind(**arguments)
-    except TypeError as error:
-        raise SubjectError(f"{reference} does not take these arguments {dict(arguments)}: {error}") from None
-    except ValueError:
-        pass  # a builtin without a signature
-    try:
-        return factory(**arguments)
-    except Exception as error:
-        if type(error).__module__.startswith("saddlescope."):
-            raise  # says itself what is wrong
-        raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
-
-
-@lru_cache(maxsize=2)
-def cached_samples(reference: str, arguments: str, num_classes: int | None) -> Samples:
-    """The samples that a data factory gives, kept for the next checkpoint of the same study.
-
-    Args:
-        reference: the factory.
-        arguments: its keyword arguments as JSON.
-        num_classes: C, default: from the labels.
-    """
-    return as_samples(call(load_factory(reference), reference, json.loads(arguments)), reference, num_classes)
-
-
-def as_samples(data: Any, reference: str = "data", num_classes: int | None = None) -> Samples:
-    """Samples from what a data factory returned: ``(inputs, targets)``, a Dataset, a loader, or an iterable of batches.
-
-    Raises:
-        SubjectError: nothing of the kind.
-        SamplesError: the data cannot be analysed (they change between two looks, hold no labels ...).
-    """
-    if isinstance(data, Samples):
-        return data
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data):
-        inputs, targets = (torch.as_tensor(part) for part in data)
-        if targets.dim() == 1 and not targets.is_floating_point() and len(inputs) == len(targets):
-            return Samples.from_tensors(inputs, targets, num_classes)
-    if isinstance(data, torch.utils.data.DataLoader):
-        if isinstance(data.dataset, torch.utils.data.IterableDataset):
-            return Samples.from_batches(data, num_classes)
-        return Samples.from_dataset(data.dataset, num_classes)  # its own order: a loader may shuffle and drop
-    if isinstance(data, Dataset) or (
-        hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, dict | str)
-    ):
-        first = data[0] if len(data) else None  # type: ignore[arg-type]
-        batches = isinstance(data, list) and _is_batch(first)
-        return Samples.from_batches(data, num_classes) if batches else Samples.from_dataset(data, num_classes)  # type: ignore[arg-type]
-    if hasattr(data, "__iter__") and not isinstance(data, dict | str | Tensor):
-        return Samples.from_batches(data, num_classes)
-    raise SubjectError(
-        f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
-    )
-
-
-def _is_batch(item: Any) -> bool:
-    if isinstance(item, dict):
-        return any(isinstance(value, Tensor) and value.dim() >= 1 for value in item.values())
-    return isinstance(item, tuple | list) and len(item) == 2 and isinstance(item[1], Tensor) and item[1].dim() == 1
-
-
-def with_command(subject: Subject, command: str) -> Subject:
-    """The same, with the command line that asked for it in the provenance."""
-    return replace(subject, source=replace(subject.source, command=command))
+    return samples, data["name"]

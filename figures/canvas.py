@@ -1,0 +1,95 @@
+"""Figures without global state: our own style, the Agg canvas, and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+
+STYLE = Path(__file__).with_name("style.mplstyle")
+#: without a date or version, equal numbers give equal files
+_METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+FORMATS = tuple(_METADATA)
+
+
+class FigureError(ValueError):
+    """What was asked cannot be drawn; the message says which figure, file or format, and the fix."""
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Our style over matplotlib's defaults; the reader's own settings neither count nor change."""
+    own = matplotlib.rc_params_from_file(STYLE, fail_on_error=True, use_default_template=True)
+    with matplotlib.rc_context({key: value for key, value in own.items() if not key.startswith("backend")}):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of ``width`` x ``height`` inches that pyplot does not know of."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def heading(figure: Figure, title: str, subtitle: str) -> None:
+    """A bold title and a plain line below it, both within the layout."""
+    above = figure.suptitle(f"{title}\n ")
+    below = Annotation(subtitle, xy=(0.5, 0), xycoords=above, ha="center", va="bottom", fontsize=9, color="#444444")
+    figure.add_artist(below)
+
+
+def check_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
+    """The formats, each once.
+
+    Raises:
+        FigureError: none given, or one that is not known.
+    """
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise FigureError(f"--format {' '.join(unknown) or '(none)'}: known formats are {', '.join(FORMATS)}")
+    return tuple(dict.fromkeys(formats))
+
+
+def render(figure: Figure, formats: tuple[str, ...]) -> dict[str, bytes]:
+    """The figure as bytes per format; laid out once, so that every format shows the same picture."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    found = {}
+    for name in formats:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=name, metadata=_METADATA[name])
+        found[name] = buffer.getvalue()
+    return found
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """Writes ``data`` so that a reader sees the old file or the whole new one.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full; the old file is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes it private; a picture is as readable as any file
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise

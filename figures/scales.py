@@ -1,0 +1,126 @@
+"""Axes that hold numbers of several orders of magnitude and both signs, with few, legible ticks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+#: a range of magnitudes above this is shown on a logarithmic axis
+WIDE = 15.0
+
+
+def number_label(value: float, _position: int | None = None) -> str:
+    """``0.01``, ``−5`` or a power of ten; never an offset or a rounded-away digit."""
+    if value == 0:
+        return "0"
+    exponent = math.floor(math.log10(abs(value)) + 1e-9)
+    if -3 <= exponent <= 3:
+        return f"{value:.6g}".replace("-", "−")
+    mantissa = value / 10**exponent
+    sign = "−" if value < 0 else ""
+    if abs(abs(mantissa) - 1) < 1e-6:
+        return f"{sign}$10^{{{exponent}}}$"
+    return f"{sign}{abs(mantissa):.3g}·$10^{{{exponent}}}$"
+
+
+def decades(low: float, high: float, most: int) -> list[float]:
+    """Powers of ten in ``[low, high]``, thinned from the largest down to at most ``most``."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    exponents = list(range(last, first - 1, -1))
+    step = max(1, math.ceil(len(exponents) / most))
+    return [10.0**e for e in exponents[::step]]
+
+
+def signed_axis(
+    axes: Axes, which: str, values: Iterable[float], threshold: float, *, ticks: int = 5, linscale: float = 1.0
+) -> None:
+    """Symmetric-log axis, linear within ``threshold``, with room around ``values`` and ticks that do not collide.
+
+    Args:
+        axes: the panel.
+        which: ``x`` or ``y``.
+        values: what must be inside; interval ends included.
+        threshold: the verdict's tau: what is smaller has no certain sign, and is near zero in the picture.
+        ticks: at most so many on each side of zero.
+        linscale: how many decades the linear part is wide.
+    """
+    values = list(values)
+    low, high = min([0.0, *values]), max([0.0, *values])
+    low, high = (
+        (-threshold * (-low / threshold) ** 1.05 * 1.4 if low < -threshold else -1.4 * threshold),
+        (threshold * (high / threshold) ** 1.05 * 1.4 if high > threshold else 1.4 * threshold),
+    )
+    setter = axes.set_xscale if which == "x" else axes.set_yscale
+    setter("symlog", linthresh=threshold, linscale=linscale)
+    limit = axes.set_xlim if which == "x" else axes.set_ylim
+    limit(low, high)
+    span = math.log10(max(-low, high) / threshold) + linscale
+    marks = [0.0]
+    for sign, end in ((-1, -low), (1, high)):
+        if end > 1.5 * threshold:
+            share = (math.log10(end / threshold) + linscale) / span
+            # a decade within a fifth of the linear part would sit on the zero's label
+            side = [d for d in decades(threshold * 1.0, end, max(1, round(ticks * share))) if d >= threshold]
+            marks += [sign * d for d in side]
+    fix_ticks(axes.xaxis if which == "x" else axes.yaxis, sorted(marks))
+
+
+def fix_ticks(axis: Axis, marks: Sequence[float]) -> None:
+    """Exactly these ticks, labelled plainly."""
+    axis.set_major_locator(FixedLocator(list(marks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(number_label))
+
+
+def log_axis(axes: Axes, which: str, values: Iterable[float], *, ticks: int = 6, pad: float = 1.3) -> None:
+    """Logarithmic axis around positive ``values``; one decade at most is ticked at 1, 2 and 5."""
+    positive = [value for value in values if value > 0]
+    low, high = min(positive) / pad, max(positive) * pad
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    marks = decades(low, high, ticks) if high / low > 10 else []
+    if len(marks) < 3:
+        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        fine = [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+        marks = fine if len(fine) > len(marks) else marks
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    if len(marks) >= 2:
+        fix_ticks(axis, marks)
+    else:
+        plain_ticks(axis)
+
+
+def plain_ticks(axis: Axis, most: int = 5) -> None:
+    """A few round numbers."""
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(number_label))
+
+
+def value_axis(axes: Axes, values: Sequence[float], threshold: float) -> str:
+    """Chooses the y axis for ``values``: linear where they are of one size, else logarithmic, signed where they have both signs.
+
+    Returns:
+        ``linear``, ``log`` or ``symlog``.
+    """
+    sizes = [abs(value) for value in values if value != 0]
+    if not sizes:
+        axes.set_ylim(-1.5 * threshold, 1.5 * threshold)
+        plain_ticks(axes.yaxis)
+        return "linear"
+    wide = max(sizes) / min(sizes) > WIDE
+    if wide and min(values) > 0:
+        log_axis(axes, "y", values)
+        return "log"
+    if wide and max(sizes) > WIDE * threshold:
+        signed_axis(axes, "y", values, threshold)
+        return "symlog"
+    low, high = min([0.0, *values]), max([0.0, *values])
+    room = 0.07 * (high - low)
+    axes.set_ylim(low - room if low < 0 else 0, high + room if high > 0 else 0)
+    plain_ticks(axes.yaxis)
+    return "linear"

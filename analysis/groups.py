@@ -13,8 +13,11 @@ class GroupError(ValueError):
     """A scheme cannot be made of these classes; the message lists the class counts."""
 
 
-#: largest class -> (many if count > first, few if count < second); CIFAR-10-LT and CIFAR-100-LT / ImageNet-LT conventions
+#: (many if count > first, few if count < second): the conventions of CIFAR-10-LT, and of CIFAR-100-LT, ImageNet-LT, Places-LT
 _SHOTS = {"large": (1000, 200), "small": (100, 20)}
+#: Mean samples a class from which classes are "large": CIFAR-10-LT has 900 to 3000, the others 100 to 200. (The largest class
+#: does not tell them apart: ImageNet-LT's has 1280 samples.)
+_LARGE = 500
 
 
 def make_scheme(
@@ -28,8 +31,8 @@ def make_scheme(
 
     Args:
         name: ``all``, ``head-tail`` (a class with fewer than ``eta`` samples is tail), ``many-medium-few`` (over 1000 / under
-            200 where the largest class has over 1000 samples, as CIFAR-10-LT papers do, else more than 100 / fewer than
-            20), ``per-class``, or ``custom`` with ``mapping``.
+            200 where classes have 500 samples or more on average, as CIFAR-10-LT papers do, else more than 100 / fewer
+            than 20), ``per-class``, or ``custom`` with ``mapping``.
         class_counts: samples of each class, ``[C]``.
         eta: threshold of ``head-tail``.
         mapping: group name -> classes.
@@ -48,7 +51,7 @@ def make_scheme(
             )
         groups = {"head": [c for c in classes if counts[c] >= eta], "tail": [c for c in classes if counts[c] < eta]}
     elif name == "many-medium-few":
-        many, few = _SHOTS["large" if counts.max() > 1000 else "small"]
+        many, few = _SHOTS["large" if counts.mean() >= _LARGE else "small"]
         groups = {
             "many": [c for c in classes if counts[c] > many],
             "medium": [c for c in classes if few <= counts[c] <= many],
@@ -60,6 +63,8 @@ def make_scheme(
         if not mapping:
             raise GroupError('a custom scheme needs groups: --group "tail=7,8,9" or a mapping file')
         groups = {group: sorted(set(map(int, members))) for group, members in mapping.items()}
+        if groups.get("all", list(classes)) != list(classes):
+            raise GroupError("the name 'all' is the group of every class; choose another name")
     else:
         raise GroupError(f"unknown scheme '{name}'; known: all, head-tail, many-medium-few, per-class, custom")
     unknown = sorted({c for members in groups.values() for c in members} - set(classes))

@@ -34,13 +34,19 @@ class Samples:
         class_counts: int64 array ``[C]``.
 
     Raises:
-        SamplesError: no samples, tensors of different length, labels out of range, or non-finite inputs.
+        SamplesError: no samples, tensors of different length, anything but tensors in the batch, labels that are not whole
+            numbers within range, or non-finite inputs.
     """
 
     def __init__(self, batch: Any, labels: np.ndarray | Tensor, num_classes: int | None = None) -> None:
         self.batch = batch
-        self.labels = np.asarray(labels, dtype=np.int64)
-        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
+        self.labels = _whole_numbers(labels)
+        tensors = tree_leaves(batch)
+        other = next((leaf for leaf in tensors if not isinstance(leaf, Tensor)), None)
+        if other is not None:
+            raise SamplesError(
+                f"a batch may hold tensors only, and this one holds {other!r} ({type(other).__name__}): leave it out"
+            )
         if not len(self.labels) or not tensors:
             raise SamplesError("no samples: the data set or the group is empty")
         lengths = {len(tensor) for tensor in tensors} | {len(self.labels)}
@@ -61,8 +67,8 @@ class Samples:
     @classmethod
     def from_tensors(cls, inputs: Tensor, targets: Tensor, num_classes: int | None = None) -> Samples:
         """Samples of a classifier: ``inputs [N, ...]`` and int64 ``targets [N]``; batches are ``(inputs, targets)``."""
-        targets = targets.detach().cpu().long()
-        return cls((inputs.detach().cpu(), targets), targets.numpy(), num_classes)
+        labels = _whole_numbers(targets)
+        return cls((inputs.detach().cpu(), torch.from_numpy(labels)), labels, num_classes)
 
     @classmethod
     def from_dataset(cls, dataset: Dataset[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
@@ -177,6 +183,22 @@ def find_labels(batch: Any) -> np.ndarray:
     return found.cpu().numpy()
 
 
+def _whole_numbers(labels: np.ndarray | Tensor) -> np.ndarray:
+    raw = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if raw.ndim != 1:
+        raise SamplesError(f"labels of shape {raw.shape}: give one class per sample, as a whole number")
+    whole = raw.astype(np.int64)
+    if not np.array_equal(whole, raw):
+        raise SamplesError("labels must be whole numbers, one class per sample")
+    return whole
+
+
 def _same(one: Any, other: Any) -> bool:
-    pairs = zip(tree_leaves(one), tree_leaves(other), strict=True)
-    return all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in pairs)
+    leaves, others = tree_leaves(one), tree_leaves(other)
+    return len(leaves) == len(others) and all(_equal(a, b) for a, b in zip(leaves, others, strict=True))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor | np.ndarray):  # a NaN equals itself here: it is refused later, by its own name
+        return np.array_equal(np.asarray(one), np.asarray(other), equal_nan=np.asarray(one).dtype.kind in "fc")
+    return bool(one == other)

@@ -8,21 +8,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import escape as leaving
+from .evaluate import group_means
 from .exact import exact_spectrum, in_float64
+from .gauss_newton import measure_gauss_newton
 from .groups import group_indices, is_partition, make_scheme
 from .lanczos import random_start
-from .losses import BatchLoss
+from .losses import BatchLoss, classification_loss
 from .operator import HessianOperator
 from .provenance import Source, describe
+from .pyhessian_engine import pyhessian_spectrum
 from .results import CurvatureResult, GroupResult, Scheme
 from .samples import Samples
 from .settings import AnalysisSettings
 from .spectrum import Spectrum, measure_spectrum
+from .subsampling import disjoint_subsets, sampling_error
 
 #: Called with (group, Lanczos steps or products done since the last call).
 Progress = Callable[[str, int], None]
@@ -113,27 +118,49 @@ class _Work:
         self.indices = group_indices(scheme, samples.labels)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
+        self._accuracy: dict[str, float | None] | None = None
         self._whole: Tensor | None = None  # gradient of the loss over all samples
         self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
 
-    def measure(self, name: str) -> GroupResult:
-        """Everything asked for about one group."""
+    def operator(self, indices: np.ndarray) -> HessianOperator:
+        """The Hessian over some of the samples."""
         settings = self.settings
-        operator = HessianOperator(
+        return HessianOperator(
             self.model,
-            self.samples.subset(self.indices[name]),
+            self.samples.subset(indices),
             self.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=settings.memory,
         )
+
+    def measure(self, name: str) -> GroupResult:
+        """Everything asked for about one group."""
+        settings, indices = self.settings, self.indices[name]
+        subsets: list[np.ndarray] = []
+        if settings.subsample is not None and settings.subsample < len(indices):
+            subsets = disjoint_subsets(indices, settings.subsample, settings.seed)
+            indices = subsets[0]
+        operator = self.operator(indices)
         self.parameters = operator.size
         mean, gradient = operator.loss_and_gradient()
         if name == "all":
             self._whole = gradient
         spectrum = self._spectrum(name, operator)
-        common = random_start(operator, settings.seed + 303)
-        self._products[name] = (operator.num_samples, operator.matvec(common).double())
+        warnings = list(spectrum.warnings)
+        sampling = None
+        if subsets:
+            operator.release()
+            others = [self._spectrum(name, self.operator(part)) for part in subsets[1:]]
+            sampling = sampling_error(subsets, len(self.indices[name]), [spectrum, *others])
+            warnings.append(
+                f"measured on {len(indices)} of {len(self.indices[name])} samples: lambda_min {sampling.lambda_min.value:.3g} "
+                f"+- {sampling.lambda_min.standard_error or 0:.2g} over {len(subsets)} disjoint subsets, on average below the "
+                "whole group's"
+            )
+        else:
+            common = random_start(operator, settings.seed + 303)
+            self._products[name] = (operator.num_samples, operator.matvec(common).double())
         weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
         verdict = leaving.verdict(
             spectrum.lambda_min,
@@ -147,16 +174,27 @@ class _Work:
             delta=settings.delta,
             looks=spectrum.looks,
         )
-        negative = verdict.curvature == "negative curvature"
+        negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             self.vectors[f"{name}/{key}"] = vector
         certificate = self._certificate(name, operator, spectrum, verdict.tau) if negative and settings.escape else None
         escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
+        gauss_newton = None
+        if settings.gauss_newton:
+            gauss_newton = measure_gauss_newton(
+                operator,
+                spectrum.vectors["min"] if negative else None,
+                steps=settings.steps,
+                min_steps=settings.min_steps,
+                rtol=settings.rtol,
+                delta=settings.delta,
+                seed=settings.seed,
+            )
         result = GroupResult(
             classes=self.scheme.groups[name],
             size=operator.num_samples,
             loss=mean,
-            accuracy=operator.accuracy(),
+            accuracy=self._accuracies()[name],
             gradient_norm=gradient_norm,
             weight_norm=weight_norm,
             lambda_min=spectrum.lambda_min,
@@ -172,10 +210,12 @@ class _Work:
             noise=spectrum.noise,
             certificate=certificate,
             escape=escape,
+            gauss_newton=gauss_newton,
+            sampling=sampling,
             verdict=verdict,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
-            warnings=spectrum.warnings,
+            warnings=warnings,
         )
         operator.release()
         return result
@@ -190,6 +230,14 @@ class _Work:
         scale = float((total * whole).norm())
         return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
 
+    def _accuracies(self) -> dict[str, float | None]:
+        if self._accuracy is None:
+            dtype = next(self.model.parameters()).dtype
+            device = next(self.model.parameters()).device
+            loss = self.loss or classification_loss()
+            self._accuracy = group_means(self.model, self.samples, self.indices, loss, device=device, dtype=dtype)[1]
+        return self._accuracy
+
     def _spectrum(self, name: str, operator: HessianOperator) -> Spectrum:
         settings = self.settings
 
@@ -199,6 +247,15 @@ class _Work:
 
         if settings.engine == "exact":
             return exact_spectrum(operator, thresholds=settings.thresholds, k=settings.k, progress=step)
+        if settings.engine == "pyhessian":
+            return pyhessian_spectrum(
+                operator,
+                steps=settings.steps,
+                starts=settings.starts,
+                thresholds=settings.thresholds,
+                seed=settings.seed,
+                progress=step,
+            )
         return measure_spectrum(
             operator, steps=settings.steps, min_steps=settings.min_steps, rtol=settings.rtol, starts=settings.starts,
             delta=settings.delta, thresholds=settings.thresholds, k=settings.k, seed=settings.seed, progress=step,

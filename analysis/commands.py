@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Adds this package's commands to the command line."""
     app.command()(analyze)
     app.command("slice")(slice_)
+    app.command()(verify)
 
 
 def analyze(
@@ -137,3 +138,14 @@ def slice_(
 
     given = given_from_flags(model=model, model_args=model_args, data=data, data_args=data_args, loss=loss, data_root=data_root)
     slice_target(target, name, [*(overrides or []), *([f"eta={eta}"] if eta else [])], given)
+
+
+def verify(
+    result: Annotated[Path, typer.Argument(help="A stored result: curvature/checkpoint.head-tail.json.")],
+    checkpoint: Annotated[Path | None, typer.Option(help="Where the weights are, if not beside the result.")] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Recompute the proofs of negative curvature of RESULT from its checkpoint and vectors; exit 1 if one no longer holds."""
+    from .drive import verify_result
+
+    verify_result(result, checkpoint, data_root)

@@ -179,6 +179,33 @@ def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given
     print(output)
 
 
+class ClaimError(RuntimeError):
+    """A stored claim does not hold."""
+
+
+def verify_result(result: Path, checkpoint: Path | None = None, data_root: str | None = None) -> None:
+    """``saddlescope verify``.
+
+    Raises:
+        ClaimError: a certificate does not hold.
+        VerificationError: weights, data or vectors are not those of the result.
+    """
+    from .verify import verify
+
+    checks = verify(result, checkpoint=checkpoint, data_root=data_root)
+    if not checks:
+        print(f"{result}: weights and data are unchanged; it claims no negative curvature, so there is no proof to check")
+        return
+    for check in checks:
+        print(
+            f"{check.group}: {'holds' if check.holds else 'FAILS'}: v'Hv = {check.product:.6g} by a Hessian-vector product, "
+            f"{check.difference:.6g} by gradient differences (stored {check.stored:.6g}; must be below {check.threshold:.3g})"
+        )
+    failed = [check.group for check in checks if not check.holds]
+    if failed:
+        raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
+
+
 def _with_steps(item: CurvatureItem, given: Given) -> None:
     """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
     with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .losses import BatchLoss, summed
+from .losses import BatchLoss, LossError, label_key, logits_of, summed
 from .operator import evaluation_mode
 from .samples import Samples, batch_size
 
@@ -67,13 +67,24 @@ def _per_sample(
                     return None, None
                 summed(values, batch_size(batch))  # refuses any other shape
                 losses.append(values.double().cpu().numpy())
-                logits = outputs[-1] if outputs else None
-                if isinstance(logits, Tensor) and logits.dim() == 2 and isinstance(batch, tuple | list) and len(batch) == 2:
-                    hits.append((logits.argmax(1) == batch[1]).cpu().numpy())
+                pair = _logits_and_labels(outputs, batch)
+                if pair is not None:
+                    hits.append((pair[0].argmax(1) == pair[1]).cpu().numpy())
     finally:
         hook.remove()
     right = np.concatenate(hits) if len(hits) == len(losses) else None
     return np.concatenate(losses), right
+
+
+def _logits_and_labels(outputs: list[Any], batch: Any) -> tuple[Tensor, Tensor] | None:
+    """What accuracy is counted on; None where model or batch are not a classifier's."""
+    try:
+        logits = logits_of(outputs[-1]) if outputs else None
+        labels = batch[label_key(batch)] if isinstance(batch, Mapping) else batch[1]
+    except (LossError, LookupError, TypeError):
+        return None
+    fits = isinstance(logits, Tensor) and logits.dim() == 2 and isinstance(labels, Tensor) and labels.shape == logits.shape[:1]
+    return (logits, labels) if fits and logits is not None else None
 
 
 def _batch_means(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.nn import functional
 BatchLoss = Callable[[nn.Module, Any], Tensor]
 #: ``loss(outputs [n, C], targets [n]) -> [n]``
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
+#: where dictionary batches keep the class labels
+LABEL_KEYS = ("labels", "label", "targets", "target")
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -19,14 +21,62 @@ def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs, targets, reduction="none")
 
 
-def classification_loss(output_loss: OutputLoss = cross_entropy) -> BatchLoss:
-    """The loss of a classifier on ``(inputs, targets)`` batches."""
+class ClassificationLoss:
+    """The loss of a classifier; a class rather than a closure so that PyHessian can be given ``output_loss``.
 
-    def loss(model: nn.Module, batch: Any) -> Tensor:
+    Batches are ``(inputs, targets)``, or dictionaries as text models take them: the model is called with every entry but the
+    labels, and its output may carry the logits as ``.logits`` or ``["logits"]``.
+
+    Args:
+        output_loss: per-sample loss of the logits; default: cross-entropy.
+    """
+
+    def __init__(self, output_loss: OutputLoss = cross_entropy) -> None:
+        self.output_loss = output_loss
+
+    def __call__(self, model: nn.Module, batch: Any) -> Tensor:
+        """Per-sample losses ``[n]``."""
+        if isinstance(batch, Mapping):
+            name = label_key(batch)
+            outputs = model(**{key: value for key, value in batch.items() if key != name})
+            return self.output_loss(logits_of(outputs), batch[name])
         inputs, targets = batch
-        return output_loss(model(inputs), targets)
+        return self.output_loss(logits_of(model(inputs)), targets)
 
-    return loss
+
+def classification_loss(output_loss: OutputLoss = cross_entropy) -> ClassificationLoss:
+    """The loss of a classifier from a per-sample loss of its logits."""
+    return ClassificationLoss(output_loss)
+
+
+def label_key(batch: Mapping[str, Any]) -> str:
+    """The key of the class labels in a dictionary batch.
+
+    Raises:
+        LossError: none of ``labels``, ``label``, ``targets``, ``target``.
+    """
+    for key in LABEL_KEYS:
+        if key in batch:
+            return key
+    raise LossError(f"no labels in a batch with {', '.join(batch)}; name them 'labels' or give a loss(model, batch)")
+
+
+def logits_of(outputs: Any) -> Tensor:
+    """The logits in what a model returned: a tensor, ``.logits``, ``["logits"]``, or the first of a tuple.
+
+    Raises:
+        LossError: nothing of the kind.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    found = getattr(outputs, "logits", None)
+    if found is None and isinstance(outputs, Mapping):
+        found = outputs.get("logits")
+    if found is None and isinstance(outputs, tuple | list) and outputs:
+        found = outputs[0]
+    if not isinstance(found, Tensor):
+        raise LossError(f"the model returned {type(outputs).__name__} without logits; give a loss(model, batch)")
+    return found
 
 
 class LossError(ValueError):

@@ -107,6 +107,7 @@ class HessianOperator:
         size: n, the number of parameters.
         parameter_names: names in the order of the flat vectors.
         matvecs: products so far.
+        micro_batch: samples differentiated at once.
         kept_bytes: held by the graphs that are kept.
 
     Raises:
@@ -135,7 +136,7 @@ class HessianOperator:
             self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
         self.matvecs = 0
         self._budget = memory if memory is not None else free_bytes(self.device) // 2
-        self._micro_batch = micro_batch or _fitting(samples, self.device)
+        self.micro_batch = micro_batch or _fitting(samples, self.device)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
         self.kept_bytes = 0
@@ -153,7 +154,7 @@ class HessianOperator:
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        with self._context():
+        with self.differentiable():
             for batch in self._batches():
                 loss = summed(self.loss(self.model, batch), batch_size(batch))
                 total += loss.detach()
@@ -167,23 +168,10 @@ class HessianOperator:
     def mean_loss(self) -> float:
         """Mean loss at the current weights; may be infinite."""
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
-        with self._context(), torch.no_grad():
+        with self.differentiable(), torch.no_grad():
             for batch in self._batches():
                 total += summed(self.loss(self.model, batch), batch_size(batch))
         return float(self._sum(total).item()) / self.num_samples
-
-    def accuracy(self) -> float | None:
-        """Share of samples whose largest output is their label; None where batches are not a classifier's pairs."""
-        correct = 0
-        with self._context(), torch.no_grad():
-            for batch in self._batches():
-                if not (isinstance(batch, tuple | list) and len(batch) == 2 and isinstance(batch[0], Tensor)):
-                    return None
-                outputs = self.model(batch[0])
-                if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-                    return None
-                correct += int((outputs.argmax(1) == batch[1]).sum())
-        return float(self._sum(torch.tensor([float(correct)], dtype=torch.float64)).item()) / self.num_samples
 
     def matvec(self, v: Tensor) -> Tensor:
         """``H v`` for ``v [n]``, in the parameters' dtype.
@@ -193,7 +181,7 @@ class HessianOperator:
         """
         parts = self._split(v.to(self.device, self.dtype))
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        with self._context():
+        with self.differentiable():
             if self._kept is None:
                 self._keep_graphs()
             for gradients in self._kept or ():
@@ -258,7 +246,7 @@ class HessianOperator:
         accelerator = Accelerator(self.device)
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         (batch,) = probe.batches(4, self.device, self.dtype)
-        with self._context():
+        with self.differentiable():
             if not accelerator.plan(lambda: self.loss(self.model, batch)):
                 return None
             generator = torch.Generator().manual_seed(0)
@@ -278,7 +266,8 @@ class HessianOperator:
         return accelerator
 
     @contextmanager
-    def _context(self) -> Iterator[None]:
+    def differentiable(self) -> Iterator[None]:
+        """Eval mode, full precision, gradients on, and kernels that can be differentiated twice."""
         # The fused attention kernels have no second derivative; the math kernel does.
         attention, precision = sdpa_kernel(SDPBackend.MATH), torch.autocast(self.device.type, enabled=False)
         with evaluation_mode(self.model), attention, precision, torch.enable_grad():
@@ -288,7 +277,7 @@ class HessianOperator:
         if start >= self.samples.num_samples:
             return
         samples = self.samples if start == 0 else self.samples.subset(torch.arange(start, self.samples.num_samples).numpy())
-        yield from samples.batches(self._micro_batch, self.device, self.dtype)
+        yield from samples.batches(self.micro_batch, self.device, self.dtype)
 
     def _sum(self, total: Tensor) -> Tensor:
         return total if self.reduce is None else self.reduce(total)

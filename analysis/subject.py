@@ -50,7 +50,7 @@ class Given:
 
     def record(self) -> dict[str, Any]:
         """What may change a number, for the provenance; where the data lie does not."""
-        fields = {
+        fields: dict[str, Any] = {
             "model": self.model,
             "model_args": dict(self.model_args),
             "data": self.data,

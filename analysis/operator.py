@@ -6,7 +6,7 @@ import fnmatch
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -139,6 +139,7 @@ class HessianOperator:
         self.micro_batch = micro_batch or _fitting(samples, self.device)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
+        self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
         self._accelerator = self._plan() if accelerate else None
 
@@ -156,7 +157,7 @@ class HessianOperator:
         gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
         with self.differentiable():
             for batch in self._batches():
-                loss = summed(self.loss(self.model, batch), batch_size(batch))
+                loss = self._batch_loss(batch)
                 total += loss.detach()
                 gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
@@ -181,6 +182,8 @@ class HessianOperator:
         """
         parts = self._split(v.to(self.device, self.dtype))
         total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        if self._kept_at != self._state():
+            self.release()
         with self.differentiable():
             if self._kept is None:
                 self._keep_graphs()
@@ -201,11 +204,16 @@ class HessianOperator:
         return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
     def release(self) -> None:
-        """Frees the kept graphs; the next product builds them again."""
-        self._kept, self._rest_from = None, 0
+        """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
+        self._kept, self._rest_from, self.kept_bytes = None, 0, 0
+
+    def _state(self) -> list[tuple[int, int]]:
+        # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
+        return [(t.data_ptr(), t._version) for t in (*self.model.parameters(), *self.model.buffers())]
 
     def _keep_graphs(self) -> None:
         self._kept, self._rest_from, self.kept_bytes = [], 0, 0
+        self._kept_at = self._state()
         for batch in self._batches():
             with saved_bytes() as saved:
                 gradients = self._gradients(batch)
@@ -217,16 +225,17 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        if self._accelerator is None:
-            loss = summed(self.loss(self.model, batch), batch_size(batch))
-        else:
-            with self._accelerator.recording():
-                loss = summed(self.loss(self.model, batch), batch_size(batch))
+        with self._accelerator.recording() if self._accelerator is not None else nullcontext():
+            loss = self._batch_loss(batch)
+        return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+
+    def _batch_loss(self, batch: Any) -> Tensor:
+        loss = summed(self.loss(self.model, batch), batch_size(batch))
         if not loss.requires_grad:
             raise OperatorError(
                 "the loss does not depend on the chosen parameters: was it computed under no_grad, or detached?"
             )
-        return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+        return loss
 
     def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
         pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g is not None and g.requires_grad]

@@ -34,7 +34,7 @@ class DiagonalOperator:
 
 
 class Residual(nn.Module):
-    """Convolutions, BatchNorm with statistics of its own, a residual, a linear head: 4 classes of 1x6x6 images, n = 173."""
+    """Convolutions, BatchNorm with statistics of its own, a residual, a linear head: 4 classes of 1x6x6 images, n = 175."""
 
     def __init__(self):
         super().__init__()
@@ -90,7 +90,7 @@ def truth(model, samples, parameters=None, per_sample=None):
         rows.append(torch.cat([r.reshape(-1) for r in row]))
     for module, flag in flags:
         module.training = flag
-    return SimpleNamespace(loss=float(loss), gradient=flat.detach(), hessian=torch.stack(rows).detach())
+    return SimpleNamespace(loss=float(loss.detach()), gradient=flat.detach(), hessian=torch.stack(rows).detach())
 
 
 @pytest.fixture(scope="session")

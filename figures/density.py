@@ -149,9 +149,9 @@ def _caption(found: Finals, everything: Sequence[GroupResult], scale: float) -> 
         else f"mean of {words} Lanczos quadrature{'s' if probes[-1] > 1 else ''} per curve ({', '.join(kinds)} starts)"
     )
     return (
-        f"Share of the Hessian's eigenvalues per unit of λ, {how}; left of zero the loss curves downwards. For the picture each "
-        f"node is broadened by a Gaussian of standard deviation {WIDTH:g} in asinh(λ/τ), that is {WIDTH:g} τ at zero and "
-        f"{100 * WIDTH:g} % of |λ| far from it, with τ = {scale:.2g} (median of the verdicts' thresholds); the stored numbers are "
+        f"Share of the Hessian's eigenvalues per unit of λ, {how}; left of zero the loss curves downwards. For the picture "
+        f"each node is broadened by a Gaussian of standard deviation {WIDTH:g} in asinh(λ/τ), that is {WIDTH:g} τ at zero and "
+        f"{100 * WIDTH:g} % of |λ| far from it, with τ = {scale:.2g} (median over the verdicts); stored numbers are "
         "not broadened. Bars at the bottom: λ_min and λ_max of each seed with the stated interval (tick: the estimate; circle: "
         f"not converged, a one-sided bound), probability {confidence:g}. {seed_words(found, mean=False)}"
         f"{gap_words(found.gaps, found.left_out)}"

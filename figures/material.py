@@ -67,9 +67,9 @@ class Finals:
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
         return {seed: result.groups[group] for seed, result in found if result is not None and group in result.groups}
 
-    def complete(self, values: Sequence[float] | dict[int, GroupResult]) -> bool:
-        """True if every seed of the study is there and there are several: only then a mean is drawn."""
-        return len(values) == len(self.seeds) > 1
+    def complete(self, number: int) -> bool:
+        """True if ``number`` is every seed of the study and there are several: only then a mean is drawn."""
+        return number == len(self.seeds) > 1
 
 
 def seeds_of(study: Study) -> list[int]:
@@ -162,6 +162,11 @@ def group_title(result: CurvatureResult, group: str) -> str:
     """``tail (7 classes, 138 samples)``."""
     classes, size = len(result.scheme.groups[group]), result.scheme.sizes[group]
     return f"{group} ({classes} class{'es' if classes != 1 else ''}, {size:,} sample{'s' if size != 1 else ''})"
+
+
+def hessian_words(group: str) -> str:
+    """Whose Hessian: ``the tail Hessian``."""
+    return "the Hessian of all classes" if group == "all" else f"the {group} Hessian"
 
 
 def count(number: int, what: str) -> str:

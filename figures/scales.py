@@ -49,11 +49,8 @@ def signed_axis(
         linscale: how many decades the linear part is wide.
     """
     values = list(values)
-    low, high = min([0.0, *values]), max([0.0, *values])
-    low, high = (
-        (-threshold * (-low / threshold) ** 1.05 * 1.4 if low < -threshold else -1.4 * threshold),
-        (threshold * (high / threshold) ** 1.05 * 1.4 if high > threshold else 1.4 * threshold),
-    )
+    low, high = _roomy(-min([0.0, *values]), threshold), _roomy(max([0.0, *values]), threshold)
+    low = -low
     setter = axes.set_xscale if which == "x" else axes.set_yscale
     setter("symlog", linthresh=threshold, linscale=linscale)
     limit = axes.set_xlim if which == "x" else axes.set_ylim
@@ -63,10 +60,13 @@ def signed_axis(
     for sign, end in ((-1, -low), (1, high)):
         if end > 1.5 * threshold:
             share = (math.log10(end / threshold) + linscale) / span
-            # a decade within a fifth of the linear part would sit on the zero's label
-            side = [d for d in decades(threshold * 1.0, end, max(1, round(ticks * share))) if d >= threshold]
-            marks += [sign * d for d in side]
+            marks += [sign * decade for decade in decades(threshold, end, max(1, round(ticks * share)))]
     fix_ticks(axes.xaxis if which == "x" else axes.yaxis, sorted(marks))
+
+
+def _roomy(end: float, threshold: float) -> float:
+    """A limit somewhat beyond ``end``; where nothing lies on that side of zero, a part of the linear range."""
+    return 1.5 * threshold * (end / threshold) ** 1.03 if end > threshold else max(1.3 * end, 0.6 * threshold)
 
 
 def fix_ticks(axis: Axis, marks: Sequence[float]) -> None:
@@ -102,7 +102,7 @@ def plain_ticks(axis: Axis, most: int = 5) -> None:
 
 
 def value_axis(axes: Axes, values: Sequence[float], threshold: float) -> str:
-    """Chooses the y axis for ``values``: linear where they are of one size, else logarithmic, signed where they have both signs.
+    """Chooses the y axis for ``values``: linear where of one size, else logarithmic, with both signs where needed.
 
     Returns:
         ``linear``, ``log`` or ``symlog``.
@@ -117,7 +117,7 @@ def value_axis(axes: Axes, values: Sequence[float], threshold: float) -> str:
         log_axis(axes, "y", values)
         return "log"
     if wide and max(sizes) > WIDE * threshold:
-        signed_axis(axes, "y", values, threshold)
+        signed_axis(axes, "y", values, threshold, linscale=0.6)
         return "symlog"
     low, high = min([0.0, *values]), max([0.0, *values])
     room = 0.07 * (high - low)

@@ -1,0 +1,190 @@
+"""Accuracy: per group and class at the end, and with the training loss over the epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..analysis.study import Run, Study
+from .along import draw_curves, mark_switches, switch_words, switches
+from .canvas import FigureError, heading, new_figure
+from .extremes import Point, seed_points
+from .looks import handle, optimizer_looks
+from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, study_title
+from .scales import log_axis, plain_ticks
+
+PAPER_CURVES = "F7 (SSE-SAM, overview figure: head and tail accuracy over the epochs)"
+GROUPS = ("all", "head", "tail", "many", "medium", "few")
+
+
+def figures(study: Study) -> list[Planned]:
+    """Accuracy at the end, and the curves of training."""
+    return [Planned("accuracy", lambda: draw_final(study)), Planned("learning_curves", lambda: draw_curves_over_epochs(study))]
+
+
+def _finished(study: Study) -> list[Run]:
+    """Runs with a final accuracy.
+
+    Raises:
+        NothingToDraw: there are none.
+        FigureError: they were trained or tested on different samples.
+    """
+    runs = [run for run in study.runs if run.side_car is not None and run.side_car["training"].get("accuracy")]
+    if not runs:
+        raise NothingToDraw("no run is finished; run 'saddlescope train' on the recipe")
+    for field, read in (
+        ("data.index_sha256", lambda car: car["data"].get("index_sha256")),
+        ("accuracy_split", lambda car: car.get("accuracy_split", car["training"].get("accuracy_split"))),
+    ):
+        if len({str(read(run.side_car)) for run in runs}) > 1:
+            raise FigureError(f"accuracies cannot share a figure: the side-cars differ in '{field}'; keep one kind in a study")
+    return runs
+
+
+def _of(runs: Sequence[Run], optimizer: str) -> dict[int, dict[str, Any]]:
+    cars = {run.seed: run.side_car for run in runs if run.optimizer == optimizer}
+    return {seed: cars[seed]["training"]["accuracy"] for seed in sorted(cars) if cars[seed] is not None}  # type: ignore[index]
+
+
+def draw_final(study: Study) -> Drawing:
+    """Left: groups, every seed a point; right: classes from frequent to rare, means as lines and seeds as points."""
+    runs = _finished(study)
+    looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
+    groups = _groups(runs)
+    figure = new_figure(max(7.0, min(11.0, 5.2 + 0.28 * len(looks) * len(groups))), 4.2)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(3, 0.75 * len(groups) + 0.7), 5])
+    inside: list[float] = []
+    room = 0.84 / len(looks)
+    for order, (optimizer, look) in enumerate(looks.items()):
+        found = _of(runs, optimizer)
+        for place, group in enumerate(groups):
+            at = place + (order - (len(looks) - 1) / 2) * room
+            points = {
+                seed: Point(100 * float(acc[group]), (None, None)) for seed, acc in found.items() if acc.get(group) is not None
+            }
+            inside += seed_points(left, at, points, look, mean=len(points) == len(seeds) > 1, spread=0.8 * room)
+        inside += _classes(right, found, look.colour, look.marker, len(seeds))
+    left.set_xticks(range(len(groups)), groups)
+    left.set_xlim(-0.55, len(groups) - 0.45)
+    left.grid(visible=False, axis="x")
+    left.set_title("class groups", fontweight="normal")
+    left.set_ylabel(f"accuracy (%)\n{_split(runs)}")
+    _class_axis(right, runs)
+    low = min([*inside, 100.0])
+    left.set_ylim(max(0.0, low - 0.06 * (100 - low) - 1), 100.0 if max(inside) < 100 else 100.8)
+    figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
+    heading(figure, "Accuracy per group and class", study_title(study))
+    return Drawing(figure, "Accuracy per optimizer, group and class", _final_caption(study, runs, groups))
+
+
+def _groups(runs: Sequence[Run]) -> list[str]:
+    known = [name for run in runs for name, value in run.side_car["training"]["accuracy"].items() if value is not None]  # type: ignore[index]
+    first = [name for name in GROUPS if name in known]
+    return first[:3] if {"head", "tail"} <= set(first) else first
+
+
+def _classes(axes: Axes, found: dict[int, dict[str, Any]], colour: str, marker: str, seeds: int) -> list[float]:
+    rows = {seed: np.array(acc["per_class"], dtype=np.float64) * 100 for seed, acc in found.items() if acc.get("per_class")}
+    inside: list[float] = []
+    for seed, row in rows.items():
+        line = "-" if seeds == 1 else "none"
+        axes.plot(range(len(row)), row, linestyle=line, marker=marker, color=colour, markersize=3, alpha=0.45, gid=f"seed-{seed}",
+                  markeredgewidth=0, clip_on=False)  # fmt: skip
+        inside += [float(value) for value in row[np.isfinite(row)]]
+    if len(rows) == seeds > 1:
+        axes.plot(np.mean(list(rows.values()), axis=0), color=colour, linewidth=1.5, gid="mean")
+    return inside
+
+
+def _class_axis(axes: Axes, runs: Sequence[Run]) -> None:
+    counts = runs[0].side_car["data"].get("class_counts") or []  # type: ignore[index]
+    axes.set_title("classes, with their training samples", fontweight="normal")
+    axes.set_xlabel("class (training samples below)" if counts else "class")
+    if not counts:
+        plain_ticks(axes.xaxis)
+        return
+    step = max(1, round(len(counts) / 12))
+    shown = list(range(0, len(counts), step))
+    axes.set_xticks(shown, [f"{label}\n{counts[label]}" for label in shown])
+    axes.set_xlim(-0.5, len(counts) - 0.5)
+
+
+def _split(runs: Sequence[Run]) -> str:
+    car = runs[0].side_car or {}
+    return str(car.get("accuracy_split", car.get("training", {}).get("accuracy_split", "")) or "")
+
+
+def _gaps(study: Study, runs: Sequence[Run]) -> list[str]:
+    looks, have = optimizer_looks(study.optimizers), {(run.optimizer, run.seed) for run in runs}
+    return [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds_of(study) if (o, s) not in have]
+
+
+def _final_caption(study: Study, runs: Sequence[Run], groups: Sequence[str]) -> str:
+    seeds = seeds_of(study)
+    mean = "bars and lines: means where no seed is missing" if len(seeds) > 1 else "one seed: no mean"
+    eta = (runs[0].side_car or {}).get("groups", {}).get("eta")
+    tail = f" A class is tail if it has fewer than {eta} training samples." if eta is not None and "tail" in groups else ""
+    split = _split(runs)
+    return (
+        f"Accuracy of the final checkpoints{f' on {split}' if split else ''}; a group's is the mean over its samples. Every point "
+        f"is a seed; {mean}. No error bars: the spread of the points is the spread over seeds.{tail} "
+        f"{count(len(seeds), 'training seed')}.{gap_words(_gaps(study, runs))}"
+    )
+
+
+def draw_curves_over_epochs(study: Study) -> Drawing:
+    """Training loss, then the accuracy of all, head and tail, over the epochs."""
+    looks, seeds, switch = optimizer_looks(study.optimizers), seeds_of(study), switches(study)
+    runs = [run for run in study.runs if run.metrics]
+    if not runs:
+        raise NothingToDraw("no run has a metrics.jsonl with at least one epoch")
+    known = {name for run in runs for name, value in (run.metrics[-1].get("accuracy") or {}).items() if value is not None}
+    groups = [name for name in GROUPS if name in known][:3] if {"head", "tail"} <= known else [n for n in GROUPS if n in known]
+    figure = new_figure(max(5.2, 2.75 * (1 + len(groups))), 3.6)
+    panels = figure.subplots(1, 1 + len(groups), sharex=True, squeeze=False)[0]
+    losses: list[float] = []
+    for optimizer, look in looks.items():
+        mine = {run.seed: run.metrics for run in study.of(optimizer) if run.metrics}
+        losses += draw_curves(panels[0], _series(mine, None), look, len(seeds), markers=False)
+        for axes, group in zip(panels[1:], groups, strict=True):
+            draw_curves(axes, _series(mine, group), look, len(seeds), markers=False)
+    for axes, title in zip(panels, ["training loss", *(f"accuracy: {group}" for group in groups)], strict=True):
+        mark_switches(axes, switch, looks)
+        axes.set_title(title, fontweight="normal")
+        axes.set_xlabel("epoch")
+        plain_ticks(axes.xaxis, 5)
+    panels[0].set_ylabel("mean loss over the epoch (log)")
+    if any(value > 0 for value in losses):
+        log_axis(panels[0], "y", losses)
+    if groups:
+        panels[1].set_ylabel("accuracy (%)")
+    for axes in panels[2:]:
+        axes.sharey(panels[1])
+        axes.tick_params(labelleft=False)
+    handles = [handle(look, line=True) for look in looks.values()]
+    for entry in handles:
+        entry.set_marker("")
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    heading(figure, "Training", study_title(study))
+    unfinished = [f"{looks[run.optimizer].name} seed {run.seed} (unfinished)" for run in study.missing]
+    mean = "thin lines are seeds, thick ones their mean" if len(seeds) > 1 else "one line per run"
+    split = _split([run for run in study.runs if run.finished] or runs)
+    caption = (
+        f"Training loss (of the objective trained, in training mode) and accuracy{f' on {split}' if split else ''} after each "
+        f"epoch; {mean}.{switch_words(switch, looks)} {count(len(seeds), 'training seed')}.{gap_words(unfinished)}"
+    )
+    return Drawing(figure, "Training loss and accuracy over the epochs", caption, PAPER_CURVES)
+
+
+def _series(runs: dict[int, list[dict[str, Any]]], group: str | None) -> dict[int, dict[int, float]]:
+    """Seed -> epoch -> training loss, or accuracy of a group in per cent."""
+    found: dict[int, dict[int, float]] = {}
+    for seed, rows in runs.items():
+        for row in rows:
+            value = row.get("train_loss") if group is None else (row.get("accuracy") or {}).get(group)
+            if value is not None:
+                found.setdefault(seed, {})[int(row["epoch"])] = float(value) * (1 if group is None else 100)
+    return found

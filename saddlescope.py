@@ -160,7 +160,7 @@ def main() -> None:
         print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        ours = type(error).__module__.startswith("saddlescope.")
+        ours = type(error).__module__.split(".")[0] == "saddlescope"
         if not ours and not isinstance(error, OSError):
             raise  # a defect of ours: the traceback is what is needed
         print(f"error: {error}", file=sys.stderr)

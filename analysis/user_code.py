@@ -44,7 +44,7 @@ def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, An
     try:
         return factory(**arguments)
     except Exception as error:
-        if type(error).__module__.startswith("saddlescope."):
+        if type(error).__module__.split(".")[0] == "saddlescope":
             raise  # says itself what is wrong
         raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
 

@@ -99,7 +99,7 @@ def _quotients(subject: Subject, samples: Samples, vector: Tensor, params: str |
     v = vector.double() / vector.double().norm()
     product = float(torch.dot(operator.matvec(v), v))
     quotients = []
-    # Tiny steps, so that no ReLU switches on the way: across a kink the difference measures the kink and not the Hessian. One of
+    # Tiny steps, so that no ReLU switches on the way: across a kink the difference measures the kink, not the Hessian. One of
     # three may still cross one; the median does not care.
     for h in (1e-7, 1e-8, 1e-9):
         slopes = []

@@ -54,7 +54,7 @@ def _attempt(work: Callable[[Item], Any], index: int, item: Item) -> tuple[int, 
         with single_thread():
             work(item)
     except Exception as error:
-        if type(error).__module__.startswith("saddlescope.") or isinstance(error, OSError):
+        if type(error).__module__.split(".")[0] == "saddlescope" or isinstance(error, OSError):
             return index, str(error)
         raise
     return index, None

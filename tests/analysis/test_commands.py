@@ -1,0 +1,261 @@
+"""The command line as a stranger with a repository of their own uses it."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from saddlescope.analysis.results import CurvatureResult, load
+from torch import nn
+
+import saddlescope
+
+FILES = {
+    # packages of the same names as ours, in a project that is not ours
+    "training/__init__.py": "",
+    "training/nets.py": (
+        "from torch import nn\n"
+        "from analysis.blocks import head\n"
+        "def net(num_classes, width=6):\n"
+        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), head(width, num_classes))\n"
+    ),
+    "analysis/__init__.py": "",
+    "analysis/blocks.py": "from torch import nn\ndef head(width, classes):\n    return nn.Linear(width * 16, classes)\n",
+    "data.py": (
+        "import torch\n"
+        "from torch.utils.data import Dataset, TensorDataset\n"
+        "def tensors():\n"
+        "    g = torch.Generator().manual_seed(0)\n"
+        "    y = torch.cat([torch.full((n,), c) for c, n in enumerate((30, 12, 5))])\n"
+        "    return torch.randn(len(y), 1, 6, 6, generator=g) + y[:, None, None, None], y\n"
+        "def dataset():\n"
+        "    return TensorDataset(*tensors())\n"
+        "def dictionaries():\n"
+        "    x, y = tensors()\n"
+        "    return [{'x': x[i:i + 10], 'labels': y[i:i + 10]} for i in range(0, len(y), 10)]\n"
+        "class Augmenting(Dataset):\n"
+        "    def __init__(self): self.x, self.y = tensors()\n"
+        "    def __len__(self): return len(self.y)\n"
+        "    def __getitem__(self, i): return self.x[i] + 0.1 * torch.randn(1, 6, 6), int(self.y[i])\n"
+        "def augmenting():\n"
+        "    return Augmenting()\n"
+        "def raising():\n"
+        "    raise KeyError('no such split')\n"
+    ),
+    "losses.py": (
+        "from torch.nn import functional\n"
+        "def smooth(model, batch):\n"
+        "    inputs, targets = batch\n"
+        "    return functional.cross_entropy(model(inputs), targets, reduction='none', label_smoothing=0.1)\n"
+        "def dictionary(model, batch):\n"
+        "    return functional.cross_entropy(model(batch['x']), batch['labels'], reduction='none')\n"
+    ),
+}
+
+
+def architecture():
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Somebody's repository with a checkpoint as LDAM-style code leaves it."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    torch.manual_seed(0)
+    state = {f"module.{name}": value for name, value in architecture().state_dict().items()}
+    torch.save({"epoch": 9, "state_dict": state, "best_acc1": 50.0}, tmp_path / "ckpt.pt")
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("training", "analysis") or name.startswith("_user_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line; returns exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["saddlescope", *map(str, arguments)])
+        code = 0
+        try:
+            saddlescope.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "10", "--steps", "40")
+
+
+def test_one_command_answers_for_somebody_elses_checkpoint(project, run):
+    code, out, err = run("analyze", "ckpt.pt", *OURS)
+    assert code == 0, err
+    result = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json")
+    assert list(result.groups) == ["all", "head", "tail"]
+    assert result.provenance.class_counts == [30, 12, 5]
+    for group in result.groups.values():
+        assert group.verdict.sentence.split(":")[0] in " ".join(out.split())
+    assert result.additivity < 1e-5
+
+
+def test_a_user_package_named_training_is_theirs_and_ours_stays_ours(project, run):
+    assert run("analyze", "ckpt.pt", *OURS)[0] == 0
+    assert Path(sys.modules["training"].__file__).parent == project / "training"
+    assert Path(sys.modules["saddlescope.analysis.analyze"].__file__).parents[1] != project
+
+
+def test_a_second_call_measures_nothing(project, run):
+    run("analyze", "ckpt.pt", *OURS)
+    first = (project / "curvature" / "ckpt.head-tail.json").read_bytes()
+    run("analyze", "ckpt.pt", *OURS)
+    assert (project / "curvature" / "ckpt.head-tail.json").read_bytes() == first
+    run("analyze", "ckpt.pt", *OURS, "--seed", "1")
+    assert (project / "curvature" / "ckpt.head-tail.json").read_bytes() != first
+
+
+def test_json_is_the_stored_result(project, run):
+    code, out, _ = run("analyze", "ckpt.pt", *OURS, "--json")
+    assert code == 0
+    assert json.loads(out[out.index("{") :]) == json.loads((project / "curvature" / "ckpt.head-tail.json").read_text())
+
+
+def test_every_way_to_give_the_data_gives_the_same_numbers(project, run):
+    x, y = saddlescope.load_factory("data.py:tensors")()
+    np.savez(project / "arrays.npz", inputs=x.numpy(), labels=y.numpy())
+    torch.save((x, y), project / "tensors.pt")
+    values = []
+    for number, given in enumerate(("data.py:tensors", "data.py:dataset", "data:dataset", "arrays.npz", "tensors.pt")):
+        out = project / f"out{number}"
+        code, _, err = run("analyze", "ckpt.pt", *OURS, "--data", given, "--out", out)
+        assert code == 0, err
+        groups = load(CurvatureResult, out / "ckpt.head-tail.json").groups
+        values.append([group.lambda_min.value for group in groups.values()])
+    assert all(row == values[0] for row in values)
+    own = ("--data", "data.py:dictionaries", "--loss", "losses.py:dictionary", "--out", "dictionaries")
+    assert run("analyze", "ckpt.pt", *OURS, *own)[0] == 0
+    groups = load(CurvatureResult, project / "dictionaries" / "ckpt.head-tail.json").groups
+    assert [group.lambda_min.value for group in groups.values()] == values[0]
+
+
+def test_groups_by_list_and_by_file(project, run):
+    given = ("--model", "training.nets:net", "--data", "data.py:tensors", "--steps", "20")
+    assert run("analyze", "ckpt.pt", *given, "--group", "rare=1,2", "--group", "common=0")[0] == 0
+    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["all", "rare", "common"]
+    (project / "groups.json").write_text('{"odd": [1]}')
+    assert run("analyze", "ckpt.pt", *given, "--groups", "groups.json")[0] == 0
+    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["all", "odd"]
+    assert run("analyze", "ckpt.pt", *given, "--groups", "per-class")[0] == 0
+
+
+def test_a_series_is_natural_ordered_thinned_and_shared(project, run):
+    from saddlescope.analysis.drive import find_checkpoints
+
+    (project / "series").mkdir()
+    for epoch in (1, 2, 10):
+        torch.save(architecture().state_dict(), project / "series" / f"epoch-{epoch}.pt")
+    assert [p.stem for p in find_checkpoints(["series"])] == ["epoch-1", "epoch-2", "epoch-10"]
+    assert [p.stem for p in find_checkpoints(["series/epoch-1*.pt"])] == ["epoch-1", "epoch-10"]
+    code, out, err = run("analyze", "series", *OURS, "--every", "2", "--jobs", "1")
+    assert code == 0, err
+    assert sorted(p.name for p in (project / "series" / "curvature").glob("*.json")) == [
+        "epoch-1.head-tail.json",
+        "epoch-10.head-tail.json",
+    ]
+    assert "epoch-10.pt" in out
+    assert run("analyze", "series", *OURS, "--shard", "1/3", "--jobs", "1")[0] == 0
+    assert (project / "series" / "curvature" / "epoch-2.head-tail.json").exists()
+
+
+def test_verify_confirms_and_notices_changes(project, run):
+    run("analyze", "ckpt.pt", *OURS)
+    path = project / "curvature" / "ckpt.head-tail.json"
+    assert load(CurvatureResult, path).groups["tail"].certificate is not None
+    code, out, err = run("verify", path)
+    assert code == 0, err
+    assert "tail: holds" in out
+    raw = json.loads(path.read_text())
+    raw["groups"]["tail"]["verdict"]["tau"] = 1e3
+    path.write_text(json.dumps(raw))
+    assert run("verify", path)[0] == 1
+    run("analyze", "ckpt.pt", *OURS, "--again")
+    vectors = path.with_suffix(".vectors.safetensors")
+    vectors.write_bytes(vectors.read_bytes()[:-8] + b"\0" * 8)
+    code, _, err = run("verify", path)
+    assert code == 2
+    assert "SHA-256 differs" in err
+
+
+def test_dry_run_writes_nothing(project, run):
+    code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
+    assert code == 0
+    assert "minutes" in out
+    assert not (project / "curvature").exists()
+
+
+def test_quick_says_what_it_gave_up(project, run):
+    given = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "10")
+    code, out, _ = run("analyze", "ckpt.pt", *given, "--quick")
+    assert code == 0
+    assert "gave up" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ckpt.pt",), "no side-car ckpt.json beside it, so say what it is with --model and --data"),
+        (("missing.pt", *OURS), "no checkpoint there"),
+        (("ckpt.pt", *OURS, "--model", "training.nets:missing"), "has no 'missing'"),
+        (("ckpt.pt", *OURS, "--model-args", '{"depth": 3}'), "does not take the arguments"),
+        (("ckpt.pt", *OURS, "--model-args", "{depth"), "not JSON"),
+        (("ckpt.pt", *OURS, "--model-args", '{"width": 7}'), "other shape: 0.weight"),
+        (("ckpt.pt", *OURS, "--data", "data.py:augmenting"), "changed between two looks"),
+        (("ckpt.pt", *OURS, "--data", "data.py:raising"), "raised KeyError"),
+        (("ckpt.pt", *OURS, "--eta", "1"), "group tail"),
+        (("ckpt.pt", *OURS, "--loss", "losses.py:nothing"), "has no 'nothing'"),
+        (("ckpt.pt", *OURS, "--set", "stepz=3"), "did you mean 'steps'"),
+        (("ckpt.pt", *OURS, "--params", "conv9.*"), "no parameter with requires_grad matches"),
+        (("ckpt.pt", *OURS, "--memory", "lots"), "write a size such as 2GB"),
+        (("ckpt.pt", *OURS, "--group", "tail"), "write name=classes"),
+        (("ckpt.pt", *OURS, "--shard", "3/3"), "write i/n"),
+        (("ckpt.pt", *OURS, "--num-classes", "2"), "outside 0..1"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(project, run, arguments, said):
+    code, _, err = run("analyze", *arguments)
+    assert code == 2
+    assert said in err
+    assert "Traceback" not in err
+    assert not list(project.glob("curvature/*"))
+
+
+def test_weights_of_a_run_that_diverged_are_named(project, run):
+    state = architecture().state_dict()
+    state["4.weight"][0, 0] = float("nan")
+    torch.save(state, project / "nan.pt")
+    code, _, err = run("analyze", "nan.pt", *OURS)
+    assert code == 2
+    assert "'4.weight' holds NaN" in err
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing_half_done(project, run):
+    (project / "full").write_text("a file where a folder is needed")
+    code, _, err = run("analyze", "ckpt.pt", *OURS, "--out", "full")
+    assert code == 2
+    assert "full" in err
+
+
+def test_other_losses_change_the_numbers(project, run):
+    run("analyze", "ckpt.pt", *OURS, "--out", "plain")
+    run("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth", "--out", "smooth")
+    plain, smooth = (load(CurvatureResult, project / name / "ckpt.head-tail.json") for name in ("plain", "smooth"))
+    assert plain.groups["all"].loss != smooth.groups["all"].loss
+    assert smooth.provenance.loss == "losses.py:smooth"

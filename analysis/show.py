@@ -10,6 +10,14 @@ from rich.table import Table
 
 from .results import CurvatureResult, Extreme, Interval
 
+#: verdicts as a table has room for
+SHORT = {
+    "saddle": "saddle",
+    "negative curvature, not stationary": "not stationary",
+    "no negative curvature above tau": "none",
+    "undetermined": "undetermined",
+}
+
 
 def show(result: CurvatureResult, console: Console | None = None, *, quick: bool = False) -> None:
     """Prints a result.
@@ -58,20 +66,19 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
         console: where to.
     """
     console = console or Console()
-    table = Table()
-    for heading in ("checkpoint", "group", "loss", "||grad||", "lambda_min", "lambda_max", "ratio", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("checkpoint", "group", "verdict") else "right")
+    table = Table(caption="not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.")
+    for heading in ("checkpoint", "group", "loss", "lambda_min", "lambda_max", "verdict"):
+        words = heading in ("checkpoint", "group", "verdict")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for result in results:
         for index, (name, group) in enumerate(result.groups.items()):
             table.add_row(
                 escape(result.provenance.checkpoint) if index == 0 else "",
                 escape(name),
                 f"{group.loss:.3g}",
-                f"{group.gradient_norm:.3g}",
                 _extreme(group.lambda_min),
                 _extreme(group.lambda_max),
-                f"{group.negative_ratio.value:.3g}",
-                group.verdict.label,
+                SHORT[group.verdict.label],
             )
         table.add_section()
     console.print(table)

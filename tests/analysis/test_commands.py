@@ -19,7 +19,8 @@ FILES = {
         "from torch import nn\n"
         "from analysis.blocks import head\n"
         "def net(num_classes, width=6):\n"
-        "    return nn.Sequential(nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), head(width, num_classes))\n"
+        "    body = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten()\n"
+        "    return nn.Sequential(*body, head(width, num_classes))\n"
     ),
     "analysis/__init__.py": "",
     "analysis/blocks.py": "from torch import nn\ndef head(width, classes):\n    return nn.Linear(width * 16, classes)\n",

@@ -9,10 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analysis.study import Run, Study
-from .along import draw_curves, mark_switches, switch_words, switches
+from .along import draw_curves, mark_switches, switch_handles, switch_words, switches
 from .canvas import FigureError, heading, new_figure
 from .extremes import Point, seed_points
-from .looks import handle, optimizer_looks
+from .looks import Look, handle, optimizer_looks
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, study_title
 from .scales import log_axis, plain_ticks
 
@@ -55,8 +55,9 @@ def draw_final(study: Study) -> Drawing:
     looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
     groups = _groups(runs)
     figure = new_figure(max(7.0, min(11.0, 5.2 + 0.28 * len(looks) * len(groups))), 4.2)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[max(3, 0.75 * len(groups) + 0.7), 5])
+    left, right = figure.subplots(1, 2, width_ratios=[max(3, 0.75 * len(groups) + 0.7), 5])
     inside: list[float] = []
+    of_classes: list[float] = []
     room = 0.84 / len(looks)
     for order, (optimizer, look) in enumerate(looks.items()):
         found = _of(runs, optimizer)
@@ -65,16 +66,19 @@ def draw_final(study: Study) -> Drawing:
             points = {
                 seed: Point(100 * float(acc[group]), (None, None)) for seed, acc in found.items() if acc.get(group) is not None
             }
-            inside += seed_points(left, at, points, look, mean=len(points) == len(seeds) > 1, spread=0.8 * room)
-        inside += _classes(right, found, look.colour, look.marker, len(seeds))
+            inside += seed_points(left, at, points, look, mean=len(points) == len(seeds) > 1, spread=0.7 * room)
+        shift = 0.5 * (order - (len(looks) - 1) / 2) / len(looks)
+        of_classes += _classes(right, found, look, len(seeds), shift)
     left.set_xticks(range(len(groups)), groups)
     left.set_xlim(-0.55, len(groups) - 0.45)
     left.grid(visible=False, axis="x")
     left.set_title("class groups", fontweight="normal")
-    left.set_ylabel(f"accuracy (%)\n{_split(runs)}")
+    left.set_ylabel("accuracy (%)")
     _class_axis(right, runs)
-    low = min([*inside, 100.0])
-    left.set_ylim(max(0.0, low - 0.06 * (100 - low) - 1), 100.0 if max(inside) < 100 else 100.8)
+    for axes, values in ((left, inside), (right, of_classes)):
+        low = min([*values, 100.0])
+        axes.set_ylim(max(0.0, low - 0.06 * (100 - low) - 1), 100)
+        plain_ticks(axes.yaxis, 6)
     figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
     heading(figure, "Accuracy per group and class", study_title(study))
     return Drawing(figure, "Accuracy per optimizer, group and class", _final_caption(study, runs, groups))
@@ -86,22 +90,21 @@ def _groups(runs: Sequence[Run]) -> list[str]:
     return first[:3] if {"head", "tail"} <= set(first) else first
 
 
-def _classes(axes: Axes, found: dict[int, dict[str, Any]], colour: str, marker: str, seeds: int) -> list[float]:
+def _classes(axes: Axes, found: dict[int, dict[str, Any]], look: Look, seeds: int, shift: float) -> list[float]:
     rows = {seed: np.array(acc["per_class"], dtype=np.float64) * 100 for seed, acc in found.items() if acc.get("per_class")}
     inside: list[float] = []
     for seed, row in rows.items():
-        line = "-" if seeds == 1 else "none"
-        axes.plot(range(len(row)), row, linestyle=line, marker=marker, color=colour, markersize=3, alpha=0.45, gid=f"seed-{seed}",
-                  markeredgewidth=0, clip_on=False)  # fmt: skip
+        axes.plot(np.arange(len(row)) + shift, row, linestyle="none", marker=look.marker, color=look.colour, markersize=3.4,
+                  alpha=0.6, markeredgewidth=0, clip_on=False, gid=f"seed-{seed}")  # fmt: skip
         inside += [float(value) for value in row[np.isfinite(row)]]
-    if len(rows) == seeds > 1:
-        axes.plot(np.mean(list(rows.values()), axis=0), color=colour, linewidth=1.5, gid="mean")
+    if len(rows) == seeds:
+        axes.plot(np.mean(list(rows.values()), axis=0), color=look.colour, linewidth=1.3, gid="mean")
     return inside
 
 
 def _class_axis(axes: Axes, runs: Sequence[Run]) -> None:
     counts = runs[0].side_car["data"].get("class_counts") or []  # type: ignore[index]
-    axes.set_title("classes, with their training samples", fontweight="normal")
+    axes.set_title("classes", fontweight="normal")
     axes.set_xlabel("class (training samples below)" if counts else "class")
     if not counts:
         plain_ticks(axes.xaxis)
@@ -124,13 +127,13 @@ def _gaps(study: Study, runs: Sequence[Run]) -> list[str]:
 
 def _final_caption(study: Study, runs: Sequence[Run], groups: Sequence[str]) -> str:
     seeds = seeds_of(study)
-    mean = "bars and lines: means where no seed is missing" if len(seeds) > 1 else "one seed: no mean"
+    mean = "bars and lines: means where no seed is missing" if len(seeds) > 1 else "one seed, lines join its points"
     eta = (runs[0].side_car or {}).get("groups", {}).get("eta")
     tail = f" A class is tail if it has fewer than {eta} training samples." if eta is not None and "tail" in groups else ""
     split = _split(runs)
     return (
-        f"Accuracy of the final checkpoints{f' on {split}' if split else ''}; a group's is the mean over its samples. Every point "
-        f"is a seed; {mean}. No error bars: the spread of the points is the spread over seeds.{tail} "
+        f"Accuracy of the final checkpoints{f' on {split}' if split else ''}; a group's is the mean over its samples. Every "
+        f"point is a seed; {mean}. No error bars: the spread of the points is the spread over seeds.{tail} "
         f"{count(len(seeds), 'training seed')}.{gap_words(_gaps(study, runs))}"
     )
 
@@ -146,11 +149,12 @@ def draw_curves_over_epochs(study: Study) -> Drawing:
     figure = new_figure(max(5.2, 2.75 * (1 + len(groups))), 3.6)
     panels = figure.subplots(1, 1 + len(groups), sharex=True, squeeze=False)[0]
     losses: list[float] = []
+    reached: list[float] = []
     for optimizer, look in looks.items():
         mine = {run.seed: run.metrics for run in study.of(optimizer) if run.metrics}
         losses += draw_curves(panels[0], _series(mine, None), look, len(seeds), markers=False)
         for axes, group in zip(panels[1:], groups, strict=True):
-            draw_curves(axes, _series(mine, group), look, len(seeds), markers=False)
+            reached += draw_curves(axes, _series(mine, group), look, len(seeds), markers=False)
     for axes, title in zip(panels, ["training loss", *(f"accuracy: {group}" for group in groups)], strict=True):
         mark_switches(axes, switch, looks)
         axes.set_title(title, fontweight="normal")
@@ -161,13 +165,15 @@ def draw_curves_over_epochs(study: Study) -> Drawing:
         log_axis(panels[0], "y", losses)
     if groups:
         panels[1].set_ylabel("accuracy (%)")
-    for axes in panels[2:]:
-        axes.sharey(panels[1])
-        axes.tick_params(labelleft=False)
+    for axes in panels[1:]:
+        axes.set_ylim(max(0.0, min([*reached, 100.0]) - 2), 100.5)
+        plain_ticks(axes.yaxis, 5)
+        axes.tick_params(labelleft=axes is panels[1])
     handles = [handle(look, line=True) for look in looks.values()]
     for entry in handles:
         entry.set_marker("")
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
+    handles += switch_handles(switch, looks)
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
     heading(figure, "Training", study_title(study))
     unfinished = [f"{looks[run.optimizer].name} seed {run.seed} (unfinished)" for run in study.missing]
     mean = "thin lines are seeds, thick ones their mean" if len(seeds) > 1 else "one line per run"

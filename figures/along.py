@@ -87,7 +87,7 @@ def draw(study: Study) -> Drawing:
     groups = list(first.scheme.groups)[:MOST_GROUPS]
     figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
     panels = figure.subplots(len(ROWS), len(groups), sharex=True, sharey="row", squeeze=False)
-    tau = _tau(found, groups)
+    tau, relative = _thresholds(found, groups)
     for row, (label, number) in enumerate(ROWS):
         inside: list[float] = []
         for column, group in enumerate(groups):
@@ -101,10 +101,7 @@ def draw(study: Study) -> Drawing:
                 }
                 inside += draw_curves(axes, curves, looks[optimizer], len(seeds))
             mark_switches(axes, switch, looks)
-        top = np.median(
-            [r.groups[g].lambda_max.value for p in found.values() for s in p.values() for r in s.values() for g in groups]
-        )
-        value_axis(panels[row, 0], inside, abs(tau / float(top)) if row == 2 and top else tau)
+        value_axis(panels[row, 0], inside, relative if row == 2 else tau)
         panels[row, 0].set_ylabel(label)
     for column, group in enumerate(groups):
         panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
@@ -114,21 +111,19 @@ def draw(study: Study) -> Drawing:
         plain_ticks(panels[-1, column].xaxis, 6)
     figure.align_ylabels(list(panels[:, 0]))
     handles = [handle(look, line=True) for key, look in looks.items() if key in found]
-    handles += [
-        Line2D(
-            [], [], color=looks[key].colour, linestyle=(0, (4, 2)), linewidth=1.0, label=f"{looks[key].name}: stage 2 begins"
-        )
-        for key in switch
-    ]
+    handles += switch_handles(switch, looks)
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
     heading(figure, "Curvature along training", setting(first.provenance))
     return Drawing(figure, "λ_min, λ_max and their ratio along training", _caption(study, found, switch, tau), PAPER)
 
 
-def _tau(found: dict[str, dict[int, Path]], groups: Sequence[str]) -> float:
+def _thresholds(found: dict[str, dict[int, Path]], groups: Sequence[str]) -> tuple[float, float]:
+    """Median tau, and median tau / lambda_max."""
     results = [result for seeds in found.values() for path in seeds.values() for result in path.values()]
-    taus = [result.groups[group].verdict.tau for result in results for group in groups if group in result.groups]
-    return float(np.median(taus)) or 1e-12
+    entries = [result.groups[group] for result in results for group in groups if group in result.groups]
+    tau = float(np.median([entry.verdict.tau for entry in entries])) or 1e-12
+    top = float(np.median([abs(entry.lambda_max.value) for entry in entries]))
+    return tau, tau / top if top else 1e-12
 
 
 def draw_curves(
@@ -144,7 +139,8 @@ def draw_curves(
     for seed, curve in curves.items():
         epochs = sorted(curve)
         axes.plot(epochs, [curve[e] for e in epochs], color=look.colour, linewidth=1.6 if alone else 0.8,
-                  alpha=1.0 if alone else 0.45, marker=look.marker if markers and alone else "", gid=f"seed-{seed}")  # fmt: skip
+                  alpha=1.0 if alone else 0.45, marker=look.marker if alone and markers else "",
+                  gid=f"seed-{seed}")  # fmt: skip
         inside += curve.values()
     common = sorted(set.intersection(*(set(curve) for curve in curves.values()))) if len(curves) == seeds > 1 else []
     if common:
@@ -161,6 +157,16 @@ def mark_switches(axes: Axes, switch: dict[str, list[int]], looks: dict[str, Loo
             axes.axvline(epoch, color=looks[optimizer].colour, linestyle=(0, (4, 2)), linewidth=1.0, zorder=1.5, gid="switch")
 
 
+def switch_handles(switch: dict[str, list[int]], looks: dict[str, Look]) -> list[Line2D]:
+    """Legend entries of :func:`mark_switches`."""
+    return [
+        Line2D(
+            [], [], color=looks[key].colour, linestyle=(0, (4, 2)), linewidth=1.0, label=f"{looks[key].name}: stage 2 begins"
+        )
+        for key in switch
+    ]
+
+
 def switch_words(switch: dict[str, list[int]], looks: dict[str, Look]) -> str:
     """Where the stages change, in words."""
     parts = [f"{looks[key].name} after epoch {' and '.join(map(str, epochs))}" for key, epochs in switch.items()]
@@ -173,9 +179,10 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     epochs = sorted({epoch for runs in found.values() for path in runs.values() for epoch in path})
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
     return (
-        f"The ends of each group's Hessian spectrum and their ratio at the stored checkpoints (epochs {_some(epochs)}); {mean}. "
-        f"Error bars are left out here: the final checkpoint's are in the figure of extremes. Shaded: |λ| ≤ τ = {tau:.2g} "
-        f"(median).{switch_words(switch, looks)} {count(len(seeds), 'training seed')}.{gap_words(gaps)}"
+        "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
+        f"(epochs {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of extremes. "
+        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{switch_words(switch, looks)} {count(len(seeds), 'training seed')}."
+        f"{gap_words(gaps)}"
     )
 
 

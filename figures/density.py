@@ -45,7 +45,7 @@ def broadened(density: Density, scale: float, at: Array, width: float = WIDTH) -
         weights = np.asarray(probe.weights)
         total += (np.exp(-0.5 * ((place[:, None] - nodes[None, :]) / width) ** 2) * weights).sum(axis=1)
     jacobian = 1 / np.hypot(at, scale)
-    return total / len(density.probes) / (width * np.sqrt(2 * np.pi)) * jacobian
+    return np.asarray(total / len(density.probes) / (width * np.sqrt(2 * np.pi)) * jacobian)
 
 
 def axis_points(low: float, high: float, scale: float, count: int = 900) -> Array:
@@ -81,7 +81,7 @@ def draw(found: Finals) -> Drawing:
             peak, end = _panel(axes, entries[group, optimizer], found.looks[optimizer], at, scale)
             top, floor = max(top, peak), min(floor, end)
             if row == 0:
-                axes.set_title(found.looks[optimizer].name, color=found.looks[optimizer].colour)
+                axes.set_title(found.looks[optimizer].name, color=found.looks[optimizer].ink)
         panels[row, 0].set_ylabel(group_title(found.first, group).replace(" (", "\n("))
     _scales(panels[0, 0], low, high, scale, top, floor)
     heading(figure, "Spectral density of the loss Hessian", setting(found.first.provenance))

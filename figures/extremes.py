@@ -121,7 +121,7 @@ def draw(found: Finals) -> Drawing:
             range(len(looks)), [look.name for look in looks.values()], rotation=35, ha="right", rotation_mode="anchor"
         )
         for tick, look in zip(axes.get_xticklabels(), looks.values(), strict=True):
-            tick.set_color(look.colour)
+            tick.set_color(look.ink)
     for axes in panels.flat:
         axes.grid(visible=False, axis="x")
     heading(figure, "Ends of the Hessian's spectrum, and their ratio", setting(found.first.provenance))

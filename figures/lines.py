@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -23,7 +25,7 @@ def figures(study: Study) -> list[Planned]:
     lines = slices_by_name(study, axes=1)
     if not lines:
         return [Planned(PREFIX, _nothing)]
-    return [Planned(f"{PREFIX}-{name}", lambda name=name, runs=runs: draw(study, name, runs)) for name, runs in lines.items()]
+    return [Planned(f"{PREFIX}-{name}", partial(draw, study, name, runs)) for name, runs in lines.items()]
 
 
 def _nothing() -> Drawing:
@@ -64,7 +66,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
             mine = {run.seed: piece for run, piece in pieces if run.optimizer == optimizer}
             inside += _panel(axes, mine, group, look)
             if row == 0:
-                axes.set_title(look.name, color=look.colour)
+                axes.set_title(look.name, color=look.ink)
             if row == len(groups) - 1:
                 axes.set_xlabel("distance" if first.directions[0].kind != "random" else "multiple of the direction")
             else:
@@ -140,5 +142,6 @@ def _caption(study: Study, first: Slice, runs: list[Run]) -> str:
         f"The mean training loss of each group when all weights move along {_direction_words(first)}; the horizontal axis is "
         f"{unit}. Dashed: L(0) + x⟨d, ∇L⟩ + x² dᵀHd / 2 from the slope and curvature measured at the centre, drawn while "
         "positive; where a curve leaves its dashed line, the eigenvalue no longer describes the loss."
-        f"{own} BatchNorm statistics stay those of the checkpoint. {count(len(seeds_of(study)), 'training seed')}, every run a curve, no average.{gap_words(gaps)}"
+        f"{own} BatchNorm statistics stay those of the checkpoint. {count(len(seeds_of(study)), 'training seed')}, every run a "
+        f"curve, no average.{gap_words(gaps)}"
     )

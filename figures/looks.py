@@ -16,6 +16,12 @@ class Look:
     colour: str
     marker: str
 
+    @property
+    def ink(self) -> str:
+        """A darker shade for text, legible on white."""
+        channels = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))
+        return "#" + "".join(f"{round(0.72 * channel):02X}" for channel in channels)
+
 
 #: Okabe and Ito's colours (safe for colour-blind readers), chosen to differ in lightness too
 OPTIMIZERS = {
@@ -32,7 +38,7 @@ _OTHERS = (("#56B4E9", "X"), ("#882255", "<"), ("#999933", ">"), ("#44AA99", "h"
 #: verdict label -> (colour, hatch, wording); hatches carry the meaning in grey
 VERDICTS = {
     "saddle": ("#B2455A", "", "saddle: negative curvature, stationary"),
-    "negative curvature, not stationary": ("#E9B872", "////", "negative curvature, not stationary"),
+    "negative curvature, not stationary": ("#DDBFD9", "////", "negative curvature, not stationary"),
     "no negative curvature above tau": ("#8CC5C9", "", "no negative curvature above τ"),
     "undetermined": ("#D9D9D9", "....", "undetermined"),
     "gap": ("#FFFFFF", "xx", "not measured"),

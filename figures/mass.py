@@ -75,7 +75,7 @@ def _caption(found: Finals) -> str:
     return (
         "The share of the Hessian's eigenvalues below −τ, at rising τ: near zero a Lanczos quadrature cannot tell the sign of "
         "the bulk, so the wide bars on the left are what is known there, not noise of the plot. Vertical bars: interval of "
-        f"each seed's share (quadrature bracket and sampling error over probes, probability {confidence:g}); short horizontal bars: "
-        "means. The vertical axis is logarithmic, and linear next to 0. "
+        f"each seed's share (quadrature bracket and sampling error over probes, probability {confidence:g}); short horizontal "
+        "bars: means. The vertical axis is logarithmic, and linear next to 0. "
         f"{seed_words(found)}{gap_words(found.gaps, found.left_out)}"
     )

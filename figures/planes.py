@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
@@ -26,7 +28,7 @@ def figures(study: Study) -> list[Planned]:
     planes = slices_by_name(study, axes=2)
     if not planes:
         return [Planned(PREFIX, _nothing)]
-    return [Planned(f"{PREFIX}-{name}", lambda name=name, runs=runs: draw(study, name, runs)) for name, runs in planes.items()]
+    return [Planned(f"{PREFIX}-{name}", partial(draw, study, name, runs)) for name, runs in planes.items()]
 
 
 def _nothing() -> Drawing:
@@ -59,7 +61,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
     for column, (optimizer, piece) in enumerate(pieces.items()):
         for row, group in enumerate(groups):
             drawn = _panel(panels[row, column], piece, group, levels)
-        panels[0, column].set_title(looks[optimizer].name, color=looks[optimizer].colour)
+        panels[0, column].set_title(looks[optimizer].name, color=looks[optimizer].ink)
         panels[-1, column].set_xlabel(_axis_words(piece, 1))
         panels[0, column].tick_params(labelbottom=False)
     for row, group in enumerate(groups):
@@ -136,7 +138,8 @@ def _plane_words(piece: Slice) -> str:
 def _caption(first: Slice, pieces: dict[str, Slice], looks: dict[str, Look], seed: int, missing: list[str]) -> str:
     words = (
         f"The mean training loss of each group on the plane spanned by {_plane_words(first)}, through the final checkpoint "
-        f"(cross) of seed {seed}; one logarithmic colour scale for all panels. Each optimizer has its own plane and its own axis ranges"
+        f"(cross) of seed {seed}; one logarithmic colour scale for all panels. Each optimizer has its own plane and its "
+        "own axis ranges"
     )
     words += ", in Euclidean distance. " if abs(first.directions[0].norm - 1) < 1e-3 else ", in multiples of the directions. "
     values = [

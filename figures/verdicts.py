@@ -23,7 +23,7 @@ def figures(study: Study) -> list[Planned]:
 
 def labels(found: Finals, optimizer: str, group: str) -> Counter[str]:
     """Verdict label -> number of seeds; seeds without a result count as ``gap``."""
-    counts = Counter(entry.verdict.label for entry in found.of(optimizer, group).values())
+    counts: Counter[str] = Counter(str(entry.verdict.label) for entry in found.of(optimizer, group).values())
     counts["gap"] = len(found.seeds) - counts.total()
     return +counts
 
@@ -45,7 +45,7 @@ def draw(found: Finals) -> Drawing:
                     Rectangle((left, row + 0.08), width, 0.84, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=1.2)
                 )
                 axes.text(
-                    left + width / 2, row + 0.5, str(counts[label]), ha="center", va="center", fontsize=9, fontweight="bold",
+                    left + width / 2, row + 0.5, f"{counts[label]} of {len(found.seeds)}", ha="center", va="center", fontsize=9,
                     color="white" if label in _DARK else "#222222", gid=f"{optimizer}:{group}:{label}",
                     bbox=None if label in _DARK else {"facecolor": colour, "edgecolor": "none", "pad": 1.5},
                 )  # fmt: skip
@@ -56,7 +56,7 @@ def draw(found: Finals) -> Drawing:
     axes.set_xticks([c + 0.5 for c in range(columns)], [group_title(found.first, g).replace(" (", "\n(") for g in found.groups])
     axes.set_yticks([r + 0.5 for r in range(rows)], [look.name for look in looks.values()])
     for tick, look in zip(axes.get_yticklabels(), looks.values(), strict=True):
-        tick.set_color(look.colour)
+        tick.set_color(look.ink)
         tick.set_fontweight("bold")
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
@@ -77,7 +77,8 @@ def _caption(found: Finals) -> str:
     thresholds = sorted({entry.verdict.threshold for result in found.results.values() for entry in result.groups.values()})
     stationary = " or ".join(f"{threshold:g}" for threshold in thresholds)
     return (
-        f"How many of {count(len(found.seeds), 'training seed')} got each verdict. Negative curvature: a stored unit vector with "
-        "vᵀHv < −τ proves it. Stationary: the distance 2‖∇L‖/|λ_min| beyond which curvature outweighs the gradient is at most "
-        f"{stationary} of ‖w‖. Undetermined: the interval of λ_min reaches both sides of −τ.{gap_words(found.gaps, found.left_out)}"
+        f"How many of {count(len(found.seeds), 'training seed')} got each verdict. Negative curvature: a stored unit vector "
+        "with vᵀHv < −τ proves it. Stationary: the distance 2‖∇L‖/|λ_min| beyond which curvature outweighs the gradient is at "
+        f"most {stationary} of ‖w‖. Undetermined: the interval of λ_min reaches both sides of −τ."
+        f"{gap_words(found.gaps, found.left_out)}"
     )

@@ -1,0 +1,136 @@
+"""Draws every figure of a study from its stored records, and the manifest that the report reads.
+
+``figures/manifest.json`` holds, per figure drawn and in the order of the report, ``files``, ``title``, ``caption`` and
+``paper`` (the published figure it answers). Figures without data are in ``figures/skipped.json`` with the reason.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..analysis.results import write_text_atomically
+from ..analysis.study import Study, load_study, read_json
+from . import accuracy, along, class_sizes, density, extremes, lines, mass, planes, verdicts
+from .canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
+from .material import NothingToDraw, Planned
+
+MANIFEST, SKIPPED = "manifest.json", "skipped.json"
+#: in the order of the report: the answer, what it rests on, how it came about, what it is good for
+FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
+    verdicts.figures,
+    extremes.figures,
+    density.figures,
+    mass.figures,
+    along.figures,
+    lines.figures,
+    planes.figures,
+    class_sizes.figures,
+    accuracy.figures,
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """One figure of a study: its files, or the reason why there are none."""
+
+    name: str
+    files: list[Path]
+    title: str = ""
+    skipped: str | None = None
+
+
+def planned(study: Study, only: Sequence[str] = ()) -> list[Planned]:
+    """The figures a study could have; ``only``: names or patterns such as ``slice-*``.
+
+    Raises:
+        FigureError: a pattern that means no figure.
+    """
+    every = [plan for family in FAMILIES for plan in family(study)]
+    for pattern in only:
+        if not any(fnmatch.fnmatchcase(plan.name, pattern) for plan in every):
+            raise FigureError(
+                f"--only {pattern}: no such figure of this study; known: {', '.join(plan.name for plan in every)}"
+            )
+    return [plan for plan in every if not only or any(fnmatch.fnmatchcase(plan.name, pattern) for pattern in only)]
+
+
+def draw_study(
+    study_folder: Path,
+    *,
+    only: Sequence[str] = (),
+    formats: Sequence[str] = ("svg", "png"),
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Written]:
+    """Draws a study's figures into ``<study>/figures``. Equal records give equal bytes.
+
+    Args:
+        study_folder: folder with ``study.json``.
+        only: names or patterns of figures; the others stay as they are.
+        formats: svg, png, pdf.
+        progress: called with (figures done, figures in all).
+
+    Returns:
+        One entry per figure, in the report's order; those without data say why.
+
+    Raises:
+        ResultError: the folder is no study, or a stored record is damaged.
+        FigureError: an unknown figure or format, or results that cannot share a figure.
+    """
+    chosen = check_formats(tuple(formats))
+    study = load_study(study_folder)
+    out = study.folder / "figures"
+    plans = planned(study, only)
+    known = _read(out / MANIFEST) if only else {}
+    reasons = _read(out / SKIPPED) if only else {}
+    written, pictures = [], {}
+    with style():
+        for done, plan in enumerate(plans):
+            if progress is not None:
+                progress(done, len(plans))
+            known.pop(plan.name, None)
+            reasons.pop(plan.name, None)
+            try:
+                drawing = plan.make()
+            except NothingToDraw as reason:
+                reasons[plan.name] = str(reason)
+                written.append(Written(plan.name, [], skipped=str(reason)))
+                continue
+            drawn = {out / f"{plan.name}.{name}": data for name, data in render(drawing.figure, chosen).items()}
+            pictures.update(drawn)
+            files = list(drawn)
+            known[plan.name] = {
+                "files": [path.name for path in files],
+                "title": drawing.title,
+                "caption": drawing.caption,
+                "paper": drawing.paper,
+            }
+            written.append(Written(plan.name, files, drawing.title))
+    for path, data in pictures.items():  # only now: results that are refused leave the old pictures with their captions
+        write_bytes_atomically(path, data)
+    _store(out, known, reasons, [plan.name for plan in planned(study)])
+    if progress is not None:
+        progress(len(plans), len(plans))
+    return written
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return read_json(path) if path.exists() else {}
+
+
+def _store(out: Path, known: dict[str, Any], reasons: dict[str, Any], order: list[str]) -> None:
+    """Writes the manifest, then removes pictures of ours that it does not list: a stale one must not pass for current."""
+    before = _read(out / MANIFEST)
+    place = {name: index for index, name in enumerate(order)}
+    for path, table in ((out / MANIFEST, known), (out / SKIPPED, reasons)):
+        sorted_table = dict(sorted(table.items(), key=lambda item: (place.get(item[0], len(order)), item[0])))
+        write_text_atomically(path, json.dumps(sorted_table, indent=1, ensure_ascii=False) + "\n")
+    current = {name for entry in known.values() for name in entry["files"]}
+    for name in {*before, *order}:
+        for kind in FORMATS:
+            if f"{name}.{kind}" not in current:
+                (out / f"{name}.{kind}").unlink(missing_ok=True)

@@ -7,7 +7,7 @@ Chebyshev-Markov-Stieltjes inequalities for the mass below a threshold (as in Ch
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.optimize import brentq
@@ -73,7 +73,9 @@ def ratio_interval(lambda_min: Interval, lambda_max: Interval) -> Interval:
     return (bottom, top)
 
 
-def mass_bracket(nodes: np.ndarray, weights: np.ndarray, threshold: float, exact: bool) -> tuple[float, float]:
+def mass_bracket(
+    nodes: np.ndarray, weights: np.ndarray, threshold: float, exact: bool, fuzz: float = 0.0
+) -> tuple[float, float]:
     """Bracket of the spectral measure's mass below ``threshold``, given its Gauss quadrature.
 
     The mass at a node lies between the sum before it and the sum with it, so with k nodes below the threshold the mass
@@ -84,12 +86,15 @@ def mass_bracket(nodes: np.ndarray, weights: np.ndarray, threshold: float, exact
         weights: ``[m]``, sum 1.
         threshold: the mass strictly below it is asked for.
         exact: the quadrature is the measure itself (the Krylov space was complete).
+        fuzz: how far round-off may have moved a node.
     """
-    below = int(np.searchsorted(nodes, threshold, side="left"))
+    surely = int(np.searchsorted(nodes, threshold - fuzz, side="left"))
+    perhaps = int(np.searchsorted(nodes, threshold + fuzz, side="left"))
+    if not exact:
+        surely, perhaps = max(surely - 1, 0), min(perhaps + 1, len(weights))
     total = np.concatenate([[0.0], np.cumsum(weights)])
-    if exact:
-        return float(total[below]), float(total[below])
-    return float(total[max(below - 1, 0)]), float(min(total[min(below + 1, len(weights))], 1.0))
+    total[-1] = 1.0
+    return float(total[surely]), float(total[perhaps])
 
 
 def share_interval(low: float, high: float, n: int, probes: int, delta: float) -> tuple[float, float]:
@@ -103,12 +108,16 @@ def share_interval(low: float, high: float, n: int, probes: int, delta: float) -
     def below(share: float, mass: float) -> float:
         return float(beta.cdf(mass, share * scale, (1 - share) * scale))
 
+    # Certainty: a random start has a part in every eigenvector, so no mass at all means no eigenvalue at all.
     tiny = 1e-12
-    bottom, top = 0.0, 1.0
-    if low > 0:  # smallest share under which a mass >= low is not too surprising
-        f = lambda share: 1 - below(share, low) - delta / 2  # noqa: E731
-        bottom = brentq(f, tiny, 1 - tiny) if f(tiny) < 0 < f(1 - tiny) else 0.0
-    if high < 1:
-        g = lambda share: below(share, high) - delta / 2  # noqa: E731
-        top = brentq(g, tiny, 1 - tiny) if g(tiny) > 0 > g(1 - tiny) else 1.0
-    return float(bottom), float(top)
+    bottom, top = float(low >= 1), float(high > 0)
+    if 0 < low < 1:  # smallest share under which a mass >= low is not too surprising
+        bottom = _root(lambda share: 1 - below(share, low) - delta / 2, tiny, 0.0)
+    if 0 < high < 1:
+        top = _root(lambda share: below(share, high) - delta / 2, tiny, 1.0)
+    return bottom, top
+
+
+def _root(f: Callable[[float], float], margin: float, otherwise: float) -> float:
+    a, b = margin, 1 - margin
+    return float(brentq(f, a, b)) if f(a) * f(b) < 0 else otherwise

@@ -19,7 +19,8 @@ def figures(
         list[str] | None, typer.Option(metavar="NAME", help="Draw this figure only (a name, or a pattern as 'slice-*').")
     ] = None,
     formats: Annotated[
-        list[str] | None, typer.Option("--format", metavar="FORMAT", help="svg, png or pdf; repeat for several [svg and png].")
+        list[str] | None,
+        typer.Option("--format", metavar="FORMAT", help="svg, png or pdf; repeat for several; default: svg and png."),
     ] = None,
 ) -> None:
     """Draw a study's figures from what is stored; nothing is computed again."""

@@ -1,0 +1,154 @@
+"""Figures on disk: files, manifest, gaps, repeated bytes, and independence of torch and of the reader's settings."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import matplotlib
+import pytest
+from saddlescope.analysis.results import ResultError
+from saddlescope.figures import what_moved
+from saddlescope.figures.canvas import FigureError
+from saddlescope.figures.draw import draw_study
+
+NAMES = [
+    "verdicts",
+    "extremes",
+    "density",
+    "negative_mass",
+    "along_training",
+    "slice-random",
+    "slice-tail-min",
+    "surface-path-plane",
+    "surface-tail-plane",
+    "accuracy",
+    "learning_curves",
+]
+
+
+def manifest(folder):
+    return json.loads((folder / "figures" / "manifest.json").read_text(encoding="utf-8"))
+
+
+def skipped(folder):
+    return json.loads((folder / "figures" / "skipped.json").read_text(encoding="utf-8"))
+
+
+def test_a_study_is_drawn_whole_and_twice_the_same(build_study):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
+    before = dict(matplotlib.rcParams)
+    written = draw_study(folder)
+    assert [figure.name for figure in written] == NAMES == list(manifest(folder))
+    assert skipped(folder) == {}
+    assert dict(matplotlib.rcParams) == before
+    first = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert set(first) == {"manifest.json", "skipped.json", *(f"{name}.{kind}" for name in NAMES for kind in ("svg", "png"))}
+    with matplotlib.rc_context({"font.size": 30, "lines.linewidth": 9, "svg.hashsalt": "theirs", "axes.facecolor": "red"}):
+        draw_study(folder)
+    again = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert [name for name in first if first[name] != again[name]] == []
+    for entry in manifest(folder).values():
+        assert entry["title"]
+        assert "2 training seeds" in entry["caption"] or "seed 0" in entry["caption"]
+
+
+def test_missing_parts_are_skipped_with_a_reason_and_the_rest_is_drawn(build_study):
+    folder = build_study(bare=True, optimizers=("sam",), seeds=(5,))
+    written = {figure.name: figure for figure in draw_study(folder, formats=("png",))}
+    assert (
+        {name for name, figure in written.items() if figure.skipped} == {"density", "slice", "surface"} == set(skipped(folder))
+    )
+    assert "saddlescope slice" in skipped(folder)["slice"]
+    assert "extremes" in manifest(folder)
+    assert "density" not in manifest(folder)
+    assert "One training seed (5)" in manifest(folder)["extremes"]["caption"]
+
+
+def test_an_untrained_study_has_no_figures_and_says_why(build_study):
+    folder = build_study(bare=True, optimizers=("sam",), seeds=(0,), unfinished=(("sam", 0),))
+    assert all(figure.skipped and not figure.files for figure in draw_study(folder))
+    assert manifest(folder) == {}
+    assert "saddlescope train" in skipped(folder)["accuracy"]
+
+
+def test_only_redraws_what_was_asked_and_no_stale_picture_stays(build_study, edit):
+    folder = build_study(optimizers=("sgd",), seeds=(0,))
+    draw_study(folder, formats=["svg"])
+    out = folder / "figures"
+    old = (out / "verdicts.svg").stat().st_mtime_ns
+    draw_study(folder, only=["slice-*", "extremes"], formats=["png"])
+    assert (out / "verdicts.svg").stat().st_mtime_ns == old
+    assert list(manifest(folder)) == NAMES
+    assert manifest(folder)["extremes"]["files"] == ["extremes.png"]
+    assert not (out / "extremes.svg").exists()  # it showed what extremes.png no longer shows
+    for path in folder.glob("sgd-seed0/slices/random.json"):
+        path.unlink()
+    draw_study(folder, formats=["svg"])
+    assert "slice-random" not in manifest(folder)
+    assert not list(out.glob("slice-random.*"))
+
+
+def test_what_cannot_be_asked_for_is_refused_by_name(build_study, tmp_path):
+    folder = build_study(bare=True, optimizers=("sgd",), seeds=(0,))
+    with pytest.raises(FigureError, match=r"--only densty.*known: verdicts, extremes, density"):
+        draw_study(folder, only=["densty"])
+    with pytest.raises(FigureError, match="bmp: known formats are svg, png, pdf"):
+        draw_study(folder, formats=["bmp"])
+    with pytest.raises(ResultError, match=r"no study\.json"):
+        draw_study(tmp_path)
+
+
+def test_refused_results_leave_the_old_pictures_with_their_captions(build_study, edit):
+    folder = build_study(optimizers=("sgd", "sam"), seeds=(0,))
+    draw_study(folder, formats=["svg"])
+    before = {path.name: path.read_bytes() for path in (folder / "figures").iterdir()}
+    for path in folder.glob("sam-seed0/curvature/*.json"):
+        edit(path, lambda raw: raw["provenance"].update(loss="focal"))
+    with pytest.raises(FigureError, match="'loss'"):
+        draw_study(folder, formats=["svg"])
+    assert {path.name: path.read_bytes() for path in (folder / "figures").iterdir()} == before
+
+
+def test_the_command_draws_without_torch_and_without_the_readers_settings(build_study, tmp_path):
+    folder = build_study(optimizers=("sgd",), seeds=(0,))
+    hostile = tmp_path / "config"
+    hostile.mkdir()
+    (hostile / "matplotlibrc").write_text("backend: TkAgg\nfont.size: 40\nfigure.facecolor: black\n", encoding="utf-8")
+    code = (
+        "import sys, saddlescope\n"
+        f"sys.argv = ['saddlescope', 'figures', {str(folder)!r}, '--only', 'density', '--format', 'png']\n"
+        "try:\n    saddlescope.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'matplotlib.pyplot', 'pandas'} & set(sys.modules)\n"
+    )
+    environment = os.environ | {"MATPLOTLIBRC": str(hostile)}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    hostile_bytes = (folder / "figures" / "density.png").read_bytes()
+    draw_study(folder, only=["density"], formats=["png"])
+    assert (folder / "figures" / "density.png").read_bytes() == hostile_bytes
+
+
+def row(identifier, outcome, old, new, tolerance=None):
+    sides = (None if value is None else SimpleNamespace(mean=value) for value in (old, new))
+    before, now = sides
+    return SimpleNamespace(identifier=identifier, outcome=outcome, old=before, new=now, tolerance=tolerance)
+
+
+def test_what_moved_is_drawn_in_units_of_the_tolerance(tmp_path):
+    rows = [
+        row("a::lambda_min", "moved", -1.0, -3.0, 0.5),
+        row("a::trace", "same", 5.0, 5.0, 0.1),
+        row("b::lambda_max", "missing", 2.0, None),
+    ]
+    figure = what_moved.draw(rows)
+    (point,) = [line for line in figure.axes[0].get_lines() if line.get_gid() == "a::lambda_min"]
+    assert point.get_xdata()[0] == pytest.approx(-4)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a::lambda_min", "b::lambda_max"]
+    assert {text.get_text() for text in figure.axes[0].texts} == {"−1 → −3", "2 → none"}
+    for kind in ("svg", "png", "pdf"):
+        what_moved.save_what_moved(rows, tmp_path / f"moved.{kind}")
+    what_moved.save_what_moved([], tmp_path / "nothing.svg")
+    with pytest.raises(FigureError, match=r"must end in \.svg"):
+        what_moved.save_what_moved(rows, tmp_path / "moved.gif")

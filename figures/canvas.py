@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,10 +45,19 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def column_width(columns: int) -> float:
+    """Inches for one of ``columns`` panels side by side, so that fonts stay legible where the figure is shown a page wide."""
+    return min(2.3, max(1.4, 9.4 / columns))
+
+
 def heading(figure: Figure, title: str, subtitle: str) -> None:
-    """A bold title and a plain line below it, both within the layout."""
-    above = figure.suptitle(f"{title}\n ")
-    below = Annotation(subtitle, xy=(0.5, 0), xycoords=above, ha="center", va="bottom", fontsize=9, color="#444444")
+    """A bold title and plain words below it, both within the layout and wrapped to the figure's width."""
+    width = figure.get_figwidth()
+    first, second = (
+        textwrap.wrap(words, int(width / size), break_on_hyphens=False) for words, size in ((title, 0.098), (subtitle, 0.075))
+    )
+    above = figure.suptitle("\n".join([*first, *(" " for _ in second)]))
+    below = Annotation("\n".join(second), xy=(0.5, 0), xycoords=above, ha="center", va="bottom", fontsize=9, color="#444444")
     figure.add_artist(below)
 
 

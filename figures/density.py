@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..analysis.results import Density, Extreme, GroupResult
 from ..analysis.study import Study
-from .canvas import heading, new_figure
+from .canvas import column_width, heading, new_figure
 from .looks import Look
 from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, seed_words, setting
 from .scales import decades, fix_ticks, log_axis, signed_axis
@@ -72,7 +72,7 @@ def draw(found: Finals) -> Drawing:
     low, high = min(min(_ends(entry)) for entry in everything), max(max(_ends(entry)) for entry in everything)
     at = axis_points(low, high, scale)
     rows, columns = len(found.groups), len(found.optimizers)
-    figure = new_figure(max(5.0, 0.9 + 2.3 * columns), 1.0 + 1.85 * rows)
+    figure = new_figure(max(5.0, 0.9 + column_width(columns) * columns), 1.0 + 1.85 * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     top, floor = 0.0, np.inf
     for row, group in enumerate(found.groups):
@@ -81,9 +81,9 @@ def draw(found: Finals) -> Drawing:
             peak, end = _panel(axes, entries[group, optimizer], found.looks[optimizer], at, scale)
             top, floor = max(top, peak), min(floor, end)
             if row == 0:
-                axes.set_title(found.looks[optimizer].name, color=found.looks[optimizer].ink)
+                axes.set_title(found.looks[optimizer].short, color=found.looks[optimizer].ink)
         panels[row, 0].set_ylabel(group_title(found.first, group).replace(" (", "\n("))
-    _scales(panels[0, 0], low, high, scale, top, floor)
+    _scales(panels[0, 0], low, high, scale, top, floor, ticks=3 if column_width(columns) > 2 else 2)
     heading(figure, "Spectral density of the loss Hessian", setting(found.first.provenance))
     figure.supxlabel(r"eigenvalue $\lambda$ (symmetric log; linear within $\pm\tau$, shaded)", fontsize=9)
     figure.supylabel(r"density per unit of $\lambda$ (log)", fontsize=9)
@@ -131,8 +131,8 @@ def _end_mark(axes: Axes, extreme: Extreme, height: float, look: Look, strip: ob
     )  # fmt: skip
 
 
-def _scales(axes: Axes, low: float, high: float, scale: float, top: float, floor: float) -> None:
-    signed_axis(axes, "x", [low, high], scale, ticks=3)
+def _scales(axes: Axes, low: float, high: float, scale: float, top: float, floor: float, *, ticks: int) -> None:
+    signed_axis(axes, "x", [low, high], scale, ticks=ticks)
     bottom = min(max(floor / 100, top * 1e-16), top * 1e-4)  # the lowest hundredfold holds the marks of the ends
     log_axis(axes, "y", [bottom, top], pad=3)
     fix_ticks(axes.yaxis, decades(bottom, top * 3, 5))

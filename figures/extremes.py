@@ -96,7 +96,7 @@ def seed_points(axes: Axes, at: float, points: dict[int, Point], look: Look, *, 
 def draw(found: Finals) -> Drawing:
     """A row per quantity, a column per group, an optimizer per position."""
     looks, columns = found.looks, len(found.groups)
-    figure = new_figure(max(5.2, 1.2 + columns * max(1.6, 0.62 * len(looks))), 7.2)
+    figure = new_figure(max(5.2, min(10.4, 1.2 + columns * max(1.6, 0.62 * len(looks)))), 7.2)
     panels = figure.subplots(len(ROWS), columns, sharex=True, sharey="row", squeeze=False)
     tau = float(np.median([result.groups[g].verdict.tau for result in found.results.values() for g in found.groups]))
     for row, (label, number) in enumerate(ROWS):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..analysis.results import Slice
 from ..analysis.study import Run, Study
-from .canvas import heading, new_figure
+from .canvas import column_width, heading, new_figure
 from .looks import Look, optimizer_looks
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, hessian_words, seeds_of, setting, slices_by_name
 from .scales import log_axis, plain_ticks
@@ -57,7 +57,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
     pieces = [(run, run.slices[name]) for run in runs]
     first = pieces[0][1]
     groups = [group for group in first.loss if all(group in piece.loss for _, piece in pieces)][:6]
-    figure = new_figure(max(5.2, 0.9 + 2.25 * len(looks)), 1.4 + 1.75 * len(groups))
+    figure = new_figure(max(5.2, 0.9 + column_width(len(looks)) * len(looks)), 1.4 + 1.75 * len(groups))
     panels = figure.subplots(len(groups), len(looks), sharex=False, sharey=True, squeeze=False)
     inside: list[float] = []
     for row, group in enumerate(groups):
@@ -66,9 +66,9 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
             mine = {run.seed: piece for run, piece in pieces if run.optimizer == optimizer}
             inside += _panel(axes, mine, group, look)
             if row == 0:
-                axes.set_title(look.name, color=look.ink)
+                axes.set_title(look.short, color=look.ink)
             if row == len(groups) - 1:
-                axes.set_xlabel("distance" if first.directions[0].kind != "random" else "multiple of the direction")
+                axes.set_xlabel("distance" if first.directions[0].kind != "random" else "multiple")
             else:
                 axes.tick_params(labelbottom=False)
         panels[row, 0].set_ylabel(f"{group}\nloss (log)")
@@ -77,7 +77,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
         for axes in panels[:, column]:
             if spans:
                 axes.set_xlim(min(min(span) for span in spans), max(max(span) for span in spans))
-            plain_ticks(axes.xaxis, 4)
+            plain_ticks(axes.xaxis, 4 if len(looks) < 5 else 2)
     log_axis(panels[0, 0], "y", [value for value in inside if value > 0] or [1.0], ticks=5, pad=1.6)
     figure.legend(handles=_legend(), loc="outside lower center", ncols=3)
     what = _direction_words(first)

@@ -17,6 +17,11 @@ class Look:
     marker: str
 
     @property
+    def short(self) -> str:
+        """The name, cut where it would not fit over a narrow panel."""
+        return self.name if len(self.name) <= 14 else f"{self.name[:13]}…"
+
+    @property
     def ink(self) -> str:
         """A darker shade for text, legible on white."""
         channels = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))

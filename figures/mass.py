@@ -33,7 +33,7 @@ def draw(found: Finals) -> Drawing:
         raise NothingToDraw("no result holds the negative mass at any threshold; analyze again with [analysis] thresholds set")
     looks = found.looks
     columns = len(found.groups)
-    figure = new_figure(max(5.2, 1.0 + columns * max(2.2, 0.17 * len(ladder) * len(looks))), 4.3)
+    figure = new_figure(max(5.2, min(10.4, 1.0 + columns * max(2.2, 0.17 * len(ladder) * len(looks)))), 4.3)
     panels = figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0]
     room = 0.86 / len(looks)
     inside: list[float] = []

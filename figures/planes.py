@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..analysis.results import Slice
 from ..analysis.study import Run, Study
-from .canvas import heading, new_figure
+from .canvas import column_width, heading, new_figure
 from .looks import Look, optimizer_looks
 from .material import Drawing, NothingToDraw, Planned, gap_words, hessian_words, setting, slices_by_name
 from .scales import decades, number_label, plain_ticks
@@ -56,14 +56,15 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
     if not len(values):
         raise NothingToDraw(f"slice '{name}': no loss on the plane is finite and positive")
     levels = np.geomspace(values.min() * 0.999, max(values.max(), values.min() * 1.01) * 1.001, LEVELS)
-    figure = new_figure(max(5.2, 1.5 + 2.05 * len(pieces)), 1.2 + 1.85 * len(groups))
+    figure = new_figure(max(5.2, 1.5 + 0.9 * column_width(len(pieces)) * len(pieces)), 1.2 + 1.85 * len(groups))
     panels = figure.subplots(len(groups), len(pieces), sharex="col", sharey="col", squeeze=False)
     for column, (optimizer, piece) in enumerate(pieces.items()):
         for row, group in enumerate(groups):
             drawn = _panel(panels[row, column], piece, group, levels)
-        panels[0, column].set_title(looks[optimizer].name, color=looks[optimizer].ink)
+        panels[0, column].set_title(looks[optimizer].short, color=looks[optimizer].ink)
         panels[-1, column].set_xlabel(_axis_words(piece, 1))
         panels[0, column].tick_params(labelbottom=False)
+        plain_ticks(panels[0, column].xaxis, 4 if len(pieces) < 5 else 2)
     for row, group in enumerate(groups):
         panels[row, 0].set_ylabel(f"{group}\n{_axis_words(first, 2, short=True)}")
     bar = figure.colorbar(drawn, ax=list(panels.flat), label="loss (log)", aspect=40, pad=0.02)
@@ -115,7 +116,9 @@ def _axis_words(piece: Slice, number: int, *, short: bool = False) -> str:
     direction = piece.directions[number - 1]
     if direction.kind.endswith("eigenvector"):
         end = "min" if direction.kind.startswith("min") else "max"
-        value = "" if direction.eigenvalue is None or short else f" ($\\lambda$ = {direction.eigenvalue:.3g})".replace("-", "−")
+        value = (
+            "" if direction.eigenvalue is None or short else f"\n($\\lambda$ = {direction.eigenvalue:.3g})".replace("-", "−")
+        )
         return f"along $v_\\mathrm{{{end}}}${value}"
     if direction.kind == "pca":
         share = "" if direction.explained_variance is None or short else f" ({100 * direction.explained_variance:.0f} %)"

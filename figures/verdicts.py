@@ -42,10 +42,12 @@ def draw(found: Finals) -> Drawing:
                 width = 0.92 * counts[label] / len(found.seeds)
                 colour, hatch, _ = VERDICTS[label]
                 axes.add_patch(
-                    Rectangle((left, row + 0.08), width, 0.84, facecolor=colour, hatch=hatch, edgecolor="white", linewidth=1.2)
+                    Rectangle(
+                        (left, row + 0.08), width, 0.84, facecolor=colour, hatch=hatch, edgecolor=_edge(label), linewidth=1.2
+                    )
                 )
                 axes.text(
-                    left + width / 2, row + 0.5, f"{counts[label]} of {len(found.seeds)}", ha="center", va="center", fontsize=9,
+                    left + width / 2, row + 0.5, _words(counts[label], len(found.seeds)), ha="center", va="center", fontsize=9,
                     color="white" if label in _DARK else "#222222", gid=f"{optimizer}:{group}:{label}",
                     bbox=None if label in _DARK else {"facecolor": colour, "edgecolor": "none", "pad": 1.5},
                 )  # fmt: skip
@@ -64,13 +66,22 @@ def draw(found: Finals) -> Drawing:
     for spine in axes.spines.values():
         spine.set_visible(False)
     handles = [
-        Patch(facecolor=colour, hatch=hatch, edgecolor="#BBBBBB" if label == "gap" else "white", label=words)
+        Patch(facecolor=colour, hatch=hatch, edgecolor=_edge(label), label=words)
         for label, (colour, hatch, words) in VERDICTS.items()
         if label in used
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if len(handles) > 1 else 1)
     heading(figure, f"Verdicts on the final checkpoints ({count(len(found.seeds), 'seed')})", setting(found.first.provenance))
     return Drawing(figure, "Verdict per optimizer and group", _caption(found))
+
+
+def _edge(label: str) -> str:
+    return "#BBBBBB" if label == "gap" else "white"
+
+
+def _words(number: int, seeds: int) -> str:
+    """``2 of 3``; the number alone where its part of the cell is too narrow for more."""
+    return f"{number} of {seeds}" if number / seeds > 0.3 else str(number)
 
 
 def _caption(found: Finals) -> str:

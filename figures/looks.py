@@ -1,4 +1,4 @@
-"""How optimizers, groups and verdicts look: the same in every figure, distinguishable without colour."""
+"""How optimizers and verdicts look: the same in every figure, distinguishable without colour."""
 
 from __future__ import annotations
 
@@ -48,8 +48,6 @@ VERDICTS = {
     "undetermined": ("#D9D9D9", "....", "undetermined"),
     "gap": ("#FFFFFF", "xx", "not measured"),
 }
-#: line style of a group where several share a panel
-_LINES = {"all": ":", "head": "-", "tail": "--", "many": "-", "medium": "-.", "few": "--"}
 
 
 def optimizer_looks(keys: Sequence[str]) -> dict[str, Look]:
@@ -57,11 +55,6 @@ def optimizer_looks(keys: Sequence[str]) -> dict[str, Look]:
     strangers = sorted(set(keys) - set(OPTIMIZERS))
     found = {key: Look(key, *_OTHERS[index % len(_OTHERS)]) for index, key in enumerate(strangers)}
     return {key: OPTIMIZERS.get(key) or found[key] for key in keys}
-
-
-def group_line(group: str) -> str:
-    """Line style of a group."""
-    return _LINES.get(group, "-")
 
 
 def handle(look: Look, *, line: bool = False) -> Line2D:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
@@ -213,8 +212,3 @@ def slices_by_name(study: Study, axes: int) -> dict[str, list[Run]]:
             if current and len(piece.axes) == axes:
                 found.setdefault(name, []).append(run)
     return {name: found[name] for name in sorted(found)}
-
-
-def file_name(prefix: str, stem: str) -> str:
-    """A figure's name from a slice's file stem."""
-    return f"{prefix}-{Path(stem).name}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -218,16 +219,19 @@ def _vectors_path(item: SliceItem, curvature: CurvatureResult) -> Path:
 
 
 def _reach(curvature: CurvatureResult, group: str, end: str) -> float:
-    """How far an eigenvector slice goes: four times the distance at which the quadratic model has lost half of the loss.
+    """How far an eigenvector slice goes: 1.5 times the distance at which the quadratic model has lost half of the loss.
 
     Upwards the same with the largest eigenvalue: where the quadratic model has doubled the loss.
     """
     found = curvature.groups[group]
     if end == "min":
         slope = -abs(found.escape.gradient_along_v) if found.escape else 0.0
-        return 4 * natural_reach(slope, found.lambda_min.value, found.loss, found.weight_norm)
+        return 1.5 * natural_reach(slope, found.lambda_min.value, found.loss, found.weight_norm)
     top = found.lambda_max.value
-    return min(max(4 * (2 * found.loss / top) ** 0.5, 4e-3 * found.weight_norm), 0.2 * found.weight_norm) if top > 0 else 1.0
+    if top <= 0:
+        return 0.05 * found.weight_norm
+    reach = 1.5 * math.sqrt(2 * found.loss / top)
+    return min(max(reach, 1.5e-3 * found.weight_norm), 0.2 * found.weight_norm)
 
 
 def _path_plane(item: SliceItem, subject: Subject) -> tuple[list[Axis], list[tuple[float, float]], Path2D]:

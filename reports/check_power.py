@@ -145,13 +145,15 @@ def _draw(
         for column, number in enumerate(names):
             extra = shifted[1] if shifted and shifted[0] == f"{name}::{number}" else 0.0
             unit = 1.0 if distribution == "counts" else 0.0
-            readings = [_reading(round(1000 * (float(value) + extra)), unit) for value in values[:, column]]
+            readings: list[Reading | None] = [
+                _reading(round(1000 * (float(value) + extra)), unit) for value in values[:, column]
+            ]
             numbers[number] = Number.model_construct(
                 rule="tolerance", abs_tol=0.0, rel_tol=0.0, direction="both", readings=readings
             )
         for number, entry in series.numbers.items():
             if entry.rule == "label":  # the hardest case for Fisher's test: a coin
-                coins = [_COIN[int(side)] for side in rng.integers(2, size=count)]
+                coins: list[Reading | None] = [_COIN[int(side)] for side in rng.integers(2, size=count)]
                 numbers[number] = Number.model_construct(
                     rule="label", abs_tol=0.0, rel_tol=0.0, direction="both", readings=coins
                 )

@@ -121,8 +121,8 @@ def _require_finite(session: Session, folder: Path) -> None:
     kept = sorted((folder / "checkpoints").glob("epoch-*.json"))
     last = f"the last good checkpoint is {kept[-1].with_suffix('.pt')}" if kept else "no checkpoint had been stored yet"
     raise TrainingError(
-        f"run {session.run.folder}, epoch {session.epoch + 1}: the loss or a weight is no longer a finite number (learning rate "
-        f"{session.lr:g}); {last}. Lower training.lr or the optimizer's radius, or clip with training.max_norm"
+        f"run {session.run.folder}, epoch {session.epoch + 1}: the loss or a weight is no longer a finite number (learning "
+        f"rate {session.lr:g}); {last}. Lower training.lr or the optimizer's radius, or clip with training.max_norm"
     )
 
 

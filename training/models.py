@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from saddlescope import load_factory
 from torch import Tensor, nn
+
+from saddlescope import load_factory
 
 from .resnets import BasicBlock, Bottleneck, CifarResNet, Classifier, ImageNetResNet, classifier
 

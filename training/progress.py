@@ -18,7 +18,11 @@ def train_with_progress(
     """:func:`~saddlescope.training.study.train_study` under a bar with the time left; arguments and errors as there.
 
     Args:
+        recipe: as there.
+        folder: as there.
+        data_root: as there.
         jobs: default: one run per core.
+        only: as there.
     """
     finished = threading.Event()
     columns = (

@@ -24,8 +24,8 @@ def learning_rate(
         epoch: 0 .. epochs - 1.
         epochs: length of the training.
         lr: the highest rate.
-        schedule: ``cosine``: ``lr (1 + cos(pi t / T)) / 2``, where t and T count epochs after warm-up: the first runs at the full
-            rate and the last above zero. ``step``: ``lr`` times the factor of the last of ``steps`` that has been reached.
+        schedule: ``cosine``: ``lr (1 + cos(pi t / T)) / 2``, where t and T count epochs after warm-up: the first runs at the
+            full rate and the last above zero. ``step``: ``lr`` times the factor of the last of ``steps`` that has been reached.
         warmup_epochs: the first epochs run at ``lr (epoch + 1) / warmup_epochs``, as in LDAM-DRW.
         steps: ``(epochs done, factor of lr)``; ``((160, 0.01), (180, 0.0001))`` is LDAM-DRW's.
     """

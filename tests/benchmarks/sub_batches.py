@@ -2,9 +2,9 @@
 
     python tests/benchmarks/sub_batches.py [--epochs 30] [--seeds 5]
 
-Long-tailed digits (scikit-learn's 8 x 8 images, IF 20, classes below 40 training images are tail), three convolutions with batch
-normalisation, batch 64. Along one ordinary run every 20th step is also taken with sub-batches on a copy; then both ways train
-from the same seeds and are compared on the held-out balanced images.
+Long-tailed digits (scikit-learn's 8 x 8 images, IF 20, classes below 40 training images are tail), three convolutions with
+batch normalisation, batch 64. Along one ordinary run every 20th step is also taken with sub-batches on a copy; then both ways
+train from the same seeds and are compared on the held-out balanced images.
 """
 
 from __future__ import annotations
@@ -123,9 +123,8 @@ def main() -> None:
         mean = {k: np.mean([r[k] for r in runs]) for k in runs[0]}
         spread = {k: np.std([r[k] for r in runs], ddof=1) for k in runs[0]}
         accuracy = "  ".join(f"{k} {mean[k]:.1f} +- {spread[k]:.1f}" for k in ("head", "tail", "all"))
-        print(
-            f"split_batches={split!s:5}  {accuracy}  forward passes a step {mean['forwards']:.2f}  seconds {mean['seconds']:.1f}"
-        )
+        passes = f"forward passes a step {mean['forwards']:.2f}  seconds {mean['seconds']:.1f}"
+        print(f"split_batches={split!s:5}  {accuracy}  {passes}")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,8 @@ def test_tables_sort_in_a_browser(build_study, tmp_path):
     """Clicks on the accuracy table's head twice in headless Chromium and reads the rows back; a gap stays last."""
     text = render(load_study(build_study(unfinished=(("imbsam", 1),))))
     probe = """<script>
-    const rows = () => [...document.querySelectorAll("#table-accuracy tbody tr")].map((row) => row.cells[0].textContent).join(" ");
+    const all = () => [...document.querySelectorAll("#table-accuracy tbody tr")];
+    const rows = () => all().map((row) => row.cells[0].textContent).join(" ");
     const button = document.querySelectorAll("#table-accuracy thead button")[3];
     const found = [rows()]; button.click(); found.push(rows()); button.click(); found.push(rows());
     document.title = found.join("|");

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from . import escape as leaving
+from .distributed import World
 from .evaluate import group_means
 from .exact import exact_spectrum, in_float64
 from .gauss_newton import measure_gauss_newton
@@ -43,6 +44,7 @@ def analyze(
     source: Source | None = None,
     vectors: Path | None = None,
     progress: Progress | None = None,
+    world: World | None = None,
 ) -> CurvatureResult:
     """Measures every class group of one model.
 
@@ -55,6 +57,7 @@ def analyze(
         source: names for the provenance.
         vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
         progress: called after each step.
+        world: the processes that share the work; every one of them makes this call and gets the result.
 
     Raises:
         GroupError: a group is empty.
@@ -62,21 +65,28 @@ def analyze(
         RandomOperatorError: data or model change between two products.
     """
     began = time.monotonic()
-    settings, source = settings or AnalysisSettings(), source or Source()
-    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
+    settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
+    device, dtype = torch.device(world.device or settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
         dtype = torch.float64
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
     scheme = scheme or make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, mapping=settings.groups)
     work = _Work(
-        copy.deepcopy(model).to(device, dtype), samples, loss, scheme, settings, vectors.name if vectors else None, progress
+        copy.deepcopy(model).to(device, dtype),
+        samples,
+        loss,
+        scheme,
+        settings,
+        vectors.name if vectors else None,
+        progress,
+        world,
     )
     names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
     groups = {name: work.measure(name) for name in names}
     if settings.only is not None:
         groups = {name: groups[name] for name in names if name in settings.only}
-    if vectors is not None:
+    if vectors is not None and world.first:
         vectors.parent.mkdir(parents=True, exist_ok=True)
         partial = vectors.with_name(f".{vectors.name}.partial")
         save_file({key: v.cpu().contiguous() for key, v in work.vectors.items()}, partial)
@@ -112,9 +122,10 @@ class _Work:
         settings: AnalysisSettings,
         vectors_file: str | None,
         progress: Progress | None,
+        world: World,
     ) -> None:
         self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
-        self.vectors_file, self.progress = vectors_file, progress
+        self.vectors_file, self.progress, self.world = vectors_file, progress, world
         self.indices = group_indices(scheme, samples.labels)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
@@ -127,11 +138,12 @@ class _Work:
         settings = self.settings
         return HessianOperator(
             self.model,
-            self.samples.subset(indices),
+            self.samples.subset(self.world.share(indices)),
             self.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=settings.memory,
+            reduce=self.world.reduce if self.world.shares(indices) else None,
         )
 
     def measure(self, name: str) -> GroupResult:

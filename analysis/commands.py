@@ -51,6 +51,7 @@ def analyze(
     starts: Annotated[int | None, typer.Option(min=1, help="Random starts: probes of the density.")] = None,
     k: Annotated[int | None, typer.Option(min=1, help="Eigenpairs at each end.")] = None,
     params: Annotated[str | None, typer.Option(metavar="GLOB", help="Hessian over matching parameters only.")] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Every part of the model by itself.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Dense float64 Hessian, whole spectrum; for small models.")] = False,
     engine: Annotated[str | None, typer.Option(help="saddlescope, or pyhessian for its estimates as published.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
@@ -115,6 +116,7 @@ def analyze(
         dry_run=dry_run,
         again=again,
         quick=quick,
+        layers=layers,
         jobs=jobs,
     )
     analyze_targets(targets, request)

@@ -11,16 +11,26 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from saddlescope import load_factory
 
+from .distributed import World, world_of
 from .results import CurvatureResult, load
 from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices, read_overrides
 from .show import compare, show
 from .study_analysis import analyze_study, curvature_is_current, do_curvature, do_slice, study_of
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item
-from .subject import Given
+from .subject import Given, open_checkpoint
 from .work import default_jobs, run_items
 
 
@@ -42,6 +52,7 @@ class Request:
     dry_run: bool = False
     again: bool = False
     quick: bool = False
+    layers: bool = False
     jobs: int | None = None
 
 
@@ -55,29 +66,52 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
     checkpoints = _share(_thin(find_checkpoints(targets), request.every), request.shard)
-    items = [curvature_item(checkpoint, request.settings, request.out) for checkpoint in checkpoints]
+    items = [
+        curvature_item(checkpoint, settings, request.out)
+        for checkpoint in checkpoints
+        for settings in _layers(checkpoint, request)
+    ]
     if request.dry_run:
         from .cost import print_cost
 
         print_cost(items[0], request.given, count=len(items))
         return
-    measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
-    if len(measure) == 1:
-        _with_steps(measure[0], request.given)
-    else:
-        _with_items(measure, request)
-    results = [load(CurvatureResult, item.output) for item in items]
+    with world_of(request.settings.device) as world:
+        measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
+        world.wait()  # before the first result changes what is current
+        if len(measure) == 1 or world.size > 1:
+            for item in measure:
+                _with_steps(item, request.given, world)
+        else:
+            _with_items(measure, request)
+        world.wait()
+        if world.first:
+            _tell([item.output for item in items], request)
+
+
+def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:
+    """The settings, once for each part of the model where ``--layers`` asks for it."""
+    if not request.layers:
+        return [request.settings]
+    model = open_checkpoint(checkpoint, request.given).model
+    parts = [name for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())]
+    return [request.settings.model_copy(update={"params": f"{name}.*"}) for name in parts]
+
+
+def _tell(outputs: Sequence[Path], request: Request) -> None:
+    """What was found: JSON, one table, or several checkpoints side by side."""
+    results = [load(CurvatureResult, path) for path in outputs]
     if request.as_json:
         content = [json.loads(result.model_dump_json()) for result in results]
         print(json.dumps(content[0] if len(content) == 1 else content, indent=1))
     elif len(results) == 1:
         show(results[0], quick=request.quick)
-        print(items[0].output)
+        print(outputs[0])
     else:
         compare(results)
-        print(f"{len(items)} results, the last one {items[-1].output}")
+        print(f"{len(outputs)} results, the last one {outputs[-1]}")
     if request.figures is not None:
-        load_factory("saddlescope.figures.draw:draw_results")([item.output for item in items], request.figures)
+        load_factory("saddlescope.figures.draw:draw_results")(list(outputs), request.figures)
         if not request.as_json:
             print(f"figures in {request.figures}")
 
@@ -206,17 +240,18 @@ def verify_result(result: Path, checkpoint: Path | None = None, data_root: str |
         raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
 
 
-def _with_steps(item: CurvatureItem, given: Given) -> None:
+def _with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
     """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()) as bar:
-        tasks: dict[str, object] = {}
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=world is not None and not world.first) as bar:
+        tasks: dict[str, TaskID] = {}
 
         def step(group: str, count: int) -> None:
             if group not in tasks:
                 tasks[group] = bar.add_task(group, total=item.settings.steps * item.settings.starts)
-            bar.update(tasks[group], advance=count)  # type: ignore[arg-type]
+            bar.update(tasks[group], advance=count)
 
-        do_curvature(item, given, progress=step)
+        do_curvature(item, given, progress=step, world=world)
 
 
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
@@ -235,6 +270,7 @@ def _bar() -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        console=Console(stderr=True),
     )
 
 

@@ -73,7 +73,7 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
     for result in results:
         for index, (name, group) in enumerate(result.groups.items()):
             table.add_row(
-                escape(result.provenance.checkpoint) if index == 0 else "",
+                escape(_name(result)) if index == 0 else "",
                 escape(name),
                 f"{group.loss:.3g}",
                 _extreme(group.lambda_min),
@@ -82,6 +82,11 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
             )
         table.add_section()
     console.print(table)
+
+
+def _name(result: CurvatureResult) -> str:
+    part = result.provenance.params_pattern
+    return result.provenance.checkpoint + (f", {part}" if part else "")
 
 
 def _extreme(extreme: Extreme) -> str:

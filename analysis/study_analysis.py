@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from .analyze import Progress as Steps
 from .analyze import analyze
 from .directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
+from .distributed import World
 from .escape import natural_reach
 from .landscape import flat_weights, slice_loss
 from .operator import select_parameters
@@ -116,8 +117,10 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     )
 
 
-def do_curvature(item: CurvatureItem, given: Given | None = None, progress: Steps | None = None) -> None:
-    """Measures and stores one curvature result, its eigenvectors first."""
+def do_curvature(
+    item: CurvatureItem, given: Given | None = None, progress: Steps | None = None, world: World | None = None
+) -> None:
+    """Measures and stores one curvature result, its eigenvectors first; of several processes the first one stores."""
     subject = open_checkpoint(item.checkpoint, given)
     result = analyze(
         subject.model,
@@ -127,8 +130,10 @@ def do_curvature(item: CurvatureItem, given: Given | None = None, progress: Step
         source=subject.source,
         vectors=item.output.with_suffix(".vectors.safetensors"),
         progress=progress,
+        world=world,
     )
-    save(result, item.output)
+    if world is None or world.first:
+        save(result, item.output)
 
 
 def slice_is_current(item: SliceItem) -> bool:

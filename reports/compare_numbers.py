@@ -169,8 +169,8 @@ def chance(old: Reading, new: Reading, parameters: int) -> float | None:
     """p-value of two estimates of one quantity: how improbable is a gap this wide?
 
     With standard errors it is the bound of ``_quadratic`` for traces, and Welch's t test for what was averaged over two or
-    more probes. Otherwise it is the smallest failure probability (twice, one for each interval) at which the two intervals, widened to it, still
-    touch. None where a side says nothing about its error.
+    more probes. Otherwise it is the smallest failure probability (twice, one for each interval) at which the two
+    intervals, widened to it, still touch. None where a side says nothing about its error.
     """
     gap = abs(_float(new.value) - _float(old.value))
     if old.standard_error is not None and new.standard_error is not None:

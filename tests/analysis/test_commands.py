@@ -195,6 +195,20 @@ def test_verify_confirms_and_notices_changes(project, run):
     assert "SHA-256 differs" in err
 
 
+def test_layers_are_blocks_of_the_whole_hessian(project, run):
+    code, out, err = run("analyze", "ckpt.pt", *OURS, "--layers", "--jobs", "1")
+    assert code == 0, err
+    results = [load(CurvatureResult, path) for path in project.glob("curvature/ckpt.head-tail.*.json")]
+    run("analyze", "ckpt.pt", *OURS)
+    whole = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json")
+    assert sorted(result.provenance.params_pattern for result in results) == ["0.*", "1.*", "4.*"]
+    assert sum(result.provenance.parameters for result in results) == whole.provenance.parameters
+    for result in results:  # Cauchy interlacing: no block reaches beyond the whole
+        for name, group in result.groups.items():
+            assert group.lambda_max.value <= whole.groups[name].lambda_max.interval[1]
+            assert group.lambda_min.value >= whole.groups[name].lambda_min.interval[0]
+
+
 def test_dry_run_writes_nothing(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
     assert code == 0

@@ -196,7 +196,7 @@ def test_verify_confirms_and_notices_changes(project, run):
 
 
 def test_layers_are_blocks_of_the_whole_hessian(project, run):
-    code, out, err = run("analyze", "ckpt.pt", *OURS, "--layers", "--jobs", "1")
+    code, _, err = run("analyze", "ckpt.pt", *OURS, "--layers", "--jobs", "1")
     assert code == 0, err
     results = [load(CurvatureResult, path) for path in project.glob("curvature/ckpt.head-tail.*.json")]
     run("analyze", "ckpt.pt", *OURS)

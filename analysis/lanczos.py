@@ -21,6 +21,8 @@ from torch import Tensor
 
 from .operator import LinearOperator
 
+#: Columns of the basis that are widened to float64 at once.
+_COLUMNS = 1 << 14
 #: Called after each step; returns True to stop.
 Stop = Callable[["Lanczos"], bool]
 
@@ -80,7 +82,11 @@ class Lanczos:
         self.dropped: list[float] = []
         self.exhausted = False
         self._basis_device = basis_device or operator.device
-        first = random_start(operator, seed) if start is None else start.to(operator.device, operator.dtype) / start.norm()
+        first = (
+            random_start(operator, seed)
+            if start is None
+            else (start.double() / start.double().norm()).to(operator.device, operator.dtype)
+        )
         self._basis = torch.empty((8, operator.size), dtype=operator.dtype, device=self._basis_device)
         self._basis[0] = first
         self._ritz: Ritz | None = None
@@ -119,7 +125,7 @@ class Lanczos:
         """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
         coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
         vector: Tensor = self._basis[: self.steps].T @ coefficients.to(self._basis)
-        return vector.div(vector.norm()).to(self.operator.device)
+        return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
 
     def save(self, path: Path) -> None:
         """Stores everything needed to continue (safetensors)."""
@@ -166,8 +172,8 @@ class Lanczos:
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
         alpha = float(torch.dot(w.double(), q.double()))
-        w = self._orthogonalise(w, j + 1)
-        beta = float(w.double().norm())
+        w = self._orthogonalise(w, j + 1, passes=2)
+        beta = float(w.norm())
         self.alphas.append(alpha)
         n = self.operator.size
         # Below this the new direction is round-off of the product, not information. (Its size does not grow with n: measured
@@ -185,16 +191,21 @@ class Lanczos:
             self._append(w / beta)
 
     def _restart(self, filled: int) -> None:
-        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled, passes=2)
         self.restarts.append(filled)
         self._append(w / w.norm())
 
-    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
-        basis = self._basis[:filled]
-        w = w.to(self._basis_device)
-        for _ in range(2):
-            w = w - basis.T @ (basis @ w)
-        return w.to(self.operator.device)
+    def _orthogonalise(self, w: Tensor, filled: int, passes: int) -> Tensor:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors."""
+        # Summed in float64: at 1e5 parameters float32 sums leave overlaps of 2e-5, which shift a small eigenvalue beside a
+        # large one by 1e-4 of its size. In parts, so that the float64 copy of the basis stays small.
+        basis = self._basis[:filled].split(_COLUMNS, dim=1)
+        w = w.to(self._basis_device, torch.float64)
+        for _ in range(passes):
+            parts = w.split(_COLUMNS)
+            overlap = torch.stack([b.double() @ x for b, x in zip(basis, parts, strict=True)]).sum(0)
+            w = torch.cat([x - overlap @ b.double() for b, x in zip(basis, parts, strict=True)])
+        return w
 
     def _append(self, q: Tensor) -> None:
         filled = self.steps
@@ -203,5 +214,5 @@ class Lanczos:
             grown[:filled] = self._basis[:filled]
             self._basis = grown
         # Once more against the basis: dividing by a small beta magnifies what round-off left.
-        q = self._orthogonalise(q, filled)
+        q = self._orthogonalise(q, filled, passes=1)
         self._basis[filled] = q / q.norm()

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.linalg import eigvalsh_tridiagonal
 from scipy.stats import t as student
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def measure_spectrum(
         rtol: an extreme counts as converged when its residual is below ``rtol`` of its own size, or of 1 % of the larger
             extreme where it is smaller than that.
         starts: independent random starts, uniform on the sphere.
-        delta: failure probability of each two-sided interval.
+        delta: failure probability of the two-sided intervals (of both ends together), and of each negative mass.
         thresholds: tau / lambda_max of the negative mass and the index bounds.
         k: eigenpairs wanted at each end.
         seed: of the starts: ``seed``, ``seed + 1`` ...
@@ -88,10 +89,11 @@ def measure_spectrum(
     def stop(run: Lanczos) -> bool:
         if progress is not None:
             progress(1)
-        return run.steps % LOOK_EVERY == 0 and run.steps >= max(min_steps, 2 * k) and _converged(run, k, rtol)
+        return run.steps % LOOK_EVERY == 0 and run.steps >= first_look and _converged(run, k, rtol)
 
     runs = []
-    looks = max(1, steps // LOOK_EVERY)
+    first_look = max(min_steps, 2 * k)
+    looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
     ends: dict[str, tuple[float, Tensor]] = {}
     vectors: dict[str, Tensor] = {}
     best: dict[str, list[tuple[float, float]]] = {}
@@ -107,13 +109,18 @@ def measure_spectrum(
                 vectors |= {f"{end}-{j + 1}" if j else end: run.ritz_vector(i) for j, i in enumerate(order)}
         runs.append(_Quadrature(seed + index, run))
         del run  # its basis is the largest thing in memory
+    # The guard's random vectors may miss the largest eigenvalue, whose rounding the Ritz values carry. (Second term: sums of
+    # n products in float64.)
+    scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
+    rounding = 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
+    noise = noise.model_copy(update={"absolute": max(noise.absolute, rounding * scale)})
     quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
     exhausted = any(run.exhausted for run in runs)
-    eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta, looks)
+    # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
+    eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta / 2, looks)
     fuzz = {end: max(noise.absolute, abs(quotients[end] - ends[end][0])) for end in ends}
     low, high = end_intervals(ends["min"][0], ends["max"][0], eps, fuzz["min"], fuzz["max"])
     confidence = 1.0 if exhausted else 1 - delta
-    scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
 
     def extreme(end: str, rank: int, interval: tuple[float | None, float | None]) -> Extreme:
         value, residual = best[end][rank]
@@ -144,13 +151,15 @@ def measure_spectrum(
             warnings.append(
                 f"{end} not converged after {max(run.steps for run in runs)} steps (residual {pair.residual:.1e}): a bound"
             )
+    if top == 0:
+        warnings.append("lambda_max is not positive: the ratio |lambda_min| / lambda_max does not exist, 0 stands for it")
     return Spectrum(
         lambda_min=lowest[0],
         lambda_max=highest[0],
         lowest=lowest,
         highest=highest,
         negative_ratio=negative_ratio(lowest[0], highest[0]),
-        negative_mass=[_mass(runs, c, tau, operator.size, delta) for c, tau in ladder],
+        negative_mass=[_mass(runs, c, tau, operator.size, delta, noise.absolute) for c, tau in ladder],
         negative_energy=_energy(runs),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
         trace=_trace(runs, operator.size),
@@ -175,6 +184,29 @@ class _Quadrature:
         self.seed, self.steps, self.exhausted = seed, run.steps, run.exhausted
         self.nodes, self.weights = ritz.values, ritz.weights / ritz.weights.sum()
         self.complete = run.exhausted or bool(run.restarts)
+        self.block = run.restarts[0] if run.restarts else 0  # steps until the start's own Krylov space was complete
+        self.block_nodes = np.array([])
+        if self.block:
+            alphas, betas = np.array(run.alphas[: self.block]), np.array(run.betas[: self.block - 1])
+            self.block_nodes = eigvalsh_tridiagonal(alphas, betas)
+            self.block_norms = np.array([run.dropped[0], *betas])
+
+    def bracket(self, threshold: float, fuzz: float) -> tuple[float, float]:
+        """Bracket of the start's mass below ``threshold``."""
+        low, high = mass_bracket(self.nodes, self.weights, threshold, self.complete, fuzz)
+        return low, max(high, self._missed(threshold + fuzz)) if self.complete and not self.exhausted else high
+
+    def _missed(self, threshold: float) -> float:
+        """Most mass below ``threshold`` and below all nodes that can hide in the round-off dropped at the breakdown.
+
+        The dropped vector is ``p(H) q / prod beta`` with ``p(x) = prod (x - theta_i)``, so a part c of the start along an
+        eigenvector with eigenvalue x <= threshold has ``c |p(x)| <= dropped * prod beta``.
+        """
+        if threshold > self.block_nodes[0] or self.block_norms[0] == 0:
+            return 0.0
+        with np.errstate(divide="ignore"):
+            part = np.log(self.block_norms).sum() - np.log(self.block_nodes - threshold).sum()
+        return float(np.exp(min(2 * part, 0.0)))
 
 
 def _converged(run: Lanczos, k: int, rtol: float) -> bool:
@@ -200,14 +232,13 @@ def negative_ratio(lambda_min: Extreme, lambda_max: Extreme) -> Estimate:
     return Estimate(value=value, interval=ratio_interval(lambda_min.interval, lambda_max.interval), confidence=confidence)
 
 
-def _mass(runs: Sequence[_Quadrature], relative: float, tau: float, n: int, delta: float) -> MassAtThreshold:
+def _mass(runs: Sequence[_Quadrature], relative: float, tau: float, n: int, delta: float, noise: float) -> MassAtThreshold:
     value = float(np.mean([run.weights[run.nodes < -tau].sum() for run in runs]))
-    brackets = [mass_bracket(run.nodes, run.weights, -tau, run.complete) for run in runs]
-    low, high = (float(np.clip(np.mean(side), 0, 1)) for side in zip(*brackets, strict=True))
+    low, high = (float(np.mean(side)) for side in zip(*(run.bracket(-tau, noise) for run in runs), strict=True))
     return MassAtThreshold(
         relative=relative,
         tau=tau,
-        value=min(max(value, 0.0), 1.0),
+        value=min(max(value, low), high),  # within it but for rounding
         interval=share_interval(low, high, n, len(runs), delta),
         confidence=1 - delta,
         bracket=(low, high),

@@ -61,6 +61,9 @@ class CurvatureItem:
     settings: AnalysisSettings
     output: Path
 
+    def __str__(self) -> str:
+        return str(self.checkpoint)
+
 
 @dataclass(frozen=True)
 class SliceItem:
@@ -71,6 +74,9 @@ class SliceItem:
     settings: SliceSettings
     analysis: AnalysisSettings
     output: Path
+
+    def __str__(self) -> str:
+        return f"slice '{self.name}' of {self.checkpoint}"
 
 
 def run_folders(study: Path) -> list[tuple[Path, int]]:
@@ -106,13 +112,18 @@ def curvature_item(checkpoint: Path, settings: AnalysisSettings, out: Path | Non
 
 
 def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:
-    """Every slice the study asks for: the lines of each final checkpoint, planes for ``plane_seeds``."""
+    """Every slice the study asks for: the lines of each final checkpoint, planes for ``plane_seeds``.
+
+    The plane of the training path is left out where fewer than two checkpoints along training were stored.
+    """
     items = []
     for folder, seed in run_folders(study):
         checkpoint = folder / "checkpoint.pt"
         if not checkpoint.with_suffix(".json").exists():
             continue
         names = [*plan.slices.lines, *(plan.slices.planes if seed in plan.slices.plane_seeds else ())]
+        if len(list(folder.glob("checkpoints/*.json"))) < 2:
+            names = [name for name in names if name != "path-plane"]  # no path to speak of; the figure says that it is missing
         for name in names:
             output = folder / "slices" / f"{name}.json"
             items.append(SliceItem(checkpoint, name, plan.slices, plan.final, output))

@@ -46,7 +46,7 @@ def test_items_follow_the_checkpoints_on_disk(tmp_path):
     final = [f"{run}/curvature/checkpoint.{scheme}.json" for run in "ab" for scheme in ("head-tail", "per-class")]
     assert outputs == final + [f"{run}/curvature/epoch-004.head-tail.json" for run in "ab"]
     slices = [str(item.output.relative_to(tmp_path)) for item in slice_items(tmp_path, plan)]
-    planes = [f"b/slices/{name}-plane.json" for name in ("tail", "random", "path")]
+    planes = [f"b/slices/{name}-plane.json" for name in ("tail", "random")]  # one checkpoint along training is no path
     assert slices == [
         "a/slices/tail-min.json",
         "a/slices/random.json",
@@ -54,3 +54,5 @@ def test_items_follow_the_checkpoints_on_disk(tmp_path):
         "b/slices/random.json",
         *planes,
     ]
+    (tmp_path / "b" / "checkpoints" / "epoch-008.json").touch()
+    assert str(slice_items(tmp_path, plan)[-1].output.relative_to(tmp_path)) == "b/slices/path-plane.json"

@@ -11,7 +11,7 @@ from ..analysis.study import Study
 from .canvas import heading, new_figure
 from .extremes import ROWS, Point
 from .looks import handle
-from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, seed_words, setting
+from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, setting
 from .scales import fix_ticks, value_axis
 
 NAME = "class_sizes"
@@ -84,6 +84,6 @@ def draw(found: Finals) -> Drawing:
     caption = (
         "The ends of the Hessian spectrum of one class's mean loss, and their ratio, against the number of training samples of "
         "the class. Points: seeds; lines: means over all seeds. Error bars are left out: the intervals are in the tables. "
-        f"{seed_words(found)}{gap_words(found.gaps)}"
+        f"{found.words()}{gap_words(found.gaps)}"
     )
     return Drawing(figure, "λ_min, λ_max and their ratio per class, against class size", caption, PAPER)

@@ -13,7 +13,7 @@ from ..analysis.results import Density, Extreme, GroupResult
 from ..analysis.study import Study
 from .canvas import column_width, heading, new_figure
 from .looks import Look
-from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, seed_words, setting
+from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
 from .scales import decades, fix_ticks, log_axis, signed_axis
 
 NAME = "density"
@@ -87,7 +87,7 @@ def draw(found: Finals) -> Drawing:
     heading(figure, "Spectral density of the loss Hessian", setting(found.first.provenance))
     figure.supxlabel(r"eigenvalue $\lambda$ (symmetric log; linear within $\pm\tau$, shaded)", fontsize=9)
     figure.supylabel(r"density per unit of $\lambda$ (log)", fontsize=9)
-    return Drawing(figure, "Spectral density per group and optimizer", _caption(found, everything, scale), PAPER)
+    return Drawing(figure, f"Spectral density per group and {found.unit}", _caption(found, everything, scale), PAPER)
 
 
 PAPER = "F1, F2 and F3 (Rangwani et al. 2022, slides 9, 12 and 17)"
@@ -152,7 +152,7 @@ def _caption(found: Finals, everything: Sequence[GroupResult], scale: float) -> 
         f"Share of the Hessian's eigenvalues per unit of λ, {how}; left of zero the loss curves downwards. For the picture "
         f"each node is broadened by a Gaussian of standard deviation {WIDTH:g} in asinh(λ/τ), that is {WIDTH:g} τ at zero and "
         f"{100 * WIDTH:g} % of |λ| far from it, with τ = {scale:.2g} (median over the verdicts); stored numbers are "
-        "not broadened. Bars at the bottom: λ_min and λ_max of each seed with the stated interval (tick: the estimate; circle: "
-        f"not converged, a one-sided bound), probability {confidence:g}. {seed_words(found, mean=False)}"
+        "not broadened. Bars at the bottom: λ_min and λ_max of each curve, the stated interval (tick: the estimate; circle: "
+        f"not converged, a one-sided bound), probability {confidence:g}. {found.words(mean=False)}"
         f"{gap_words(found.gaps, found.left_out)}"
     )

@@ -15,11 +15,11 @@ from typing import Any
 
 from ..analysis.results import write_text_atomically
 from ..analysis.study import Study, load_study, read_json
-from . import accuracy, along, class_sizes, density, extremes, lines, mass, planes, verdicts
+from . import accuracy, along, class_sizes, density, extremes, lines, mass, planes, stored, verdicts
 from .canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .material import NothingToDraw, Planned
 
-MANIFEST, SKIPPED = "manifest.json", "skipped.json"
+MANIFEST, SKIPPED, CAPTIONS = "manifest.json", "skipped.json", "captions.md"
 #: in the order of the report: the answer, what it rests on, how it came about, what it is good for
 FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     verdicts.figures,
@@ -116,6 +116,41 @@ def draw_study(
     if progress is not None:
         progress(len(plans), len(plans))
     return written
+
+
+def draw_results(paths: Sequence[Path], out: Path, *, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """Draws stored curvature results that belong to no study, and what the pictures show into ``captions.md``.
+
+    Args:
+        paths: ``curvature/<stem>.<scheme>.json`` files, in the order of the figures; of one scheme and one data set.
+        out: folder to write into.
+        formats: svg, png, pdf.
+
+    Returns:
+        The pictures written.
+
+    Raises:
+        ResultError: a file is missing, damaged or no curvature result.
+        FigureError: an unknown format, results that cannot share a figure, or ``out`` holds the figures of a study.
+    """
+    chosen = check_formats(tuple(formats))
+    if (out / MANIFEST).exists():
+        raise FigureError(f"{out}: holds the figures of a study, which would be mixed up with these; give another folder")
+    found = stored.gather(paths)
+    pictures, words = {}, []
+    with style():
+        for plan in stored.figures(found):
+            try:
+                drawing = plan.make()
+            except NothingToDraw as reason:
+                words.append(f"**Not drawn: {plan.name}.** {reason}")
+                continue
+            pictures.update({out / f"{plan.name}.{name}": data for name, data in render(drawing.figure, chosen).items()})
+            words.append(f"**{plan.name}: {drawing.title}.** {drawing.caption}")
+    for path, data in pictures.items():
+        write_bytes_atomically(path, data)
+    write_text_atomically(out / CAPTIONS, "\n\n".join(words) + "\n")
+    return list(pictures)
 
 
 def _read(path: Path) -> dict[str, Any]:

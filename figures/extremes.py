@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..analysis.results import GroupResult, Interval
 from ..analysis.study import Study
 from .canvas import heading, new_figure
 from .looks import Look
-from .material import Drawing, Finals, Planned, finals, gap_words, group_title, seed_words, setting
+from .material import Drawing, Finals, Planned, finals, gap_words, group_title, setting
 from .scales import value_axis
 
 NAME = "extremes"
@@ -28,6 +28,8 @@ class Point:
     certain: bool = True
 
 
+#: with more positions on a panel than this not every one is named
+MOST_NAMES = 14
 #: what each row shows: axis label, number of a group
 ROWS: tuple[tuple[str, Callable[[GroupResult], Point]], ...] = (
     (
@@ -112,40 +114,41 @@ def draw(found: Finals) -> Drawing:
         value_axis(panels[row, 0], inside, abs(threshold) or 1e-12)
         panels[row, 0].set_ylabel(label)
         figure.align_ylabels(list(panels[:, 0]))
-    _zero_lines(panels[0], tau)
+    zero_lines(panels[0], tau)
     for column, group in enumerate(found.groups):
         panels[0, column].set_title(group_title(found.first, group).replace(" (", "\n("), fontweight="normal")
         axes = panels[-1, column]
         axes.set_xlim(-0.6, len(looks) - 0.4)
-        axes.set_xticks(
-            range(len(looks)), [look.name for look in looks.values()], rotation=35, ha="right", rotation_mode="anchor"
-        )
-        for tick, look in zip(axes.get_xticklabels(), looks.values(), strict=True):
+        named = list(enumerate(looks.values()))[:: 1 + len(looks) // MOST_NAMES]
+        names = [look.name for _, look in named]
+        axes.set_xticks([at for at, _ in named], names, rotation=35, ha="right", rotation_mode="anchor")
+        for tick, (_, look) in zip(axes.get_xticklabels(), named, strict=True):
             tick.set_color(look.ink)
     for axes in panels.flat:
         axes.grid(visible=False, axis="x")
     heading(figure, "Ends of the Hessian's spectrum, and their ratio", setting(found.first.provenance))
-    return Drawing(figure, "λ_min, λ_max and their ratio per optimizer and group", _caption(found, tau), PAPER)
+    return Drawing(figure, f"λ_min, λ_max and their ratio per {found.unit} and group", caption(found, tau), PAPER)
 
 
-def _zero_lines(panels: np.ndarray, tau: float) -> None:
+def zero_lines(panels: Iterable[Axes], tau: float) -> None:
     """Zero, and the band in which a sign is not claimed."""
     for axes in panels:
         axes.axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
         axes.axhline(0, color="#999999", linewidth=0.6, zorder=1)
 
 
-def _caption(found: Finals, tau: float) -> str:
+def caption(found: Finals, tau: float) -> str:
+    """What the points, bars and shades of this figure mean."""
     entries = [result.groups[group] for result in found.results.values() for group in found.groups]
     confidence = min(entry.lambda_min.confidence for entry in entries)
     open_ends = sum(not (entry.lambda_min.converged and entry.lambda_max.converged) for entry in entries)
     words = (
         "A negative λ_min is a direction in which the group's loss curves downwards. The ratio also rises when λ_max falls, so "
-        f"it is read beside both. Vertical bars: the stated interval of that seed's number, probability {confidence:g} (not a "
+        f"it is read beside both. Vertical bars: the stated interval of that number, probability {confidence:g} (not a "
         f"spread over seeds); shaded in the top row: |λ| ≤ τ = {tau:.2g} (median), where no sign is claimed. "
     )
     if len(found.seeds) > 1:
         words += "Horizontal bars: means. "
     if open_ends:
         words += f"Hollow: not converged, a one-sided bound ({open_ends} of {len(entries)}). "
-    return words + seed_words(found) + gap_words(found.gaps, found.left_out)
+    return words + found.words() + gap_words(found.gaps, found.left_out)

@@ -9,7 +9,7 @@ from ..analysis.study import Study
 from .canvas import heading, new_figure
 from .extremes import Point, seed_points
 from .looks import handle
-from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, seed_words, setting
+from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
 from .scales import number_label, signed_axis
 
 NAME = "negative_mass"
@@ -77,5 +77,5 @@ def _caption(found: Finals) -> str:
         "the bulk, so the wide bars on the left are what is known there, not noise of the plot. Vertical bars: interval of "
         f"each seed's share (quadrature bracket and sampling error over probes, probability {confidence:g}); short horizontal "
         "bars: means. The vertical axis is logarithmic, and linear next to 0. "
-        f"{seed_words(found)}{gap_words(found.gaps, found.left_out)}"
+        f"{found.words()}{gap_words(found.gaps, found.left_out)}"
     )

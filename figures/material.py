@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from matplotlib.figure import Figure
 
@@ -50,11 +51,21 @@ class Finals:
     groups: list[str]
     left_out: list[str]
     gaps: list[str]
+    #: what stands side by side
+    unit: ClassVar[str] = "optimizer"
 
     @property
     def looks(self) -> dict[str, Look]:
         """The look of each optimizer."""
         return optimizer_looks(self.optimizers)
+
+    def words(self, *, mean: bool = True) -> str:
+        """How many seeds, and what the mean is over."""
+        if len(self.seeds) == 1:
+            return f"One training seed ({self.seeds[0]}): no mean, no spread."
+        if not mean:
+            return f"{len(self.seeds)} training seeds, each drawn."
+        return f"{len(self.seeds)} training seeds, each drawn; the mean only where no seed is missing."
 
     @property
     def first(self) -> CurvatureResult:
@@ -121,33 +132,40 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
                 gaps.append(f"{looks[optimizer].name} seed {seed} ({reason})")
     if not results:
         raise NothingToDraw(f"no final checkpoint was analysed under scheme '{scheme}'")
-    _refuse_mixed(results, scheme)
+    refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
     groups = list(next(iter(results.values())).scheme.groups)
-    shown = _spread(groups)
+    shown = spread_names(groups)
     return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps)
 
 
-def _spread(groups: list[str]) -> list[str]:
-    """At most ``MOST_GROUPS`` groups: the first, the last and some between."""
-    if len(groups) <= MOST_GROUPS:
-        return groups
-    steps = [round(index * (len(groups) - 1) / (MOST_GROUPS - 1)) for index in range(MOST_GROUPS)]
-    return [groups[index] for index in steps]
+def spread_names(names: list[str]) -> list[str]:
+    """At most ``MOST_GROUPS`` names (of groups, of panels): the first, the last and some between."""
+    if len(names) <= MOST_GROUPS:
+        return names
+    steps = [round(index * (len(names) - 1) / (MOST_GROUPS - 1)) for index in range(MOST_GROUPS)]
+    return [names[index] for index in steps]
 
 
-def _refuse_mixed(results: dict[tuple[str, int], CurvatureResult], scheme: str) -> None:
+def refuse_mixed(results: dict[str, CurvatureResult]) -> None:
+    """Checks that results, by the name a reader knows them by, may share a figure.
+
+    Raises:
+        FigureError: they differ in scheme, data, groups, loss, or the parameters that the Hessian is taken over.
+    """
     (first_key, first), *others = results.items()
     for key, other in others:
         for name, left, right in (
+            ("scheme.name", first.scheme.name, other.scheme.name),
             ("data_sha256", first.provenance.data_sha256, other.provenance.data_sha256),
             ("groups", first.scheme.groups, other.scheme.groups),
             ("loss", first.provenance.loss, other.provenance.loss),
             ("parameters", first.provenance.parameters, other.provenance.parameters),
+            ("params_pattern", first.provenance.params_pattern, other.provenance.params_pattern),
         ):
             if left != right:
                 raise FigureError(
-                    f"results of scheme '{scheme}' cannot share a figure: field '{name}' of {first_key[0]} seed {first_key[1]} "
-                    f"differs from {key[0]} seed {key[1]}; analyze the odd one again, or keep it in a study of its own"
+                    f"results of scheme '{first.scheme.name}' cannot share a figure: field '{name}' of {first_key} "
+                    f"differs from {key}; analyze the odd one again, or keep it apart"
                 )
 
 
@@ -171,15 +189,6 @@ def hessian_words(group: str) -> str:
 def count(number: int, what: str) -> str:
     """``1 seed``, ``3 seeds``."""
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def seed_words(found: Finals, *, mean: bool = True) -> str:
-    """How many seeds, and what the mean is over."""
-    if len(found.seeds) == 1:
-        return f"One training seed ({found.seeds[0]}): no mean, no spread."
-    if not mean:
-        return f"{len(found.seeds)} training seeds, each drawn."
-    return f"{len(found.seeds)} training seeds, each drawn; the mean only where no seed is missing."
 
 
 def gap_words(gaps: Sequence[str], left_out: Sequence[str] = ()) -> str:

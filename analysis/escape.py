@@ -18,6 +18,7 @@ from torch import Tensor
 from .bounds import steps_needed
 from .operator import HessianOperator
 from .results import Certificate, Escape, EscapeTest, Extreme, Multiplier, Verdict
+from .spectrum import LOOK_EVERY
 
 
 def verdict(
@@ -52,7 +53,7 @@ def verdict(
     ends = f"lambda_min {value:.3g}, lambda_max {lambda_max.value:.3g}"
     if value < -tau - lambda_min.noise:
         displacement = 2 * gradient_norm / abs(value)
-        ratio = displacement / weight_norm if weight_norm > 0 else math.inf
+        ratio = displacement / weight_norm if weight_norm > 0 else (math.inf if displacement > 0 else 0.0)
         stationary = ratio <= threshold
         where = "at most" if stationary else "more than"
         sentence = (
@@ -77,7 +78,11 @@ def verdict(
         )  # fmt: skip
     more = _more_steps(lambda_min, lambda_max, tau, size, starts, delta, looks)
     reach = "not bounded" if low is None else f"may reach {low:.3g}"
-    advice = f"; about {more} Lanczos steps a start would decide" if more is not None else "; float64 would lower the noise"
+    advice = ""
+    if more is not None:
+        advice = f"; about {more} Lanczos steps a start would decide"
+    elif value + tau <= lambda_min.noise:
+        advice = "; float64 would lower the noise"
     return Verdict(
         curvature="undetermined", stationary=None, label="undetermined", tau=tau, displacement=None, displacement_ratio=None,
         threshold=threshold, more_steps=more, sentence=f"Undetermined: {ends}, lambda_min {reach}, tau {tau:.3g}{advice}.",
@@ -90,7 +95,10 @@ def _more_steps(low: Extreme, high: Extreme, tau: float, size: int | None, start
     if size is None or room <= 0 or spread <= 0:
         return None
     eps = room / (spread + 2 * room)  # eps * spread / (1 - 2 eps) = room
-    return min(steps_needed(size, eps, starts, delta, looks), size)
+    steps = steps_needed(size, eps, starts, delta / 2, looks)
+    for _ in range(3):  # a longer run is looked at more often
+        steps = steps_needed(size, eps, starts, delta / 2, max(looks, steps // LOOK_EVERY))
+    return min(steps, size)
 
 
 def certificate(operator: HessianOperator, v: Tensor, *, tau: float, noise: float, vectors_file: str, key: str) -> Certificate:
@@ -105,7 +113,7 @@ def certificate(operator: HessianOperator, v: Tensor, *, tau: float, noise: floa
         key: its key there.
     """
     wide = v.to(operator.device, operator.dtype)
-    wide = wide / wide.norm()
+    wide = wide / wide.double().norm().to(wide.dtype)
     quotient = float(torch.dot(operator.matvec(wide).double(), wide.double()))
     return Certificate(
         vector=key,
@@ -169,7 +177,7 @@ def escape_test(
 ) -> EscapeTest:
     """The group's loss at ``w + s v`` for s in [-reach, reach], against the quadratic model.
 
-    The weights are restored to the bit, also after an exception.
+    The weights are restored to the bit, also after an exception. A point whose loss is not finite is left out.
 
     Args:
         operator: of the group.
@@ -182,15 +190,18 @@ def escape_test(
     """
     half = points // 2
     grid = [reach * (i - half) / half for i in range(points)]
-    losses = [loss if s == 0 else _loss_at(operator, v, s) for s in grid]
-    return EscapeTest(steps=grid, loss=losses, quadratic=[loss + s * slope + s * s * quotient / 2 for s in grid])
+    losses = {s: loss if s == 0 else _loss_at(operator, v, s) for s in grid}
+    kept = [s for s in grid if math.isfinite(losses[s])]
+    return EscapeTest(
+        steps=kept, loss=[losses[s] for s in kept], quadratic=[loss + s * slope + s * s * quotient / 2 for s in kept]
+    )
 
 
 def natural_reach(slope: float, quotient: float, loss: float, weight_norm: float) -> float:
     """How far to look along v: where the quadratic model has lost half of the loss, at most a fifth of the weights' norm."""
     if quotient >= 0:
         return 0.05 * weight_norm
-    downhill = (math.sqrt(slope * slope - loss * quotient) - abs(slope)) / -quotient
+    downhill = (math.sqrt(slope * slope - max(loss, 0.0) * quotient) - abs(slope)) / -quotient
     return min(max(downhill, 1e-3 * weight_norm), 0.2 * weight_norm)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .memory import free_bytes
 from .operator import HessianOperator, LinearOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
-from .spectrum import THRESHOLDS, Progress, Spectrum, negative_ratio
+from .spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +105,7 @@ def exact_spectrum(
             name: torch.from_numpy(vectors[:, index].copy()).to(operator.device, operator.dtype)
             for name, index in names.items()
         },
+        warnings=[] if highest[0].value > 0 else [NO_RATIO],
     )
 
 

@@ -21,6 +21,7 @@ from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, Op
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
 LOOK_EVERY = 5
 THRESHOLDS = (1e-4, 1e-3, 1e-2, 1e-1)
+NO_RATIO = "lambda_max is not positive: the ratio |lambda_min| / lambda_max does not exist, 0 stands for it"
 Progress = Callable[[int], None]
 
 
@@ -152,7 +153,7 @@ def measure_spectrum(
                 f"{end} not converged after {max(run.steps for run in runs)} steps (residual {pair.residual:.1e}): a bound"
             )
     if top == 0:
-        warnings.append("lambda_max is not positive: the ratio |lambda_min| / lambda_max does not exist, 0 stands for it")
+        warnings.append(NO_RATIO)
     return Spectrum(
         lambda_min=lowest[0],
         lambda_max=highest[0],

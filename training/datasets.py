@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .cifar import cifar
 from .embedded import digits, synthetic
+from .idx import fashion_mnist
 from .images import Images
 from .longtail import Kind, Protocol, imbalance_factor, index_sha256, long_tail_indices
 from .sources import DataError, Source
@@ -116,6 +118,9 @@ def evaluation_set(**args: object) -> tuple[Tensor, Tensor]:
 
 #: name in recipes -> loader(held_out, seed, root)
 SOURCES: dict[str, Callable[[int | None, int, str | Path | None], Source]] = {
+    "cifar10": lambda _held_out, _seed, root: cifar(10, root),
+    "cifar100": lambda _held_out, _seed, root: cifar(100, root),
     "digits": lambda held_out, seed, _root: digits(held_out, seed),
+    "fashion-mnist": lambda _held_out, _seed, root: fashion_mnist(root),
     "synthetic": lambda held_out, seed, _root: synthetic(held_out, seed),
 }

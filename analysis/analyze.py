@@ -18,7 +18,7 @@ from .distributed import World
 from .evaluate import group_means
 from .exact import exact_spectrum, in_float64
 from .gauss_newton import measure_gauss_newton
-from .groups import group_indices, is_partition, make_scheme
+from .groups import GroupError, group_indices, is_partition, make_scheme
 from .lanczos import random_start
 from .losses import BatchLoss, classification_loss
 from .operator import HessianOperator
@@ -82,6 +82,9 @@ def analyze(
         progress,
         world,
     )
+    unknown = [name for name in settings.only or () if name not in scheme.groups]
+    if unknown:
+        raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
     names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
     groups = {name: work.measure(name) for name in names}
     if settings.only is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
 
 class SettingsError(ValueError):
@@ -20,7 +20,7 @@ class SettingsError(ValueError):
 class AnalysisSettings(BaseModel):
     """Every choice that can change a number. Stored whole in the provenance of each result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom"] = "head-tail"
     eta: int | None = Field(None, ge=1, description="a class is tail if it has fewer training samples; default: the side-car's")
@@ -31,7 +31,9 @@ class AnalysisSettings(BaseModel):
     rtol: float = Field(1e-3, gt=0, description="residual at which an extreme counts as converged, relative to its size")
     starts: int = Field(1, ge=1, description="independent random starts: probes of the density, and they tighten the interval")
     delta: float = Field(1e-3, gt=0, lt=1, description="failure probability of every two-sided interval")
-    thresholds: tuple[float, ...] = Field((1e-4, 1e-3, 1e-2, 1e-1), description="tau / lambda_max ladder of the negative mass")
+    thresholds: tuple[PositiveFloat, ...] = Field(
+        (1e-4, 1e-3, 1e-2, 1e-1), description="tau / lambda_max ladder of the negative mass"
+    )
     tau: float = Field(1e-3, ge=0, description="the verdict's threshold for negative curvature, relative to lambda_max")
     stationarity: float = Field(0.1, gt=0, description="largest s* / ||w|| that counts as stationary")
     k: int = Field(1, ge=1, description="eigenpairs at each end")
@@ -42,7 +44,7 @@ class AnalysisSettings(BaseModel):
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, signed multipliers and escape test where curvature is negative")
-    rho: dict[str, float] = Field(
+    rho: dict[str, PositiveFloat] = Field(
         {"sam": 0.05, "imbsam": 0.05, "ssesam": 0.1}, description="radii of the signed multipliers, by optimizer key"
     )
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")

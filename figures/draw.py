@@ -15,7 +15,7 @@ from typing import Any
 
 from ..analysis.results import write_text_atomically
 from ..analysis.study import Study, load_study, read_json
-from . import accuracy, along, class_sizes, density, extremes, lines, mass, planes, stored, verdicts
+from . import accuracy, along, class_sizes, density, escape, extremes, lines, mass, multipliers, planes, stored, verdicts
 from .canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .material import NothingToDraw, Planned
 
@@ -26,7 +26,9 @@ FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     extremes.figures,
     density.figures,
     mass.figures,
+    escape.figures,
     along.figures,
+    multipliers.figures,
     lines.figures,
     planes.figures,
     class_sizes.figures,

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analysis.results import CurvatureResult, load
-from . import density, extremes
+from . import density, escape, extremes
 from .canvas import FigureError, heading, new_figure
 from .looks import OPTIMIZERS, Look
 from .material import Drawing, Finals, Planned, count, refuse_mixed, setting, spread_names
@@ -103,6 +103,7 @@ def figures(found: Checkpoints) -> list[Planned]:
     return [
         Planned(extremes.NAME, ends),
         Planned(density.NAME, lambda: _note_left_out(density.draw(beside), found, few)),
+        Planned(escape.NAME, lambda: _note_left_out(escape.draw(beside), found, few)),
     ]
 
 

@@ -96,6 +96,26 @@ def furnish(folder):
 def _add_density(raw):
     for entry in raw["groups"].values():
         entry["density"] = density(entry["lambda_min"]["value"], entry["lambda_max"]["value"])
+        entry["escape"] = escape(entry["loss"], entry["lambda_min"]["value"])
+
+
+def escape(loss, low):
+    """A loss that falls by 2 % at s = -1 (1 / 20 of the weights' norm) and by 10 % at s = 2, and rises beyond; uphill left."""
+    steps = [-4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0]
+    return {
+        "gradient_along_v": -0.001,
+        "correlated_negative_curvature": 1e-5 * -low if low < 0 else None,
+        "multipliers": [
+            {"optimizer": "sgd", "rho": 0.0, "value": 1.0, "measured": 1.0},
+            {"optimizer": "sam", "rho": 0.05, "value": 0.75, "measured": -8.0},
+            {"optimizer": "ssesam", "rho": 0.1, "value": None},
+        ],
+        "test": {
+            "steps": steps,
+            "loss": [loss * part for part in (2.5, 1.1, 0.98, 1.0, 0.95, 0.9, 2.1)],
+            "quadratic": [loss * (1 - 0.001 * s / loss + s * s * -0.01) for s in steps],
+        },
+    }
 
 
 @pytest.fixture

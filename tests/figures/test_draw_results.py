@@ -33,7 +33,9 @@ def values(axes):
 def test_one_result_shows_its_groups_side_by_side(results, tmp_path):
     (path,) = results("sgd")
     written = draw_results([path], tmp_path / "out")
-    assert sorted(file.name for file in written) == ["density.png", "density.svg", "extremes.png", "extremes.svg"]
+    assert sorted(file.name for file in written) == [
+        f"{name}.{kind}" for name in ("density", "escape", "extremes") for kind in ("png", "svg")
+    ]
     groups = load(CurvatureResult, path).groups
     with style():
         figure = stored.draw_ends(stored.gather([path])).figure

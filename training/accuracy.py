@@ -30,7 +30,7 @@ def measure_accuracy(
     images: Images,
     groups: dict[str, list[int]],
     *,
-    batch_size: int = 1000,
+    batch_size: int | None = None,
     autocast: torch.dtype | None = None,
 ) -> dict[str, Any]:
     """Share of images whose largest logit is their class's, by group; ``None`` for a group without images.
@@ -39,7 +39,7 @@ def measure_accuracy(
         model: put into eval mode, and back into the mode it was in.
         images: clean images are used.
         groups: name -> classes.
-        batch_size: images evaluated at once.
+        batch_size: images evaluated at once; default: 100 on a CPU, whose caches large batches outgrow, else 1,000.
         autocast: mixed precision, as in training.
 
     Returns:
@@ -49,6 +49,7 @@ def measure_accuracy(
     model.eval()
     classes = 1 + max(max(members, default=0) for members in groups.values())
     device = images.targets.device
+    batch_size = batch_size or (100 if device.type == "cpu" else 1000)
     right = torch.zeros(classes, dtype=torch.long, device=device)
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)

@@ -15,6 +15,7 @@ from ..analysis.study import Study
 from . import tables
 from .comparison import compare, size_sentences
 from .entries import records
+from .escape import escape_sentences
 from .gather import cells, schemes, seeds
 from .statistics import share_interval
 from .words import listed, optimizer_name
@@ -95,6 +96,7 @@ def find(study: Study) -> Finding:
     support = [_describe(found, group) for group in groups]
     if TARGET in study.optimizers:
         support += size_sentences(compare(study, scheme, TARGET, groups))
+    support += escape_sentences(study, scheme, groups)
     sure = how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
 

@@ -82,7 +82,7 @@ def render(study: Study) -> str:
     groups = headline_groups(states(study, scheme)) if scheme else []
     compare = scheme is not None and TARGET in study.optimizers and len(study.optimizers) > 1
     everything = sheets(study, names)
-    first = {f"curvature_{scheme}", "accuracy"}
+    first = {f"curvature_{scheme}", f"escape_{scheme}", "accuracy"}
     context: dict[str, Any] = {
         "study": study.name,
         "finding": finding,

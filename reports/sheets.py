@@ -22,6 +22,7 @@ from .entries import (
     records,
     tone_of,
 )
+from .escape import escape_sheets
 from .papers import Claim
 from .words import GAP, number, optimizer_name
 
@@ -265,5 +266,6 @@ def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
     """Every sheet of the study in the report's order."""
     found = [accuracy_sheet(study), difference_sheet(study, None), class_sheet(study), accuracy_seed_sheet(study)]
     for scheme in schemes:
-        found += [curvature_sheet(study, scheme), seed_sheet(study, scheme), difference_sheet(study, scheme)]
+        found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme)]
+        found += [seed_sheet(study, scheme), difference_sheet(study, scheme)]
     return [*found, checkpoint_sheet(study)]

@@ -29,8 +29,9 @@ def number(value: float, digits: int = 3) -> str:
         return "0"
     if not 1e-3 <= abs(value) < 1e5:
         return f"{value:.{digits - 1}e}".replace("e-0", "e-").replace("e+0", "e").replace("-", MINUS)
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return _fixed(value, decimals)
+    # of the rounded value: 9.97 has two digits as 10, not as 10.0
+    rounded = float(f"{abs(value):.{digits - 1}e}")
+    return _fixed(value, max(0, digits - 1 - math.floor(math.log10(rounded))))
 
 
 def _fixed(value: float, decimals: int) -> str:

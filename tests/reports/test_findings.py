@@ -164,6 +164,7 @@ def test_numbers_in_words():
     assert number(-19.6) == "−19.6"
     assert number(0.00012345) == "1.23e−4"
     assert number(-0.0) == "0"
+    assert (number(9.97, 2), number(99.6, 2), number(0.0996, 2)) == ("10", "100", "0.10")
     assert with_spread(-19.6, 0.4) == "−19.60 ± 0.40"
     assert with_spread(15.0, 1.0) == "15.0 ± 1.0"
     assert with_spread(3.0, None) == "3.00"

@@ -11,6 +11,7 @@ import typer
 def register(app: typer.Typer) -> None:
     """Adds this package's commands to the command line."""
     app.command()(figures)
+    app.command("saddle-demo")(saddle_demo)
 
 
 def figures(
@@ -33,3 +34,18 @@ def figures(
     for figure in written:
         if figure.skipped is not None:
             typer.echo(f"not drawn: {figure.name}: {figure.skipped}", err=True)
+
+
+def saddle_demo(
+    out: Annotated[Path, typer.Argument(help="Folder to draw into.")] = Path("figures"),
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", metavar="FORMAT", help="svg, png or pdf; repeat for several; default: svg and png."),
+    ] = None,
+) -> None:
+    """Draw the textbook saddle that gradient descent leaves and SAM with a large radius does not; needs no study."""
+    from .canvas import check_formats
+    from .saddle_demo import save
+
+    for path in save(out, check_formats(tuple(formats or ("svg", "png")))):
+        typer.echo(path)

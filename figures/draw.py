@@ -15,7 +15,21 @@ from typing import Any
 
 from ..analysis.results import write_text_atomically
 from ..analysis.study import Study, load_study, read_json
-from . import accuracy, along, class_sizes, density, escape, extremes, lines, mass, multipliers, planes, stored, verdicts
+from . import (
+    accuracy,
+    along,
+    class_sizes,
+    density,
+    escape,
+    extremes,
+    lines,
+    mass,
+    multipliers,
+    planes,
+    shared,
+    stored,
+    verdicts,
+)
 from .canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .material import NothingToDraw, Planned
 
@@ -29,6 +43,7 @@ FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     escape.figures,
     along.figures,
     multipliers.figures,
+    shared.figures,
     lines.figures,
     planes.figures,
     class_sizes.figures,

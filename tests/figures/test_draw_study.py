@@ -21,6 +21,7 @@ NAMES = [
     "escape",
     "along_training",
     "along_v",
+    "shared_eigenvectors",
     "slice-random",
     "slice-tail-min",
     "surface-path-plane",

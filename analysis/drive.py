@@ -251,7 +251,7 @@ def _with_steps(item: CurvatureItem, given: Given, world: World | None = None) -
                 tasks[group] = bar.add_task(group, total=item.settings.steps * item.settings.starts)
             bar.update(tasks[group], advance=count)
 
-        do_curvature(item, given, progress=step, world=world)
+        do_curvature(item, given, progress=step, world=world, keep_starts=True)
 
 
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:

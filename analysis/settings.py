@@ -30,6 +30,8 @@ class AnalysisSettings(BaseModel):
     min_steps: int = Field(30, ge=1, description="steps done even where both ends converge sooner, for density and interval")
     rtol: float = Field(1e-3, gt=0, description="residual at which an extreme counts as converged, relative to its size")
     starts: int = Field(1, ge=1, description="independent random starts: probes of the density, and they tighten the interval")
+    mass_width: float | None = Field(None, gt=0, description="add starts until the negative masses' intervals are so narrow")
+    max_starts: int = Field(32, ge=1, description="but no more than so many")
     delta: float = Field(1e-3, gt=0, lt=1, description="failure probability of every two-sided interval")
     thresholds: tuple[PositiveFloat, ...] = Field(
         (1e-4, 1e-3, 1e-2, 1e-1), description="tau / lambda_max ladder of the negative mass"

@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.linalg import eigvalsh_tridiagonal
 from scipy.stats import t as student
 from torch import Tensor
 
-from .bounds import end_intervals, mass_bracket, ratio_interval, share_interval, start_error
+from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import measure_noise
-from .lanczos import Lanczos
+from .lanczos import Lanczos, Stop
 from .operator import LinearOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from .starts import Start, StartStore
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
 LOOK_EVERY = 5
@@ -61,7 +61,10 @@ def measure_spectrum(
     thresholds: Sequence[float] = THRESHOLDS,
     k: int = 1,
     seed: int = 0,
+    mass_width: float | None = None,
+    max_starts: int = 32,
     basis_device: torch.device | None = None,
+    store: StartStore | None = None,
     progress: Progress | None = None,
 ) -> Spectrum:
     """Measures both ends and the density of a symmetric operator.
@@ -77,7 +80,10 @@ def measure_spectrum(
         thresholds: tau / lambda_max of the negative mass and the index bounds.
         k: eigenpairs wanted at each end.
         seed: of the starts: ``seed``, ``seed + 1`` ...
+        mass_width: add starts until the interval of every negative mass is at most so wide.
+        max_starts: but no more than so many in all.
         basis_device: where the Krylov basis is kept.
+        store: where finished and running starts are kept, to be continued and added to.
         progress: called with 1 after each Lanczos step.
 
     Raises:
@@ -92,24 +98,25 @@ def measure_spectrum(
             progress(1)
         return run.steps % LOOK_EVERY == 0 and run.steps >= first_look and _converged(run, k, rtol)
 
-    runs = []
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
+    # Stopping when the masses are known well enough is a look at them, too: each one spends its share of delta.
+    most = starts if mass_width is None else max(starts, max_starts)
+    wide = math.inf if mass_width is None else mass_width
+    mass_delta = delta / (most - starts + 1)
+    runs: list[Start] = []
     ends: dict[str, tuple[float, Tensor]] = {}
     vectors: dict[str, Tensor] = {}
     best: dict[str, list[tuple[float, float]]] = {}
-    for index in range(starts):
-        run = Lanczos(operator, seed + index, basis_device=basis_device).run(steps, stop)
-        ritz = run.ritz
-        for end, order in (("min", range(min(k, run.steps))), ("max", range(-1, -1 - min(k, run.steps), -1))):
-            values = [(float(ritz.values[i]), float(ritz.residuals[i])) for i in order]
-            sign = 1 if end == "min" else -1
-            if end not in best or sign * values[0][0] < sign * best[end][0][0]:
-                best[end] = values
-                ends[end] = (values[0][0], run.ritz_vector(order[0]))
-                vectors |= {f"{end}-{j + 1}" if j else end: run.ritz_vector(i) for j, i in enumerate(order)}
-        runs.append(_Quadrature(seed + index, run))
-        del run  # its basis is the largest thing in memory
+    while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
+        run = _start(operator, seed + len(runs), k, steps, stop, basis_device, store)
+        for end, pairs, sign in (("min", run.lowest, 1), ("max", run.highest, -1)):
+            if end not in best or sign * pairs[0][0] < sign * best[end][0][0]:
+                best[end] = [(float(value), float(residual)) for value, residual in pairs]
+                ends[end] = (best[end][0][0], run.vectors[end])
+                vectors |= {name: vector for name, vector in run.vectors.items() if name.startswith(end)}
+        run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
+        runs.append(run)
     # The guard's random vectors may miss the largest eigenvalue, whose rounding the Ritz values carry. (Second term: sums of
     # n products in float64.)
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
@@ -160,7 +167,7 @@ def measure_spectrum(
         lowest=lowest,
         highest=highest,
         negative_ratio=negative_ratio(lowest[0], highest[0]),
-        negative_mass=[_mass(runs, c, tau, operator.size, delta, noise.absolute) for c, tau in ladder],
+        negative_mass=[_mass(runs, c, tau, operator.size, mass_delta, noise.absolute) for c, tau in ladder],
         negative_energy=_energy(runs),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
         trace=_trace(runs, operator.size),
@@ -177,37 +184,25 @@ def measure_spectrum(
     )
 
 
-class _Quadrature:
-    """What is kept of a finished run."""
+def _start(
+    operator: LinearOperator,
+    seed: int,
+    k: int,
+    steps: int,
+    stop: Stop,
+    basis_device: torch.device | None,
+    store: StartStore | None,
+) -> Start:
+    if store is not None:
+        return store.finish(operator, seed, k, steps, stop, basis_device)
+    return Start.of(Lanczos(operator, seed, basis_device=basis_device).run(steps, stop), k)
 
-    def __init__(self, seed: int, run: Lanczos) -> None:
-        ritz = run.ritz
-        self.seed, self.steps, self.exhausted = seed, run.steps, run.exhausted
-        self.nodes, self.weights = ritz.values, ritz.weights / ritz.weights.sum()
-        self.complete = run.exhausted or bool(run.restarts)
-        self.block = run.restarts[0] if run.restarts else 0  # steps until the start's own Krylov space was complete
-        self.block_nodes = np.array([])
-        if self.block:
-            alphas, betas = np.array(run.alphas[: self.block]), np.array(run.betas[: self.block - 1])
-            self.block_nodes = eigvalsh_tridiagonal(alphas, betas)
-            self.block_norms = np.array([run.dropped[0], *betas])
 
-    def bracket(self, threshold: float, fuzz: float) -> tuple[float, float]:
-        """Bracket of the start's mass below ``threshold``."""
-        low, high = mass_bracket(self.nodes, self.weights, threshold, self.complete, fuzz)
-        return low, max(high, self._missed(threshold + fuzz)) if self.complete and not self.exhausted else high
-
-    def _missed(self, threshold: float) -> float:
-        """Most mass below ``threshold`` and below all nodes that can hide in the round-off dropped at the breakdown.
-
-        The dropped vector is ``p(H) q / prod beta`` with ``p(x) = prod (x - theta_i)``, so a part c of the start along an
-        eigenvector with eigenvalue x <= threshold has ``c |p(x)| <= dropped * prod beta``.
-        """
-        if threshold > self.block_nodes[0] or self.block_norms[0] == 0:
-            return 0.0
-        with np.errstate(divide="ignore"):
-            part = np.log(self.block_norms).sum() - np.log(self.block_nodes - threshold).sum()
-        return float(np.exp(min(2 * part, 0.0)))
+def _widest(runs: Sequence[Start], thresholds: Sequence[float], n: int, delta: float, noise: OperatorNoise) -> float:
+    """Width of the widest interval of a negative mass, with tau relative to the largest Ritz value so far."""
+    top = max(0.0, *(float(run.highest[0][0]) for run in runs))
+    masses = [_mass(runs, c, c * top, n, delta, noise.absolute) for c in thresholds]
+    return max((mass.interval[1] - mass.interval[0] for mass in masses), default=0.0)
 
 
 def _converged(run: Lanczos, k: int, rtol: float) -> bool:
@@ -233,7 +228,7 @@ def negative_ratio(lambda_min: Extreme, lambda_max: Extreme) -> Estimate:
     return Estimate(value=value, interval=ratio_interval(lambda_min.interval, lambda_max.interval), confidence=confidence)
 
 
-def _mass(runs: Sequence[_Quadrature], relative: float, tau: float, n: int, delta: float, noise: float) -> MassAtThreshold:
+def _mass(runs: Sequence[Start], relative: float, tau: float, n: int, delta: float, noise: float) -> MassAtThreshold:
     value = float(np.mean([run.weights[run.nodes < -tau].sum() for run in runs]))
     low, high = (float(np.mean(side)) for side in zip(*(run.bracket(-tau, noise) for run in runs), strict=True))
     return MassAtThreshold(
@@ -247,7 +242,7 @@ def _mass(runs: Sequence[_Quadrature], relative: float, tau: float, n: int, delt
     )
 
 
-def _index(runs: Sequence[_Quadrature], tau: float, noise: float) -> int:
+def _index(runs: Sequence[Start], tau: float, noise: float) -> int:
     return max(int((run.nodes < -tau - noise).sum()) for run in runs)
 
 
@@ -261,7 +256,7 @@ def _mean_over_probes(values: Sequence[float], error: float | None = None) -> Es
     return Estimate(value=mean, confidence=0.95, standard_error=error, count=count)
 
 
-def _trace(runs: Sequence[_Quadrature], n: int) -> Estimate:
+def _trace(runs: Sequence[Start], n: int) -> Estimate:
     """``n q^T H q`` has variance ``2 n / (n + 2) (||H||_F^2 - tr(H)^2 / n)`` for q uniform on the sphere."""
     traces = [n * float(run.weights @ run.nodes) for run in runs]
     square = n * float(np.mean([run.weights @ run.nodes**2 for run in runs]))
@@ -269,7 +264,7 @@ def _trace(runs: Sequence[_Quadrature], n: int) -> Estimate:
     return _mean_over_probes(traces, math.sqrt(variance / len(runs)))
 
 
-def _energy(runs: Sequence[_Quadrature]) -> Estimate:
+def _energy(runs: Sequence[Start]) -> Estimate:
     shares = []
     for run in runs:
         absolute = run.weights * np.abs(run.nodes)

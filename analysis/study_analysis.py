@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file
 
-from .analyze import Progress as Steps
 from .analyze import analyze
 from .directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from .distributed import World
 from .escape import natural_reach
 from .landscape import flat_weights, slice_loss
+from .measurement import Progress as Steps
 from .operator import select_parameters
 from .provenance import file_sha256
 from .results import CurvatureResult, ResultError, Slice, load, save
@@ -118,9 +119,22 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
 
 
 def do_curvature(
-    item: CurvatureItem, given: Given | None = None, progress: Steps | None = None, world: World | None = None
+    item: CurvatureItem,
+    given: Given | None = None,
+    progress: Steps | None = None,
+    world: World | None = None,
+    keep_starts: bool = False,
 ) -> None:
-    """Measures and stores one curvature result, its eigenvectors first; of several processes the first one stores."""
+    """Measures and stores one curvature result, its eigenvectors first; of several processes the first one stores.
+
+    Args:
+        item: checkpoint, settings and where the result goes.
+        given: what the command line says of model, data and loss.
+        progress: called after each Lanczos step.
+        world: the processes that share the work.
+        keep_starts: keep the Lanczos starts beside the result, for a later call with more of them.
+    """
+    cache = item.output.parent / f".{item.output.stem}.starts"
     subject = open_checkpoint(item.checkpoint, given)
     result = analyze(
         subject.model,
@@ -131,9 +145,12 @@ def do_curvature(
         vectors=item.output.with_suffix(".vectors.safetensors"),
         progress=progress,
         world=world,
+        cache=cache,
     )
     if world is None or world.first:
         save(result, item.output)
+        if not keep_starts:
+            shutil.rmtree(cache, ignore_errors=True)
 
 
 def slice_is_current(item: SliceItem) -> bool:

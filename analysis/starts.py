@@ -1,0 +1,175 @@
+"""One finished Lanczos run: what is kept of it, on disk as well, so that an analysis can be continued and added to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy.linalg import eigvalsh_tridiagonal
+from torch import Tensor
+
+from .bounds import mass_bracket
+from .lanczos import Lanczos, LanczosError
+from .operator import LinearOperator
+
+#: seconds between two states stored of a running start
+STORE_EVERY = 30.0
+
+
+@dataclass
+class Start:
+    """What is kept of a finished run.
+
+    Attributes:
+        seed: of the random start.
+        steps: Lanczos steps.
+        exhausted: the whole space was spanned; nodes are the eigenvalues.
+        complete: the run broke down somewhere, so the start's own Krylov space was spanned.
+        nodes, weights: the Gauss quadrature.
+        lowest, highest: ``[k, 2]``: outermost Ritz values from the end inwards, and their residuals.
+        block_nodes, block_norms: Ritz values of that first space, and the norms whose product its breakdown neglected.
+        vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
+    """
+
+    seed: int
+    steps: int
+    exhausted: bool
+    complete: bool
+    nodes: np.ndarray
+    weights: np.ndarray
+    lowest: np.ndarray
+    highest: np.ndarray
+    block_nodes: np.ndarray
+    block_norms: np.ndarray
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Lanczos, k: int) -> Start:
+        """What is kept of ``run``, with k pairs at each end."""
+        ritz, k = run.ritz, min(k, run.steps)
+        block = run.restarts[0] if run.restarts else 0  # steps until the start's own Krylov space was complete
+        alphas, betas = np.array(run.alphas[:block]), np.array(run.betas[: max(block - 1, 0)])
+        down = np.arange(-1, -1 - k, -1)
+        ranks = [(f"-{j + 1}" if j else "", j) for j in range(k)]
+        names = [(f"min{rank}", j) for rank, j in ranks] + [(f"max{rank}", -1 - j) for rank, j in ranks]
+        return cls(
+            seed=run.seed,
+            steps=run.steps,
+            exhausted=run.exhausted,
+            complete=run.exhausted or bool(run.restarts),
+            nodes=ritz.values,
+            weights=ritz.weights / ritz.weights.sum(),
+            lowest=np.stack([ritz.values[:k], ritz.residuals[:k]], axis=1),
+            highest=np.stack([ritz.values[down], ritz.residuals[down]], axis=1),
+            block_nodes=eigvalsh_tridiagonal(alphas, betas) if block else np.array([]),
+            block_norms=np.array([run.dropped[0], *betas]) if block else np.array([]),
+            vectors={name: run.ritz_vector(index) for name, index in names},
+        )
+
+    def bracket(self, threshold: float, fuzz: float) -> tuple[float, float]:
+        """Bracket of the start's mass below ``threshold``, eigenvalues being known to ``fuzz``."""
+        low, high = mass_bracket(self.nodes, self.weights, threshold, self.complete, fuzz)
+        return low, max(high, self._missed(threshold + fuzz)) if self.complete and not self.exhausted else high
+
+    def _missed(self, threshold: float) -> float:
+        """Most mass below ``threshold`` and below all nodes that can hide in the round-off dropped at the breakdown.
+
+        The dropped vector is ``p(H) q / prod beta`` with ``p(x) = prod (x - theta_i)``, so a part c of the start along an
+        eigenvector with eigenvalue x <= threshold has ``c |p(x)| <= dropped * prod beta``.
+        """
+        if threshold > self.block_nodes[0] or self.block_norms[0] == 0:
+            return 0.0
+        with np.errstate(divide="ignore"):
+            part = np.log(self.block_norms).sum() - np.log(self.block_nodes - threshold).sum()
+        return float(np.exp(min(2 * part, 0.0)))
+
+    def save(self, path: Path) -> None:
+        """Stores it, whole or not at all."""
+        arrays = ("nodes", "weights", "lowest", "highest", "block_nodes", "block_norms")
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in arrays}
+        tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
+        tensors |= {f"vector {name}": vector.cpu().contiguous() for name, vector in self.vectors.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        save_file(tensors, partial)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device) -> Start | None:
+        """Reads a stored one; None where there is none, or none that can be read."""
+        try:
+            tensors = load_file(path)
+        except (FileNotFoundError, SafetensorError):
+            return None
+        seed, steps, exhausted, complete = tensors.pop("state").tolist()
+        # Fresh allocations: products with memory-mapped rows could differ in the last digit.
+        vectors = {name[7:]: tensors.pop(name).clone().to(device) for name in list(tensors) if name.startswith("vector ")}
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        return cls(seed=seed, steps=steps, exhausted=bool(exhausted), complete=bool(complete), vectors=vectors, **arrays)
+
+
+@dataclass(frozen=True)
+class StartStore:
+    """Starts of one operator under one set of settings, in a folder.
+
+    Finished starts are kept, so that asking for more of them adds to what is there; a running one is stored every half minute
+    (more rarely where storing takes long), so that an interrupted one goes on from there, to the same digits.
+    """
+
+    folder: Path
+
+    def finish(
+        self,
+        operator: LinearOperator,
+        seed: int,
+        k: int,
+        steps: int,
+        stop: Callable[[Lanczos], bool],
+        basis_device: torch.device | None = None,
+    ) -> Start:
+        """The start of a seed: from the folder, or run to its end from wherever it was.
+
+        Args:
+            operator: the same as ever.
+            seed: of the start.
+            k: pairs kept at each end.
+            steps: step limit.
+            stop: when to stop earlier.
+            basis_device: where the basis is kept.
+        """
+        finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
+        kept = Start.load(finished, operator.device)
+        if kept is not None:
+            operator.matvecs += kept.steps
+            return kept
+        run = self._continued(operator, running, basis_device) or Lanczos(operator, seed, basis_device=basis_device)
+        operator.matvecs += run.steps
+        due = time.monotonic() + STORE_EVERY
+
+        def watch(run: Lanczos) -> bool:
+            nonlocal due
+            if time.monotonic() > due:
+                began = time.monotonic()
+                running.parent.mkdir(parents=True, exist_ok=True)
+                run.save(running)
+                due = time.monotonic() + max(STORE_EVERY, 20 * (time.monotonic() - began))
+            return stop(run)
+
+        if not (run.steps and stop(run)):
+            run.run(steps, watch)
+        start = Start.of(run, k)
+        start.save(finished)
+        running.unlink(missing_ok=True)
+        return start
+
+    def _continued(self, operator: LinearOperator, path: Path, basis_device: torch.device | None) -> Lanczos | None:
+        try:
+            return Lanczos.load(operator, path, basis_device)
+        except (FileNotFoundError, LanczosError):
+            return None

@@ -17,6 +17,7 @@ from .comparison import compare, size_sentences
 from .entries import records
 from .escape import escape_sentences
 from .gather import cells, schemes, seeds
+from .shared import shared_sentences
 from .statistics import share_interval
 from .words import listed, optimizer_name
 
@@ -96,7 +97,7 @@ def find(study: Study) -> Finding:
     support = [_describe(found, group) for group in groups]
     if TARGET in study.optimizers:
         support += size_sentences(compare(study, scheme, TARGET, groups))
-    support += escape_sentences(study, scheme, groups)
+    support += [*escape_sentences(study, scheme, groups), *shared_sentences(study, groups)]
     sure = how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
 

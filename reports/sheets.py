@@ -24,6 +24,7 @@ from .entries import (
 )
 from .escape import escape_sheets
 from .papers import Claim
+from .shared import shared_sheets
 from .words import GAP, number, optimizer_name
 
 
@@ -268,4 +269,4 @@ def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
     for scheme in schemes:
         found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme)]
         found += [seed_sheet(study, scheme), difference_sheet(study, scheme)]
-    return [*found, checkpoint_sheet(study)]
+    return [*found, *shared_sheets(study), checkpoint_sheet(study)]

@@ -35,8 +35,8 @@ def figures(study: Study) -> list[Planned]:
 
 def steps(found: Finals) -> dict[str, float]:
     """Optimizers whose step was tried, with their radius; SGD, whose multiplier is 1 by definition, is not among them."""
-    entries = [entry for result in found.results.values() for entry in result.groups.values() if entry.escape is not None]
-    return {m.optimizer: m.rho for entry in entries for m in entry.escape.multipliers if m.optimizer != "sgd"}
+    escapes = [entry.escape for result in found.results.values() for entry in result.groups.values() if entry.escape]
+    return {m.optimizer: m.rho for escape in escapes for m in escape.multipliers if m.optimizer != "sgd"}
 
 
 def share(entry: GroupResult) -> float | None:

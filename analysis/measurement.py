@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from . import escape as leaving
 from .distributed import World
 from .evaluate import group_means
-from .exact import exact_spectrum, in_float64
+from .exact import exact_spectrum, in_float64, rechecked
 from .gauss_newton import measure_gauss_newton
 from .groups import group_indices, is_partition
 from .lanczos import random_start
@@ -87,6 +87,9 @@ class Measurement:
         if name == "all":
             self._whole = gradient
         spectrum = self._spectrum(name, operator, indices)
+        judge = operator if operator.dtype == torch.float64 else in_float64(operator)
+        if judge is not operator and settings.engine == "saddlescope":
+            spectrum = rechecked(spectrum, judge)
         warnings = list(spectrum.warnings)
         sampling = None
         if subsets:
@@ -117,7 +120,7 @@ class Measurement:
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             self.vectors[f"{name}/{key}"] = vector
-        certificate = self._certificate(name, operator, spectrum, verdict.tau) if negative and settings.escape else None
+        certificate = self._certificate(name, operator, judge, spectrum, verdict.tau) if negative and settings.escape else None
         escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
         gauss_newton = None
         if settings.gauss_newton:
@@ -130,6 +133,7 @@ class Measurement:
                 delta=settings.delta,
                 seed=settings.seed,
             )
+        judge.release()
         result = GroupResult(
             classes=self.scheme.groups[name],
             size=operator.num_samples,
@@ -213,8 +217,7 @@ class Measurement:
             progress=step,
         )
 
-    def _certificate(self, name: str, operator: HessianOperator, spectrum: Spectrum, tau: float) -> Any:
-        judge = operator if operator.dtype == torch.float64 else in_float64(operator)
+    def _certificate(self, name: str, operator: HessianOperator, judge: HessianOperator, spectrum: Spectrum, tau: float) -> Any:
         shrink = torch.finfo(judge.dtype).eps / torch.finfo(operator.dtype).eps
         return leaving.certificate(
             judge,

@@ -1,0 +1,118 @@
+"""The whole analysis of one model against the dense float64 truth, at its defaults."""
+
+import numpy as np
+import pytest
+import torch
+from saddlescope.analysis.analyze import analyze
+from saddlescope.analysis.groups import GroupError
+from saddlescope.analysis.guards import RandomOperatorError
+from saddlescope.analysis.samples import Samples
+from saddlescope.analysis.settings import AnalysisSettings
+from torch import nn
+
+ETA = 6  # head: 20 and 10 samples, tail: 5 and 2
+
+
+def part(samples, classes):
+    return samples.subset(np.flatnonzero(np.isin(samples.labels, classes)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_group_encloses_its_dense_spectrum(network, long_tail, dense, dtype):
+    for seed in range(4):
+        model, samples = network(seed=seed), long_tail(seed=seed + 10)
+        found = analyze(model, samples, settings=AnalysisSettings(eta=ETA, dtype=dtype))
+        assert list(found.groups) == ["all", "head", "tail"]
+        for group in found.groups.values():
+            exact = dense(model, part(samples, group.classes))
+            values = torch.linalg.eigvalsh(exact.hessian).numpy()
+            assert group.loss == pytest.approx(exact.loss, rel=1e-5)
+            assert group.gradient_norm == pytest.approx(float(exact.gradient.norm()), rel=1e-4)
+            for extreme, truth in ((group.lambda_min, values[0]), (group.lambda_max, values[-1])):
+                assert extreme.interval[0] <= truth <= extreme.interval[1]
+                assert extreme.value == pytest.approx(truth, rel=2e-3, abs=1e-3 * values[-1])
+            ratio = max(-values[0], 0) / values[-1]
+            assert group.negative_ratio.interval[0] <= ratio <= group.negative_ratio.interval[1]
+            for mass in group.negative_mass:
+                assert mass.interval[0] - 1e-9 <= float((values < -mass.tau).mean()) <= mass.interval[1] + 1e-9
+            for bound in group.saddle_index:
+                assert bound.at_least <= int((values < -bound.tau).sum())
+            assert (group.verdict.curvature == "negative curvature") == (values[0] < -group.verdict.tau)
+            if group.certificate is not None:
+                assert group.certificate.holds
+
+
+def test_sums_over_groups_are_the_whole(network, long_tail):
+    found = analyze(network(torch.float32), long_tail(), settings=AnalysisSettings(eta=ETA))
+    assert found.additivity < 1e-5
+    total = sum(found.groups[name].size * found.groups[name].loss for name in ("head", "tail"))
+    assert total == pytest.approx(found.groups["all"].size * found.groups["all"].loss, rel=1e-5)
+
+
+def test_relu_units_at_the_edge_widen_the_interval_of_float32():
+    """Pre-activations of exactly zero up to rounding: the float32 network is another function than the float64 one."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    inputs = torch.randn(40, 5, dtype=torch.float64)
+    with torch.no_grad():
+        for unit in range(8):  # each unit exactly at its kink for five of the samples, up to rounding either way
+            rows = inputs[5 * unit : 5 * unit + 5]
+            model[0].weight[unit] = torch.linalg.lstsq(rows, torch.full((5, 1), -1 / 3, dtype=torch.float64)).solution[:, 0]
+            model[0].bias[unit] = 1 / 3
+    samples = Samples.from_tensors(inputs, torch.arange(40) % 3)
+    narrow = analyze(model, samples, settings=AnalysisSettings(scheme="all", dtype="float64")).groups["all"]
+    wide = analyze(model, samples, settings=AnalysisSettings(scheme="all", dtype="float32")).groups["all"]
+    gap = abs(narrow.lambda_max.value - wide.lambda_max.value)
+    assert gap > 1e-4 * narrow.lambda_max.value  # far beyond float32 rounding
+    assert wide.lambda_max.interval[0] <= narrow.lambda_max.value <= wide.lambda_max.interval[1]
+
+
+def test_subsampling_measures_its_own_error(network, long_tail):
+    samples = long_tail(count=200, counts=(120, 50, 20, 10))
+    settings = AnalysisSettings(eta=30, subsample=25)
+    found = analyze(network(torch.float32), samples, settings=settings)
+    head = found.groups["head"]
+    assert head.size == 25
+    assert head.sampling.population == 170
+    assert head.sampling.subsets == 4
+    assert head.sampling.lambda_max.standard_error > 0
+    assert any("disjoint subsets" in warning for warning in head.warnings)
+    whole = analyze(network(torch.float32), samples, settings=AnalysisSettings(eta=30)).groups["head"]
+    assert head.sampling.lambda_min.value < whole.lambda_min.interval[1]  # subsets look more like saddles (concavity)
+    assert whole.sampling is None
+    assert found.additivity is None
+
+
+def test_model_data_and_global_state_are_left_alone(network, long_tail):
+    model, samples = network(torch.float32), long_tail()
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    analyze(model, samples, settings=AnalysisSettings(eta=ETA, steps=10))
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_random_model_is_refused(long_tail):
+    class Noisy(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(36, 4)
+
+        def forward(self, x):
+            return self.fc(x.flatten(1) + 0.3 * torch.randn_like(x.flatten(1)))
+
+    with pytest.raises(RandomOperatorError, match="random"):
+        analyze(Noisy(), long_tail(), settings=AnalysisSettings(eta=ETA))
+
+
+def test_an_empty_group_lists_the_class_counts(network, long_tail):
+    with pytest.raises(GroupError, match=r"class counts: \[20, 10, 5, 2\]"):
+        analyze(network(), long_tail(), settings=AnalysisSettings(eta=1))
+
+
+def test_only_some_groups(network, long_tail):
+    found = analyze(network(torch.float32), long_tail(), settings=AnalysisSettings(eta=ETA, only=["tail"], steps=10))
+    assert list(found.groups) == ["tail"]

@@ -79,8 +79,8 @@ def draw(study: Study) -> Drawing:
             if row == 0:
                 axes.set_title(_name(whose), fontweight="normal")
         small = min((abs(value) for value in inside if value), default=1.0)
-        value_axis(panels[row, 0], inside, max(small, 1e-3 * max(map(abs, inside), default=1.0)))
-        panels[row, 0].set_ylabel(label)
+        kind = value_axis(panels[row, 0], inside, max(small, 1e-3 * max(map(abs, inside), default=1.0)))
+        panels[row, 0].set_ylabel(label + {"symlog": "\n(symmetric log)", "log": " (log)"}.get(kind, ""))
     for axes in panels[-1]:
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set_xticks(range(len(groups)), groups)

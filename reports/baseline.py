@@ -19,7 +19,7 @@ from .check_readings import FAMILIES, Direction, Reading, Rule, Value, readings,
 BASELINE_VERSION = 1
 FALSE_ALARM_RATE = 0.01
 #: settings that choose the probes and the Krylov spaces: same weights and same of these, equal digits
-PROBES = ("seed", "starts", "steps", "rtol", "k")
+PROBES = ("seed", "starts", "mass_width", "max_starts", "steps", "min_steps", "rtol", "k")
 SETTINGS = (*PROBES, "delta", "tau", "stationarity")
 
 
@@ -141,6 +141,13 @@ def series_of(results: list[CurvatureResult], name: str) -> Series:
             raise BaselineError(
                 f"series '{name}': its results were not measured alike ({differences[0]}); measure them again alike"
             )
+        for key in SETTINGS:  # else some seeds would have to agree to the digit and some not
+            one, two = (result.provenance.settings.get(key) for result in (results[0], other))
+            if one != two:
+                raise BaselineError(
+                    f"series '{name}': its results were not measured alike (setting '{key}': {one} and {two}); measure them "
+                    "again alike"
+                )
     found = [readings(result) for result in results]
     names = dict.fromkeys(number for each in found for number in each)
     provenance = results[0].provenance

@@ -397,3 +397,10 @@ def test_the_file_is_made_for_diffs(study, tmp_path):
     assert raw["schema_version"] == 1
     lines = path.read_text().splitlines()
     assert sum('"readings"' in line for line in lines) == len(load_baseline(path).identifiers())
+
+
+def test_seeds_measured_with_different_settings_are_no_series(study, tmp_path, edit):
+    path = stored(tmp_path, study)
+    edit(study / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json", lambda raw: raw["provenance"]["settings"].update(seed=77))
+    with pytest.raises(BaselineError, match=r"setting 'seed': 0 and 77|setting 'seed': None and 77"):
+        compare(path, study)

@@ -16,6 +16,7 @@ from joblib import Parallel, delayed
 from .datasets import LongTailedData, load_data
 from .files import write_bytes, write_json
 from .loop import TrainingError, train_run
+from .losses import build_loss
 from .models import build_model
 from .recipe import Recipe, RecipeError
 from .run import RunSettings, resolve, runs
@@ -78,6 +79,7 @@ def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:
         As :func:`train_study`.
     """
     data = _load(wanted[0].data.model_dump_json(exclude_none=True), data_root)
+    build_loss(class_counts=data.class_counts, **wanted[0].loss.model_dump())
     for run in {run.optimizer: run for run in wanted}.values():
         model = build_model(**model_arguments(run, data), seed=0)
         make_optimizer(run, data.class_counts, model, np.random.default_rng(0), torch.device("cpu"))

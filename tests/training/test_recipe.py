@@ -1,0 +1,70 @@
+"""Recipes: what is refused and how, overrides, and what is stored."""
+
+import tomllib
+
+import pytest
+import tomli_w
+from saddlescope.analysis.study_plan import StudyAnalysis
+from saddlescope.training.recipe import RecipeError, load_recipe, parse_recipe, recipe_names
+from saddlescope.training.run import resolve, runs
+
+
+@pytest.mark.parametrize("name", ["digits-lt", "fashion-mnist-lt", "cifar10-lt-small"])
+def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
+    assert name in recipe_names()
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    StudyAnalysis.parse(recipe.resolved())
+    assert len(runs(recipe)) == len(recipe.seeds) * len(recipe.optimizers)
+
+
+def test_what_is_stored_reads_back_to_the_same_runs():
+    plain = load_recipe("digits-lt", ["training.epochs=7"])
+    recipe = resolve(plain)
+    again = parse_recipe(tomllib.loads(tomli_w.dumps(recipe.resolved())))
+    assert again == recipe
+    assert [run.folder for run in runs(again)] == [run.folder for run in runs(plain)]
+
+
+def test_overrides_change_the_field_and_the_folder():
+    plain = load_recipe("digits-lt")
+    short = load_recipe("digits-lt", ["training.epochs=5", "optimizers.sam.rho=0.1", "seeds=[4]"])
+    assert (short.training.epochs, short.optimizers["sam"]["rho"], short.seeds) == (5, 0.1, [4])
+    assert not {run.folder for run in runs(plain)} & {run.folder for run in runs(short)}
+
+
+def test_where_a_run_is_done_does_not_make_it_another_run():
+    one, two = (runs(load_recipe("digits-lt", [f"training.device='{d}'"]))[0].folder for d in ("cpu", "cuda"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=5", "unknown field 'training.epoch'; did you mean 'training.epochs'"),
+        ("trainig.epochs=5", "unknown field 'trainig'; did you mean 'training'"),
+        ("training.epochs=0", r"field 'training.epochs': .*greater than or equal to 1.*given: 0"),
+        ("training.lr='fast'", "field 'training.lr'"),
+        ("seeds=[0, 0]", "seeds repeat"),
+        ("seeds=[]", "seeds"),
+        ("data.kind='linear'", "'exp' or 'step'"),
+        ("training.schedule='step'", "give both or neither"),
+        ("groups.few=500", "a class would be both"),
+        ("epochs", "write table.field=value"),
+        ("name.x=3", "is a value, not a table"),
+        ("name='../x'", "name"),
+    ],
+)
+def test_bad_fields_are_named_with_the_fix(override, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("digits-lt", [override])
+
+
+def test_missing_and_damaged_recipes(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'digits-lt'"):
+        load_recipe("digits_lt")
+    with pytest.raises(RecipeError, match="no such file"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match=r"bad\.toml: not readable as TOML"):
+        load_recipe(tmp_path / "bad.toml")

@@ -1,0 +1,164 @@
+"""Runs and studies: killed and continued to the same digits, refused before training, failures kept apart."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+from saddlescope.training.accuracy import class_groups, measure_accuracy
+from saddlescope.training.checkpoint import StateError
+from saddlescope.training.datasets import load_data
+from saddlescope.training.loop import TrainingError, train_run
+from saddlescope.training.losses import LossError
+from saddlescope.training.models import build_model
+from saddlescope.training.optimizers import OptimizerError
+from saddlescope.training.recipe import RecipeError, parse_recipe
+from saddlescope.training.run import runs
+from saddlescope.training.session import Session
+from saddlescope.training.sources import DataError
+from saddlescope.training.study import epochs_done, train_study
+
+RECIPE = {
+    "name": "tiny",
+    "question": "?",
+    "seeds": [0],
+    "data": {"name": "synthetic", "imbalance_factor": 10, "n_max": 40},
+    "groups": {"eta": 15, "many": 30, "few": 8},
+    "model": {"name": "small-cnn", "args": {"width": 4}},
+    "training": {"epochs": 5, "batch_size": 32, "lr": 0.05, "checkpoint_every": 2, "augment": "crop-flip"},
+    "optimizers": {"sgd": {}, "sam": {}, "imbsam": {}, "ssesam": {"gamma": 0.5}, "ccsam": {}, "focalsam": {}},
+}
+
+
+def recipe(**tables):
+    """The recipe with some fields of its tables changed, or its optimizers replaced."""
+    changed = {k: v if k == "optimizers" else {**RECIPE.get(k, {}), **v} for k, v in tables.items()}
+    return parse_recipe({**RECIPE, **changed})
+
+
+def content(folder):
+    """Everything a run left, but for the seconds."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix == ".pt":
+            found[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        elif path.suffix == ".json":
+            raw = json.loads(path.read_text())
+            raw.pop("provenance", None)
+            found[path.name] = raw
+        elif path.suffix == ".jsonl":
+            rows = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+    return found
+
+
+class Killed(BaseException):
+    """What a kill is to the code that it hits: nothing catches it."""
+
+
+@pytest.mark.parametrize("optimizer", RECIPE["optimizers"])
+def test_killed_after_any_step_it_continues_to_the_same_digits(optimizer, tmp_path, monkeypatch):
+    run = next(run for run in runs(recipe()) if run.optimizer == optimizer)
+    data = load_data(**run.data.model_dump(exclude_none=True))
+    train_run(run, tmp_path / "whole", data)
+    steps = Session.steps
+
+    def interrupted(self):
+        for count, _ in enumerate(steps(self)):
+            yield
+            if (self.epoch, self.step) in deadly and count >= 0:
+                deadly.remove((self.epoch, self.step))
+                raise Killed
+
+    deadly = {(0, 1), (1, 2), (2, 1), (2, 3), (4, 2)}
+    monkeypatch.setattr(Session, "steps", interrupted)
+    for _ in range(5):
+        with pytest.raises(Killed):
+            train_run(run, tmp_path / "killed", data, state_seconds=0.0)
+        assert not (tmp_path / "killed" / "checkpoint.json").exists()
+    train_run(run, tmp_path / "killed", data, state_seconds=0.0)
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+    assert not (tmp_path / "killed" / "state.pt").exists()
+
+
+def test_a_side_car_tells_all_that_an_analysis_needs(tmp_path):
+    (folder,) = train_study(recipe(optimizers={"ssesam": {"gamma": 0.5}}), tmp_path)
+    side_car = json.loads((folder / "checkpoint.json").read_text())
+    raw = (folder / "checkpoint.pt").read_bytes()
+    assert side_car["sha256"] == hashlib.sha256(raw).hexdigest()
+    assert side_car["training"]["stage_switch_epoch"] == 3
+    assert sorted(p.stem for p in folder.glob("checkpoints/*.json")) == ["epoch-002", "epoch-003", "epoch-004"]
+    stages = [json.loads(line)["stage"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert stages == [1, 1, 1, 2, 2]
+    model = build_model(**side_car["model"]["args"])
+    model.load_state_dict(torch.load(folder / "checkpoint.pt", weights_only=True))
+    data = load_data(**side_car["data"]["args"])
+    groups = class_groups(data.class_counts, **side_car["groups"])
+    assert measure_accuracy(model, data.test, groups) == side_car["training"]["accuracy"]
+
+
+def test_accuracy_is_the_share_of_right_answers_of_each_group():
+    data = load_data("synthetic", 10, n_max=40)
+
+    class Always(torch.nn.Module):
+        def forward(self, x):
+            return torch.nn.functional.one_hot(torch.full((len(x),), 1), 5).float()
+
+    found = measure_accuracy(Always(), data.test, {"all": [0, 1, 2, 3, 4], "head": [0, 1], "none": []}, batch_size=7)
+    assert found == {"all": 0.2, "head": 0.5, "none": None, "per_class": [0, 1, 0, 0, 0]}
+
+
+def test_finished_runs_are_left_alone_and_unfinished_ones_counted(tmp_path):
+    tiny = recipe(optimizers={"sgd": {}, "sam": {}})
+    folders = train_study(tiny, tmp_path, only=["sgd"])
+    assert epochs_done(tmp_path, tiny) == (5, 10)
+    stamp = (folders[0] / "checkpoint.pt").stat().st_mtime_ns
+    train_study(tiny, tmp_path, jobs=2)
+    assert (folders[0] / "checkpoint.pt").stat().st_mtime_ns == stamp
+    assert epochs_done(tmp_path, tiny) == (10, 10)
+
+
+@pytest.mark.slow
+def test_digits_do_not_depend_on_the_number_of_workers(tmp_path):
+    tiny = recipe(optimizers={"sgd": {}, "ssesam": {}})
+    for name, jobs in (("one", 1), ("two", 2)):
+        train_study(tiny, tmp_path / name, jobs=jobs)
+    assert content(tmp_path / "one") == content(tmp_path / "two")
+
+
+def test_a_diverging_run_fails_with_the_fix_and_the_others_are_kept(tmp_path):
+    wild = recipe(training={"lr": 1e30}, optimizers={"sgd": {}})
+    with pytest.raises(TrainingError, match=r"the loss or a weight is no longer a finite number .* Lower training.lr"):
+        train_study(wild, tmp_path)
+    assert not list(tmp_path.glob("*/checkpoint.json"))
+
+
+def test_a_damaged_state_is_named(tmp_path):
+    run = runs(recipe())[0]
+    data = load_data(**run.data.model_dump(exclude_none=True))
+    tmp_path.joinpath("state.pt").write_bytes(b"cut")
+    with pytest.raises(StateError, match=r"state\.pt cannot be read"):
+        train_run(run, tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("tables", "error", "said"),
+    [
+        ({"data": {"name": "synthetik"}}, DataError, "is not known"),
+        ({"data": {"n_max": 4000}}, ValueError, "lower n_max"),
+        ({"groups": {"eta": 2}}, OptimizerError, "class counts are"),
+        ({"optimizers": {"sam": {"rhoo": 1}}}, OptimizerError, "unknown setting 'rhoo'"),
+        ({"optimizers": {"adam": {}}}, OptimizerError, "unknown optimizer"),
+        ({"model": {"args": {"depth": 9}}}, ValueError, "cannot be built"),
+        ({"loss": {"name": "hinge"}}, LossError, "hinge"),
+    ],
+)
+def test_a_bad_recipe_fails_before_any_training(tables, error, said, tmp_path):
+    with pytest.raises(error, match=said):
+        train_study(recipe(**{"optimizers": {"sgd": {}, "ssesam": {}}, **tables}), tmp_path)
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_an_optimizer_that_the_recipe_lacks(tmp_path):
+    with pytest.raises(RecipeError, match="it has: sgd, sam"):
+        train_study(recipe(), tmp_path, only=["adam"])

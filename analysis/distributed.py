@@ -77,6 +77,8 @@ def world_of(device: str = "cpu") -> Iterator[World]:
         torch.cuda.set_device(mine)
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
-        yield World(dist.get_rank(), dist.get_world_size(), mine)
+        world = World(dist.get_rank(), dist.get_world_size(), mine)
+        yield world
+        world.wait()  # one that leaves early can abort the others
     finally:
         dist.destroy_process_group()

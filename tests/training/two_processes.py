@@ -143,6 +143,7 @@ def main(report):
         raise
     finally:
         Path(f"{report}-{rank}").write_text(message)
+    dist.barrier()  # one that leaves early can abort the other
     dist.destroy_process_group()
 
 

@@ -33,6 +33,7 @@ _PUBLIC = {
     "Scheme": "analysis.results",
     "CurvatureResult": "analysis.results",
     "Slice": "analysis.results",
+    "AnalysisSettings": "analysis.settings",
     "analyze": "analysis.analyze",
     "load_study": "analysis.study",
 }

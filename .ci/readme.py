@@ -1,4 +1,4 @@
-"""Runs every ``bash`` block of README.md in the checkout, in order, so that what the page promises is what happens.
+"""Runs every ``bash`` and ``python`` block of README.md in the checkout, in order, so that what the page promises is what happens.
 
 A block under ``<!-- not run in CI: reason -->`` is left out, and said so.
 """
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BLOCK = re.compile(r"(?:<!-- not run in CI: (?P<reason>[^>]*?) -->\n+)?```bash\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(r"(?:<!-- not run in CI: (?P<reason>[^>]*?) -->\n+)?```(?P<kind>bash|python)\n(?P<code>.*?)```", re.DOTALL)
 
 
 def main() -> int:
@@ -26,7 +26,8 @@ def main() -> int:
                 print(f"{page.name}: left out ({reason}): {title}", flush=True)
                 continue
             start = time.monotonic()
-            done = subprocess.run(["bash", "-euo", "pipefail", "-c", code], cwd=ROOT, env=environment, check=False)
+            program = ["bash", "-euo", "pipefail", "-c"] if block["kind"] == "bash" else ["python", "-W", "error", "-c"]
+            done = subprocess.run([*program, code], cwd=ROOT, env=environment, check=False)
             print(f"{page.name}: exit {done.returncode} after {time.monotonic() - start:.0f} s: {title}", flush=True)
             if done.returncode:
                 return 1

@@ -1,4 +1,4 @@
-"""Runs every ``bash`` and ``python`` block of README.md in the checkout, in order, so that what the page promises is what happens.
+"""Runs every ``bash`` and ``python`` block of README.md in the checkout, in order: what the page promises is what happens.
 
 A block under ``<!-- not run in CI: reason -->`` is left out, and said so.
 """

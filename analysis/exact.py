@@ -31,7 +31,15 @@ def in_float64(operator: HessianOperator) -> HessianOperator:
     """The same Hessian over a float64 copy of the model."""
     model = copy.deepcopy(operator.model).double()
     wanted = ",".join(operator.parameter_names)
-    return HessianOperator(model, operator.samples, operator.loss, params=wanted, reduce=operator.reduce, accelerate=False)
+    return HessianOperator(
+        model,
+        operator.samples,
+        operator.loss,
+        params=wanted,
+        reduce=operator.reduce,
+        accelerate=False,
+        memory=1,  # keeps no graphs: it is asked for a few products only, beside an operator that keeps its own
+    )
 
 
 def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:

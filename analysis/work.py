@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
 
+from .memory import memory_shared_by
+
 Item = TypeVar("Item")
 
 
@@ -38,8 +40,9 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
             comes through as it is.)
     """
     failures = []
-    workers = Parallel(n_jobs=max(1, min(jobs, len(items))), return_as="generator_unordered", max_nbytes=None)
-    for index, failure in workers(delayed(_attempt)(work, index, item) for index, item in enumerate(items)):
+    jobs = max(1, min(jobs, len(items)))
+    workers = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)
+    for index, failure in workers(delayed(_attempt)(work, index, item, jobs) for index, item in enumerate(items)):
         if failure is None:
             yield items[index]
         else:
@@ -49,9 +52,9 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
         raise WorkError(failures[0] + more)
 
 
-def _attempt(work: Callable[[Item], Any], index: int, item: Item) -> tuple[int, str | None]:
+def _attempt(work: Callable[[Item], Any], index: int, item: Item, jobs: int) -> tuple[int, str | None]:
     try:
-        with single_thread():
+        with single_thread(), memory_shared_by(jobs):
             work(item)
     except Exception as error:
         if type(error).__module__.split(".")[0] == "saddlescope" or isinstance(error, OSError):

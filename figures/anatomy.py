@@ -73,10 +73,9 @@ def _end(axes: Axes, extreme: Extreme, height: float, name: str, side: str) -> N
     axes.plot([low, high], [height] * 2, color=INK, linewidth=5, alpha=0.3, solid_capstyle="butt")
     axes.plot([extreme.value], [height], marker="|", markersize=14, color=INK)
     words = f"{name} = {extreme.value:.3g}\nin [{low:.3g}, {high:.3g}]\nwith probability {extreme.confidence:g}"
-    axes.annotate(
-        words, (extreme.value, height), xytext=(0 if side == "left" else -40, 12), textcoords="offset points", fontsize=9, color=INK, va="bottom",
-        ha="left" if side == "left" else "right",
-    )  # fmt: skip
+    align, offset = ("left", (0, 12)) if side == "left" else ("right", (-40, 12))
+    note = axes.annotate(words, (extreme.value, height), xytext=offset, textcoords="offset points", fontsize=9, color=INK)
+    note.set(ha=align, va="bottom")
 
 
 def _note(axes: Axes, words: str, place: tuple[float, float], colour: str) -> None:

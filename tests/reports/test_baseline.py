@@ -401,6 +401,9 @@ def test_the_file_is_made_for_diffs(study, tmp_path):
 
 def test_seeds_measured_with_different_settings_are_no_series(study, tmp_path, edit):
     path = stored(tmp_path, study)
-    edit(study / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json", lambda raw: raw["provenance"]["settings"].update(seed=77))
+    edit(
+        study / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json",
+        lambda raw: raw["provenance"]["settings"].update(seed=77),
+    )
     with pytest.raises(BaselineError, match=r"setting 'seed': 0 and 77|setting 'seed': None and 77"):
         compare(path, study)

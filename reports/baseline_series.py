@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..analysis.results import CurvatureResult, load
-from ..analysis.study import load_study
+from ..analysis.study import load_study, read_json
 from .baseline import BaselineError, Series, series_of
 
 
@@ -15,7 +15,7 @@ def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False, 
     """Reads results from disk.
 
     Args:
-        arguments: result JSON files, run folders or study folders; ``NAME=PATH`` names the series of PATH.
+        arguments: result JSON files, folders of them, run folders or study folders; ``NAME=PATH`` names the series of PATH.
         every_checkpoint: of a folder take every analysed checkpoint, not only the final one.
         by_seed: make every seed a series of its own.
 
@@ -130,14 +130,20 @@ def _results(path: Path, every_checkpoint: bool) -> list[tuple[Path, CurvatureRe
         folders = [path]
     found = []
     for folder in folders:
-        stored = [(file, load(CurvatureResult, file)) for file in sorted(folder.glob("curvature/*.json"))]
+        stored = [(file, load(CurvatureResult, file)) for file in _files(folder)]
         kept = [(file, result) for file, result in stored if every_checkpoint or _is_final(result)]
         if not kept:
             raise BaselineError(
-                f"{folder}: no {'' if every_checkpoint else 'final '}result in curvature/; run 'saddlescope analyze' first"
+                f"{folder}: no {'' if every_checkpoint else 'final '}result of 'saddlescope analyze' in it or in its curvature/"
             )
         found += kept
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Results of a run folder, or of a folder that ``analyze --out`` filled; other JSON files beside them are left alone."""
+    inside = sorted(folder.glob("curvature/*.json"))
+    return inside or [file for file in sorted(folder.glob("*.json")) if read_json(file).get("kind") == "curvature"]
 
 
 def _is_final(result: CurvatureResult) -> bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
+from torch import Tensor
 
 from .lanczos import random_start
 from .operator import HessianOperator, LinearOperator
@@ -16,13 +20,27 @@ class RandomOperatorError(ValueError):
     """Two products of one vector differ, or the operator is not symmetric."""
 
 
-def measure_noise(operator: LinearOperator, seed: int = 0) -> OperatorNoise:
+@dataclass(frozen=True)
+class Guarded:
+    """A fixed symmetric operator, as far as three products tell.
+
+    Attributes:
+        noise: what was measured.
+        products: seed of a random unit vector (``lanczos.random_start``) -> its product ``[n]``.
+    """
+
+    noise: OperatorNoise
+    products: Mapping[int, Tensor]
+
+
+def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
     """Takes three products: one vector twice, another one once.
 
     Raises:
         RandomOperatorError: the relative difference or the asymmetry exceeds 1e-3.
     """
-    u, v = random_start(operator, seed + 101), random_start(operator, seed + 202)
+    seeds = seed + 101, seed + 202
+    u, v = (random_start(operator, one) for one in seeds)
     first, other = operator.matvec(u).double(), operator.matvec(v).double()
     if isinstance(operator, HessianOperator):  # kept graphs would repeat one random draw and look like a fixed operator
         operator.release()
@@ -45,4 +63,5 @@ def measure_noise(operator: LinearOperator, seed: int = 0) -> OperatorNoise:
             "use a custom backward pass that is not the derivative of its forward pass?"
         )
     floor = 4 * torch.finfo(operator.dtype).eps * size * operator.size**0.5
-    return OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor))
+    noise = OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor))
+    return Guarded(noise, dict(zip(seeds, (first, other), strict=True)))

@@ -127,6 +127,18 @@ class Lanczos:
         vector: Tensor = self._basis[: self.steps].T @ coefficients.to(self._basis)
         return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
 
+    def project(self, z: Tensor) -> np.ndarray:
+        """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
+        return self._overlap(z.to(self._basis_device, torch.float64), self.steps).cpu().numpy()
+
+    def tridiagonal_times(self, y: np.ndarray) -> np.ndarray:
+        """``T y`` for y ``[m]``."""
+        off = np.array(self.betas[:-1])
+        image: np.ndarray = np.array(self.alphas) * y
+        image[:-1] += off * y[1:]
+        image[1:] += off * y[:-1]
+        return image
+
     def save(self, path: Path) -> None:
         """Stores everything needed to continue (safetensors)."""
         kept = min(self.steps + 1, self.operator.size)
@@ -197,15 +209,21 @@ class Lanczos:
 
     def _orthogonalise(self, w: Tensor, filled: int, passes: int) -> Tensor:
         """``w`` in float64 without its parts along the first ``filled`` basis vectors."""
-        # Summed in float64: at 1e5 parameters float32 sums leave overlaps of 2e-5, which shift a small eigenvalue beside a
-        # large one by 1e-4 of its size. In parts, so that the float64 copy of the basis stays small.
-        basis = self._basis[:filled].split(_COLUMNS, dim=1)
+        basis = self._columns(filled)
         w = w.to(self._basis_device, torch.float64)
         for _ in range(passes):
-            parts = w.split(_COLUMNS)
-            overlap = torch.stack([b.double() @ x for b, x in zip(basis, parts, strict=True)]).sum(0)
-            w = torch.cat([x - overlap @ b.double() for b, x in zip(basis, parts, strict=True)])
+            overlap = self._overlap(w, filled)
+            w = torch.cat([x - overlap @ b.double() for b, x in zip(basis, w.split(_COLUMNS), strict=True)])
         return w
+
+    def _columns(self, filled: int) -> tuple[Tensor, ...]:
+        columns: tuple[Tensor, ...] = self._basis[:filled].split(_COLUMNS, dim=1)
+        return columns
+
+    def _overlap(self, w: Tensor, filled: int) -> Tensor:
+        # Summed in float64: at 1e5 parameters float32 sums leave overlaps of 2e-5, which shift a small eigenvalue beside a
+        # large one by 1e-4 of its size. In parts, so that the float64 copy of the basis stays small.
+        return torch.stack([b.double() @ x for b, x in zip(self._columns(filled), w.split(_COLUMNS), strict=True)]).sum(0)
 
     def _append(self, q: Tensor) -> None:
         filled = self.steps

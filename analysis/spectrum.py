@@ -12,11 +12,12 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
-from .guards import measure_noise
-from .lanczos import Lanczos, Stop
+from .guards import guard
+from .lanczos import Lanczos
 from .operator import LinearOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .starts import Start, StartStore
+from .trace import trace
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
 LOOK_EVERY = 5
@@ -90,7 +91,8 @@ def measure_spectrum(
         RandomOperatorError: the operator changes between products or is not symmetric.
     """
     before = operator.matvecs
-    noise = measure_noise(operator, seed)
+    guarded = guard(operator, seed)
+    noise = guarded.noise
     k = min(k, operator.size)
 
     def stop(run: Lanczos) -> bool:
@@ -109,7 +111,13 @@ def measure_spectrum(
     vectors: dict[str, Tensor] = {}
     best: dict[str, list[tuple[float, float]]] = {}
     while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
-        run = _start(operator, seed + len(runs), k, steps, stop, basis_device, store)
+        later = most - 1 - len(runs)
+        if store is not None:
+            run = store.finish(operator, seed + len(runs), k, steps, stop, guarded.products, later, basis_device)
+        else:
+            lanczos = Lanczos(operator, seed + len(runs), basis_device=basis_device).run(steps, stop)
+            run = Start.of(lanczos, k, guarded.products, later)
+            del lanczos  # its basis, before the next one grows
         for end, pairs, sign in (("min", run.lowest, 1), ("max", run.highest, -1)):
             if end not in best or sign * pairs[0][0] < sign * best[end][0][0]:
                 best[end] = [(float(value), float(residual)) for value, residual in pairs]
@@ -170,7 +178,7 @@ def measure_spectrum(
         negative_mass=[_mass(runs, c, tau, operator.size, mass_delta, noise.absolute) for c, tau in ladder],
         negative_energy=_energy(runs),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
-        trace=_trace(runs, operator.size),
+        trace=trace(operator, runs, guarded.products, noise.absolute),
         density=Density(
             distribution="sphere",
             probes=[Probe(seed=run.seed, nodes=run.nodes.tolist(), weights=run.weights.tolist()) for run in runs],
@@ -182,20 +190,6 @@ def measure_spectrum(
         vectors=vectors,
         warnings=warnings,
     )
-
-
-def _start(
-    operator: LinearOperator,
-    seed: int,
-    k: int,
-    steps: int,
-    stop: Stop,
-    basis_device: torch.device | None,
-    store: StartStore | None,
-) -> Start:
-    if store is not None:
-        return store.finish(operator, seed, k, steps, stop, basis_device)
-    return Start.of(Lanczos(operator, seed, basis_device=basis_device).run(steps, stop), k)
 
 
 def _widest(runs: Sequence[Start], thresholds: Sequence[float], n: int, delta: float, noise: OperatorNoise) -> float:
@@ -246,28 +240,17 @@ def _index(runs: Sequence[Start], tau: float, noise: float) -> int:
     return max(int((run.nodes < -tau - noise).sum()) for run in runs)
 
 
-def _mean_over_probes(values: Sequence[float], error: float | None = None) -> Estimate:
-    count, mean = len(values), float(np.mean(values))
-    if count > 1:
-        spread = float(np.std(values, ddof=1)) / math.sqrt(count)
-        error = max(spread, error) if error is not None else spread
-        half = float(student.ppf(0.975, count - 1)) * error
-        return Estimate(value=mean, interval=(mean - half, mean + half), confidence=0.95, standard_error=error, count=count)
-    return Estimate(value=mean, confidence=0.95, standard_error=error, count=count)
-
-
-def _trace(runs: Sequence[Start], n: int) -> Estimate:
-    """``n q^T H q`` has variance ``2 n / (n + 2) (||H||_F^2 - tr(H)^2 / n)`` for q uniform on the sphere."""
-    traces = [n * float(run.weights @ run.nodes) for run in runs]
-    square = n * float(np.mean([run.weights @ run.nodes**2 for run in runs]))
-    variance = 2 * n / (n + 2) * max(square - float(np.mean(traces)) ** 2 / n, 0.0)
-    return _mean_over_probes(traces, math.sqrt(variance / len(runs)))
-
-
 def _energy(runs: Sequence[Start]) -> Estimate:
     shares = []
     for run in runs:
         absolute = run.weights * np.abs(run.nodes)
         total = float(absolute.sum())
         shares.append(float(absolute[run.nodes < 0].sum()) / total if total > 0 else 0.0)
-    return _mean_over_probes(shares)
+    count, mean = len(shares), float(np.mean(shares))
+    if count == 1:
+        return Estimate(value=mean, confidence=0.95, count=count)
+    error = float(np.std(shares, ddof=1)) / math.sqrt(count)
+    half = float(student.ppf(0.975, count - 1)) * error
+    return Estimate(
+        value=mean, interval=(max(mean - half, 0.0), min(mean + half, 1.0)), confidence=0.95, standard_error=error, count=count
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from torch import Tensor
 from .bounds import mass_bracket
 from .lanczos import Lanczos, LanczosError
 from .operator import LinearOperator
+from .trace import Controls
 
 #: seconds between two states stored of a running start
 STORE_EVERY = 30.0
+_ARRAYS = ("nodes", "weights", "lowest", "highest", "block_nodes", "block_norms")
 
 
 @dataclass
@@ -35,6 +37,7 @@ class Start:
         lowest, highest: ``[k, 2]``: outermost Ritz values from the end inwards, and their residuals.
         block_nodes, block_norms: Ritz values of that first space, and the norms whose product its breakdown neglected.
         vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
+        controls: what the run knows of other probes, for the trace.
     """
 
     seed: int
@@ -47,11 +50,12 @@ class Start:
     highest: np.ndarray
     block_nodes: np.ndarray
     block_norms: np.ndarray
+    controls: Controls
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Lanczos, k: int) -> Start:
-        """What is kept of ``run``, with k pairs at each end."""
+    def of(cls, run: Lanczos, k: int, products: Mapping[int, Tensor], further: int) -> Start:
+        """What is kept of ``run``, with k pairs at each end; products and further starts as in ``Controls.of``."""
         ritz, k = run.ritz, min(k, run.steps)
         block = run.restarts[0] if run.restarts else 0  # steps until the start's own Krylov space was complete
         alphas, betas = np.array(run.alphas[:block]), np.array(run.betas[: max(block - 1, 0)])
@@ -69,6 +73,7 @@ class Start:
             highest=np.stack([ritz.values[down], ritz.residuals[down]], axis=1),
             block_nodes=eigvalsh_tridiagonal(alphas, betas) if block else np.array([]),
             block_norms=np.array([run.dropped[0], *betas]) if block else np.array([]),
+            controls=Controls.of(run, products, further),
             vectors={name: run.ritz_vector(index) for name, index in names},
         )
 
@@ -91,8 +96,9 @@ class Start:
 
     def save(self, path: Path) -> None:
         """Stores it, whole or not at all."""
-        arrays = ("nodes", "weights", "lowest", "highest", "block_nodes", "block_norms")
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in arrays}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
+        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
         tensors |= {f"vector {name}": vector.cpu().contiguous() for name, vector in self.vectors.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +116,19 @@ class Start:
         seed, steps, exhausted, complete = tensors.pop("state").tolist()
         # Fresh allocations: products with memory-mapped rows could differ in the last digit.
         vectors = {name[7:]: tensors.pop(name).clone().to(device) for name in list(tensors) if name.startswith("vector ")}
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        return cls(seed=seed, steps=steps, exhausted=bool(exhausted), complete=bool(complete), vectors=vectors, **arrays)
+        if "forms" not in tensors:  # of an older version
+            return None
+        controls = Controls(tensors.pop("forms").numpy(), tensors.pop("squares").numpy())
+        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        return cls(
+            seed=seed,
+            steps=steps,
+            exhausted=bool(exhausted),
+            complete=bool(complete),
+            controls=controls,
+            vectors=vectors,
+            **arrays,
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +148,8 @@ class StartStore:
         k: int,
         steps: int,
         stop: Callable[[Lanczos], bool],
+        products: Mapping[int, Tensor],
+        further: int,
         basis_device: torch.device | None = None,
     ) -> Start:
         """The start of a seed: from the folder, or run to its end from wherever it was.
@@ -141,6 +160,8 @@ class StartStore:
             k: pairs kept at each end.
             steps: step limit.
             stop: when to stop earlier.
+            products: see ``Controls.of``.
+            further: see ``Controls.of``.
             basis_device: where the basis is kept.
         """
         finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
@@ -163,7 +184,7 @@ class StartStore:
 
         if not (run.steps and stop(run)):
             run.run(steps, watch)
-        start = Start.of(run, k)
+        start = Start.of(run, k, products, further)
         start.save(finished)
         running.unlink(missing_ok=True)
         return start

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.guards import RandomOperatorError, measure_noise
+from saddlescope.analysis.guards import RandomOperatorError, guard
 from saddlescope.analysis.losses import LossError
 from saddlescope.analysis.operator import HessianOperator, MatrixOperator, OperatorError, evaluation_mode
 from torch import nn
@@ -93,20 +93,20 @@ def test_random_operators_are_refused(network, long_tail, what, memory):
         torch.manual_seed(0)
         operator = HessianOperator(model, long_tail(), loss, memory=memory)
         with pytest.raises(RandomOperatorError, match="Augmentation"):
-            measure_noise(operator)
+            guard(operator)
 
 
 def test_asymmetric_operators_are_refused():
     matrix = torch.diag(torch.arange(1.0, 61, dtype=torch.float64))
     matrix[0, 1:] += 5
     with pytest.raises(RandomOperatorError, match="not symmetric"):
-        measure_noise(MatrixOperator(matrix))
+        guard(MatrixOperator(matrix))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_noise_of_a_fixed_operator_is_round_off(reference, dtype):
     operator = HessianOperator(copy.deepcopy(reference.model).to(dtype), reference.samples, micro_batch=7)
-    noise = measure_noise(operator)
+    noise = guard(operator).noise
     scale = float(torch.linalg.matrix_norm(reference.truth.hessian, 2))
     assert max(noise.repeat, noise.symmetry) < 200 * torch.finfo(dtype).eps
     assert 0 < noise.absolute < 200 * torch.finfo(dtype).eps * scale

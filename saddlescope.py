@@ -96,14 +96,17 @@ def _load_file(path: Path) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[unique] = module  # dataclasses and pickles look the module up while it is being run
-    sys.path.insert(0, str(file.parent))
+    # Beside the file first, then where the command runs: a repository's scripts import packages of its root.
+    places = [str(file.parent), str(Path.cwd())]
+    sys.path[:0] = places
     try:
         spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[unique]
         raise
     finally:
-        sys.path.remove(str(file.parent))
+        for place in places:
+            sys.path.remove(place)
     return module
 
 

@@ -19,7 +19,7 @@ from .measurement import Measurement, Progress
 from .provenance import Source, describe, weights_sha256
 from .results import CurvatureResult, Scheme
 from .samples import Samples
-from .settings import AnalysisSettings
+from .settings import AnalysisSettings, SettingsError
 
 
 def analyze(
@@ -54,10 +54,11 @@ def analyze(
         GroupError: a group is empty.
         OperatorError: weights, loss or products are not finite, or nothing matches ``settings.params``.
         RandomOperatorError: data or model change between two products.
+        SettingsError: there is no such device.
     """
     began = time.monotonic()
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
-    device, dtype = torch.device(world.device or settings.device), getattr(torch, settings.dtype)
+    device, dtype = _usable(world.device or settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
         dtype = torch.float64
     if settings.deterministic:
@@ -105,9 +106,18 @@ def analyze(
     )
 
 
+def _usable(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
-    "scheme", "eta", "groups", "only", "starts", "mass_width", "max_starts", "delta", "thresholds", "tau", "stationarity",
+    "scheme", "eta", "groups", "only", "starts", "mass_width", "max_starts", "thresholds", "stationarity",
     "seed", "gauss_newton", "escape", "rho", "memory", "subsample",
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ from .results import CurvatureResult, load
 from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices, read_overrides
 from .show import compare, show
 from .study_analysis import analyze_study, curvature_is_current, do_curvature, do_slice, study_of
-from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item
+from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, result_names
 from .subject import Given, open_checkpoint
 from .work import default_jobs, run_items
 
@@ -66,9 +66,10 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
     checkpoints = _share(_thin(find_checkpoints(targets), request.every), request.shard)
+    names = result_names(checkpoints, request.out)
     items = [
-        curvature_item(checkpoint, settings, request.out)
-        for checkpoint in checkpoints
+        curvature_item(checkpoint, settings, request.out, name)
+        for checkpoint, name in zip(checkpoints, names, strict=True)
         for settings in _layers(checkpoint, request)
     ]
     if request.dry_run:
@@ -153,7 +154,7 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
         path = Path(target).expanduser()
         if path.is_dir():
             kinds = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.tar")
-            matches = [file for kind in kinds for file in path.rglob(kind) if not _is_ours(file)]
+            matches = [file for kind in kinds for file in path.rglob(kind) if not _is_ours(file.relative_to(path))]
         elif path.exists():
             matches = [path]
         else:
@@ -166,7 +167,8 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
 
 def _is_ours(file: Path) -> bool:
     """Files of ours that are no checkpoints: eigenvectors and states to continue from."""
-    return file.name.endswith(".vectors.safetensors") or file.name == "state.pt" or file.name.startswith(".")
+    hidden = any(part.startswith(".") for part in file.parts)
+    return hidden or file.name.endswith(".vectors.safetensors") or file.name == "state.pt"
 
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:

@@ -80,7 +80,7 @@ def verdict(
     reach = "not bounded" if low is None else f"may reach {low:.3g}"
     advice = ""
     if more is not None:
-        advice = f"; about {more} Lanczos steps a start would decide"
+        advice = f"; a limit of {more} Lanczos steps a start (--steps {more}) would decide"
     elif value + tau <= lambda_min.noise:
         advice = "; float64 would lower the noise"
     return Verdict(

@@ -211,6 +211,7 @@ class Measurement:
             thresholds=settings.thresholds,
             k=settings.k,
             seed=settings.seed,
+            tau=settings.tau,
             mass_width=settings.mass_width,
             max_starts=settings.max_starts,
             store=store,

@@ -230,12 +230,18 @@ class HessianOperator:
         return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
 
     def _batch_loss(self, batch: Any) -> Tensor:
-        loss = summed(self.loss(self.model, batch), batch_size(batch))
+        loss = summed(self._losses(batch), batch_size(batch))
         if not loss.requires_grad:
             raise OperatorError(
                 "the loss does not depend on the chosen parameters: was it computed under no_grad, or detached?"
             )
         return loss
+
+    def _losses(self, batch: Any) -> Tensor:
+        try:
+            return self.loss(self.model, batch)
+        except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # theirs, or bad data
+            raise OperatorError(f"model or loss failed on a batch: {type(error).__name__}: {error}") from error
 
     def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
         pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g is not None and g.requires_grad]
@@ -256,7 +262,7 @@ class HessianOperator:
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         (batch,) = probe.batches(4, self.device, self.dtype)
         with self.differentiable():
-            if not accelerator.plan(lambda: self.loss(self.model, batch)):
+            if not accelerator.plan(lambda: self._losses(batch)):
                 return None
             generator = torch.Generator().manual_seed(0)
             v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
@@ -265,7 +271,7 @@ class HessianOperator:
             try:
                 self._accelerator = accelerator
                 fast = self._product(self._gradients(batch), v, retain=False)
-            except (AccelerationError, RuntimeError) as error:
+            except (AccelerationError, OperatorError, RuntimeError) as error:
                 log.warning("plain Hessian-vector products: %s", error)
                 return None
         tolerance = 1e4 * torch.finfo(self.dtype).eps  # rounding of saturated softmaxes; a wrong graph is off by far more

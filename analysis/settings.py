@@ -39,7 +39,7 @@ class AnalysisSettings(BaseModel):
     tau: float = Field(1e-3, ge=0, description="the verdict's threshold for negative curvature, relative to lambda_max")
     stationarity: float = Field(0.1, gt=0, description="largest s* / ||w|| that counts as stationary")
     k: int = Field(1, ge=1, description="eigenpairs at each end")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**62)
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     engine: Literal["saddlescope", "pyhessian", "exact"] = "saddlescope"
@@ -146,7 +146,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         SettingsError: anything else.
     """
-    match = re.fullmatch(r"\s*([\d.]+)\s*([kmgt]?)(i?)b?\s*", text.lower())
+    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?)(i?)b?\s*", text.lower())
     if match is None or not float(match[1]):
         raise SettingsError(f"--memory {text}: write a size such as 2GB or 500MB")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
@@ -187,7 +187,7 @@ class SliceSettings(BaseModel):
         description="<group>-plane: its most negative x largest eigenvector; random-plane; path-plane: PCA of training",
     )
     plane_seeds: tuple[int, ...] = Field((0,), description="training seeds whose final checkpoint gets a plane")
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**62)
 
 
 def parse_slices(table: dict[str, Any], where: str = "[slices]") -> SliceSettings:

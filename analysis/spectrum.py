@@ -62,6 +62,7 @@ def measure_spectrum(
     thresholds: Sequence[float] = THRESHOLDS,
     k: int = 1,
     seed: int = 0,
+    tau: float | None = None,
     mass_width: float | None = None,
     max_starts: int = 32,
     basis_device: torch.device | None = None,
@@ -81,6 +82,7 @@ def measure_spectrum(
         thresholds: tau / lambda_max of the negative mass and the index bounds.
         k: eigenpairs wanted at each end.
         seed: of the starts: ``seed``, ``seed + 1`` ...
+        tau: go on, up to the step limit, until it is decided whether an eigenvalue lies below ``-tau lambda_max``.
         mass_width: add starts until the interval of every negative mass is at most so wide.
         max_starts: but no more than so many in all.
         basis_device: where the Krylov basis is kept.
@@ -93,12 +95,24 @@ def measure_spectrum(
     before = operator.matvecs
     guarded = guard(operator, seed)
     noise = guarded.noise
+    if store is not None:
+        store.empty_unless_of(operator, guarded.products)
     k = min(k, operator.size)
 
     def stop(run: Lanczos) -> bool:
         if progress is not None:
             progress(1)
-        return run.steps % LOOK_EVERY == 0 and run.steps >= first_look and _converged(run, k, rtol)
+        due = run.steps % LOOK_EVERY == 0 and run.steps >= first_look
+        return due and _converged(run, k, rtol) and (tau is None or decided(run, tau))
+
+    def decided(run: Lanczos, tau: float) -> bool:
+        low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
+        edge = -tau * max(high, 0.0)
+        if low < edge - noise.absolute:
+            return True
+        eps = start_error(operator.size, [run.steps], delta / 2, looks)  # of this start alone: others may be added
+        bound = end_intervals(low, high, eps, noise.absolute, noise.absolute)[0][0]
+        return bound is not None and bound > edge
 
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
 from .bounds import mass_bracket
-from .lanczos import Lanczos, LanczosError
+from .lanczos import Lanczos, LanczosError, random_start
 from .operator import LinearOperator
 from .trace import Controls
 
 #: seconds between two states stored of a running start
 STORE_EVERY = 30.0
+#: products of one operator agree to this part of their size, whatever the number of threads
+_SAME = 1e-4
 _ARRAYS = ("nodes", "weights", "lowest", "highest", "block_nodes", "block_norms")
 
 
@@ -140,6 +143,33 @@ class StartStore:
     """
 
     folder: Path
+
+    def empty_unless_of(self, operator: LinearOperator, products: Mapping[int, Tensor]) -> None:
+        """Forgets everything if it belongs to another operator.
+
+        Names and hashes do not tell: somebody's model or loss may have been edited. The product of one random vector does.
+
+        Args:
+            operator: what is measured now.
+            products: seed of a random unit vector -> its product with ``operator``.
+        """
+        path = self.folder / "operator.safetensors"
+        try:
+            (name, before), *_ = load_file(path).items()
+        except (FileNotFoundError, SafetensorError, ValueError):
+            before = None
+        if before is not None:
+            seed = int(name)
+            now = products[seed] if seed in products else operator.matvec(random_start(operator, seed))
+            size = float(now.double().norm())
+            if before.shape == now.shape and float((now.cpu().double() - before.double()).norm()) <= _SAME * size:
+                return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        seed, product = next(iter(products.items()))
+        partial = path.with_name(f".{path.name}.partial")
+        save_file({str(seed): product.cpu().contiguous()}, partial)
+        partial.replace(path)
 
     def finish(
         self,

@@ -9,21 +9,24 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.torch import load_file
 
 from .analyze import analyze
 from .directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from .distributed import World
 from .escape import natural_reach
+from .groups import group_indices
 from .landscape import flat_weights, slice_loss
 from .measurement import Progress as Steps
-from .operator import select_parameters
+from .operator import HessianOperator, select_parameters
 from .provenance import file_sha256
 from .results import CurvatureResult, ResultError, Slice, load, save
 from .settings import AnalysisSettings, SettingsError
 from .study import read_json
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from .subject import Given, Subject, open_checkpoint, side_car_of
+from .subsampling import disjoint_subsets
 from .user_code import build_model
 from .weights import fit_weights, load_weights
 from .work import run_items
@@ -97,7 +100,10 @@ def resolved(settings: AnalysisSettings, eta: int | None) -> AnalysisSettings:
 
 
 def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> bool:
-    """True if the stored result is of these weights, these settings, and of this model, data and loss by name."""
+    """True if the stored result is of these weights, these settings, and of this model, data and loss.
+
+    Ours are known by name and version; what the user brings is tried: same data, same loss, same gradient.
+    """
     given = given or Given()
     try:
         stored = load(CurvatureResult, item.output)
@@ -109,13 +115,33 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     eta = (side_car or {}).get("groups", {}).get("eta")
     source = stored.provenance
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
-    return (
+    named_alike = (
         source.checkpoint_sha256 == file_sha256(item.checkpoint)
         and source.settings == resolved(item.settings, eta).model_dump(mode="json")
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
         and (stored.vectors_file is None or (item.output.parent / stored.vectors_file).exists())
     )
+    parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
+    ours = all(factory.startswith("saddlescope.") for factory in parts) and not given.record()
+    return named_alike and (ours or _behaves_as(stored, item, given))
+
+
+def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> bool:
+    """Whether data, loss and gradient are what was measured: code and files of the user's may change under their names."""
+    subject = open_checkpoint(item.checkpoint, given)
+    if subject.samples.sha256() != stored.provenance.data_sha256:
+        return False
+    settings = resolved(item.settings, subject.eta)
+    name, group = next(iter(stored.groups.items()))
+    indices = group_indices(stored.scheme, subject.samples.labels)[name]
+    if settings.subsample is not None and settings.subsample < len(indices):
+        indices = disjoint_subsets(indices, settings.subsample, settings.seed)[0]
+    model = subject.model.to(getattr(torch, stored.provenance.dtype))
+    operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
+    loss, gradient = operator.loss_and_gradient()
+    pairs = ((loss, group.loss), (float(gradient.double().norm()), group.gradient_norm))
+    return all(math.isclose(now, before, rel_tol=1e-3, abs_tol=1e-6) for now, before in pairs)
 
 
 def do_curvature(

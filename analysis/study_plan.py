@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,17 +99,44 @@ def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
     return final + along
 
 
-def curvature_item(checkpoint: Path, settings: AnalysisSettings, out: Path | None = None) -> CurvatureItem:
+def _result_folder(checkpoint: Path, out: Path | None) -> Path:
+    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
+    return out or run / "curvature"
+
+
+def result_names(checkpoints: Sequence[Path], out: Path | None = None) -> list[str]:
+    """What the results of checkpoints are called: their stems, with as much more as keeps two of one folder apart.
+
+    ``m.pt`` beside ``m.safetensors`` become ``m.pt`` and ``m.safetensors``, ``a/m.pt`` and ``b/m.pt`` with one ``out`` become
+    ``a-m.pt`` and ``b-m.pt``.
+    """
+    together: dict[tuple[Path, str], list[Path]] = {}
+    for checkpoint in checkpoints:
+        together.setdefault((_result_folder(checkpoint, out), checkpoint.stem), []).append(checkpoint)
+    names: dict[Path, str] = {}
+    for (_, stem), alike in together.items():
+        depth, wanted = 0, [stem] * len(alike)
+        while len(set(wanted)) < len(alike):
+            depth += 1
+            wanted = ["-".join(part.strip("/") for part in file.absolute().parts[-depth:]) for file in alike]
+        names |= dict(zip(alike, wanted, strict=True))
+    return [names[checkpoint] for checkpoint in checkpoints]
+
+
+def curvature_item(
+    checkpoint: Path, settings: AnalysisSettings, out: Path | None = None, name: str | None = None
+) -> CurvatureItem:
     """The work item of one checkpoint.
 
     Args:
         checkpoint: the file.
         settings: what to measure.
         out: folder of the result; default: ``curvature/`` of its run folder, or beside the file.
+        name: of the result, see ``result_names``; default: the stem.
     """
-    run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
-    return CurvatureItem(checkpoint, settings, (out or run / "curvature") / f"{checkpoint.stem}.{settings.scheme}{suffix}.json")
+    file = f"{name or checkpoint.stem}.{settings.scheme}{suffix}.json"
+    return CurvatureItem(checkpoint, settings, _result_folder(checkpoint, out) / file)
 
 
 def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:

@@ -1,6 +1,8 @@
 """The command line as a stranger with a repository of their own uses it."""
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -8,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.results import CurvatureResult, load
+from saddlescope.analysis.user_code import _load_samples
+from safetensors.torch import save_file
 from torch import nn
 
 import saddlescope
@@ -274,3 +278,84 @@ def test_other_losses_change_the_numbers(project, run):
     plain, smooth = (load(CurvatureResult, project / name / "ckpt.head-tail.json") for name in ("plain", "smooth"))
     assert plain.groups["all"].loss != smooth.groups["all"].loss
     assert smooth.provenance.loss == "losses.py:smooth"
+
+
+def test_two_checkpoints_never_share_a_result(project, run):
+    torch.manual_seed(1)
+    other = architecture().state_dict()
+    save_file(other, project / "ckpt.safetensors")
+    for name in ("a", "b"):
+        (project / name).mkdir()
+        torch.save({key: value * (2 if name == "b" else 1) for key, value in other.items()}, project / name / "m.pt")
+    code, _, err = run("analyze", "ckpt.pt", "ckpt.safetensors", *OURS)
+    assert code == 0, err
+    assert {path.name for path in (project / "curvature").glob("*.json")} == {
+        "ckpt.pt.head-tail.json",
+        "ckpt.safetensors.head-tail.json",
+    }
+    code, _, err = run("analyze", "a/m.pt", "b/m.pt", *OURS, "--out", "both")
+    assert code == 0, err
+    losses = [load(CurvatureResult, project / "both" / f"{name}-m.pt.head-tail.json").groups["all"].loss for name in "ab"]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after"),
+    [("data.py", "+ y[:,", "+ 2 * y[:,"), ("training/nets.py", "nn.ReLU()", "nn.GELU()"), ("losses.py", "0.1", "0.3")],
+)
+def test_edited_code_is_measured_again(project, run, file, before, after):
+    arguments = ("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth", "--json")
+    first = json.loads(run(*arguments)[1])
+    assert json.loads(run(*arguments)[1]) == first
+    text = (project / file).read_text()
+    assert before in text
+    (project / file).write_text(text.replace(before, after))
+    os.utime(project / file, (0, 0))  # another time stamp than the compiled file's
+    for name in [name for name in sys.modules if name.startswith("_user_") or name.split(".")[0] == "training"]:
+        del sys.modules[name]  # what a new process would not have
+    _load_samples.cache_clear()
+    again = json.loads(run(*arguments)[1])
+    assert again["groups"]["all"]["loss"] != first["groups"]["all"]["loss"]
+    _, out, _ = run(*arguments, "--again")
+    fresh = json.loads(out)
+    shutil.rmtree(project / "curvature")
+    assert json.loads(run(*arguments)[1])["groups"] == fresh["groups"] == again["groups"]
+
+
+def test_states_to_continue_from_are_no_checkpoints(project, run):
+    assert run("analyze", ".", *OURS)[0] == 0
+    code, out, err = run("analyze", ".", *OURS, "--starts", "2")
+    assert code == 0, err
+    assert "2 results" not in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--device", "cuda:99"), "cuda:99"),
+        (("--device", "foo"), "foo"),
+        (("--seed", "100000000000000000000"), "seed"),
+        (("--memory", "1.2.3GB"), "1.2.3GB"),
+        (("--data", "more.py:labels", "--model-args", '{"num_classes": 3}'), "out of bounds"),
+        (("--data", "more.py:whole"), "failed on a batch"),
+    ],
+)
+def test_what_cannot_work_is_said_in_a_sentence(project, run, flags, words):
+    (project / "more.py").write_text(
+        "from data import tensors\n"
+        "def labels():\n    x, y = tensors()\n    return x, y + 3 * (y == 2)\n"
+        "def whole():\n    x, y = tensors()\n    return x.to(int), y\n"
+    )
+    code, out, err = run("analyze", "ckpt.pt", *OURS, *flags)
+    assert code == 2
+    assert words in err
+    assert "Traceback" not in err
+    assert not out
+    assert not list(project.glob("curvature/*.json"))
+
+
+def test_a_file_may_import_packages_of_the_folder_that_the_command_runs_in(project, run):
+    (project / "scripts").mkdir()
+    (project / "scripts" / "factory.py").write_text("from training.nets import net\n")
+    code, _, err = run("analyze", "ckpt.pt", "--model", "scripts/factory.py:net", "--data", "data.py:tensors", "--eta", "10")
+    assert code == 0, err

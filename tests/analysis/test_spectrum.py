@@ -305,3 +305,14 @@ def test_a_network_against_its_dense_hessian(reference, dtype, rtol):
     assert spectrum.lambda_min.value == pytest.approx(values[0], rel=10 * rtol, abs=spectrum.lambda_min.noise)
     v = spectrum.vectors["min"].double()
     assert float(v @ reference.truth.hessian @ v) == pytest.approx(values[0], rel=10 * rtol)
+
+
+def test_a_run_goes_on_until_the_question_is_decided(diagonal):
+    """Both ends converge in 30 steps; that nothing lies below -tau takes the bound longer to say."""
+    values = np.r_[5.0, 3.0, np.linspace(1e-3, 0.1, 998)]
+    stopped = measure_spectrum(diagonal(values), steps=400)
+    decided = measure_spectrum(diagonal(values), steps=400, tau=1e-3)
+    assert stopped.lambda_min.interval[0] < -1e-3 * 5 < decided.lambda_min.interval[0]
+    assert stopped.steps[0] < decided.steps[0] < 400
+    below = np.r_[values, -1.0]
+    assert measure_spectrum(diagonal(below), steps=400, tau=1e-3).steps == measure_spectrum(diagonal(below), steps=400).steps

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.analyze import analyze
+from saddlescope.analysis.losses import classification_loss
 from saddlescope.analysis.operator import HessianOperator
 from saddlescope.analysis.settings import AnalysisSettings
 from saddlescope.analysis.spectrum import measure_spectrum
@@ -52,6 +53,21 @@ def test_an_interrupted_start_goes_on_where_it_was_stored(reference, tmp_path, m
     same(measure_spectrum(resumed, starts=2, store=StartStore(tmp_path)), whole)
     assert resumed.taken < whole.matvecs
     assert not list(tmp_path.glob("*.running*"))
+
+
+def test_starts_of_an_operator_that_was_edited_are_forgotten(reference, tmp_path):
+    """Same weights, same samples, same settings, other code: a loss that somebody changed."""
+
+    def doubled(model, batch):
+        return 2 * classification_loss()(model, batch)
+
+    measure_spectrum(HessianOperator(reference.model, reference.samples), store=StartStore(tmp_path))
+    for seed in (0, 5):  # with the guard's vectors of the stored starts, and with others
+        whole = measure_spectrum(HessianOperator(reference.model, reference.samples, doubled), seed=seed)
+        store = StartStore(tmp_path)
+        edited = measure_spectrum(HessianOperator(reference.model, reference.samples, doubled), seed=seed, store=store)
+        assert edited.lambda_max == whole.lambda_max
+        assert edited.trace == whole.trace
 
 
 def test_a_damaged_file_is_made_again(reference, tmp_path):

@@ -1,7 +1,7 @@
 """Regressions planted into the engine and the optimizers: the baseline check must see each, and none of the harmless changes.
 
-The prescribed checkpoint (digits-lt, SGD, seed 0) and its baseline are in the repository; ``.ci/run`` checks them by the command
-line as well.
+The prescribed checkpoint (digits-lt, SGD, seed 0) and its baseline are in the repository; ``.ci/run`` checks them by the
+command line as well.
 """
 
 import math

@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command()(analyze)
     app.command("slice")(slice_)
     app.command()(verify)
+    app.command("augmentation-control")(augmentation_control)
 
 
 def analyze(
@@ -151,3 +152,26 @@ def verify(
     from .drive import verify_result
 
     verify_result(result, checkpoint, data_root)
+
+
+def augmentation_control(
+    out: Annotated[Path, typer.Argument(help="Folder for the numbers, the figure and the page.")],
+    data: Annotated[str, typer.Option(help="Images of the softmax regression: a set of ours, a file or a factory.")] = "digits",
+    data_args: Annotated[str, JsonArguments] = "{}",
+    data_root: DataRoot = None,
+    checkpoint: Annotated[list[Path] | None, typer.Option(help="A trained network with its side-car; repeat.")] = None,
+    mirror: Annotated[
+        bool | None, typer.Option("--mirror/--no-mirror", help="Mirror images; default: colour images only.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=2, help="Lanczos steps of each class.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of start vectors and draws.")] = 0,
+) -> None:
+    """Show what augmentation redrawn at every Hessian-vector product does to the spectra of classes, where no saddle can be.
+
+    saddlescope augmentation-control OUT --data cifar10 --data-root DATA --checkpoint runs/STUDY/RUN/checkpoint.pt
+    """
+    from .control_drive import Wanted, run_control
+
+    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed)
+    for path in run_control(out, wanted):
+        typer.echo(path)

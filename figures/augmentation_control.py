@@ -1,0 +1,130 @@
+"""What redrawn augmentation makes of a spectrum: the ratio of single classes on data that stand still and data that do not.
+
+Drawn from the stored ``augmentation_control.json`` of ``saddlescope augmentation-control``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..analysis.results import AugmentationControl, ControlData, ControlPanel, load, write_text_atomically
+
+NAME = "augmentation_control"
+#: largest share of lambda_max that rounding leaves below zero in single precision
+ROUNDING = 1e-6
+NAMES: dict[ControlData, str] = {
+    "fixed": "clean data, fixed",
+    "frozen": "augmented once, then fixed",
+    "redrawn": "augmented anew at every product",
+}
+
+
+def page(control: AugmentationControl) -> str:
+    """The table of every panel and what it says, as Markdown."""
+    parts = ["# Augmentation control: curvature, or noise of the data loader?\n", paragraph(control) + "\n"]
+    for panel in control.panels:
+        parts += [f"## {panel_title(panel)}\n", _table(panel)]
+    return "\n".join(parts)
+
+
+def panel_title(panel: ControlPanel) -> str:
+    """Model and data by name."""
+    return f"{panel.title} on {panel.provenance.data}"
+
+
+def paragraph(control: AugmentationControl) -> str:
+    """What was done and what came out, in one paragraph that claims no more than the numbers do."""
+    said = [
+        "Every class's Hessian was given to the same Lanczos run from the same start vector three times: on clean fixed data, "
+        "on images augmented once and kept, and on images augmented anew at every Hessian-vector product. The last is what a "
+        "training loader does, and the default of the released analysis of class-wise saddles (Rangwani et al., NeurIPS 2022)."
+    ]
+    said += [_convex_words(panel) if panel.convex else _network_words(panel) for panel in control.panels]
+    said.append(
+        f"{_refused(control)} What follows: a lowest Ritz value measured over a loader that augments is no evidence of "
+        "negative curvature. What does not follow: that published figures are wrong, because which loader made them is unknown."
+    )
+    return " ".join(said)
+
+
+def _convex_words(panel: ControlPanel) -> str:
+    still = max(entry.ratio for data in ("fixed", "frozen") for entry in panel.of(data))
+    lowest = min(entry.rayleigh_min for entry in panel.of("redrawn"))
+    proof = "none of them is" if lowest >= 0 else f"the lowest is {lowest:.1e}, which is rounding"
+    return (
+        f"{_capital(panel_title(panel))} ({panel.augmentation}): no Hessian of it has a negative eigenvalue, and on data that "
+        f"stand still none is found (|λ_min|/λ_max at most {still:.1e}, rounding). Redrawn, the ratio is "
+        f"{_range(panel)}: a saddle where none can be. The lowest Ritz vectors have no negative curvature themselves: of "
+        f"their Rayleigh quotients, each from one more product, {proof} negative."
+    )
+
+
+def _network_words(panel: ControlPanel) -> str:
+    fixed, redrawn = panel.of("fixed"), panel.of("redrawn")
+    higher = sum(b.ratio > a.ratio for a, b in zip(fixed, redrawn, strict=True))
+    frozen = [entry.ratio for entry in panel.of("frozen")]
+    return (
+        f"{_capital(panel_title(panel))} ({panel.augmentation}): here negative curvature can be real. The ratio is "
+        f"{_span([entry.ratio for entry in fixed])} on clean data, {_span(frozen)} with augmentation kept and "
+        f"{_range(panel)} with augmentation redrawn, which is higher than on clean data in {higher} of {len(fixed)} classes. "
+        "The redrawn number cannot tell how much of it is curvature."
+    )
+
+
+def _range(panel: ControlPanel) -> str:
+    entries = panel.of("redrawn")
+    first, last = entries[0], entries[-1]
+    return (
+        f"{_span([entry.ratio for entry in entries])} ({first.ratio:.2g} for the largest class, {first.samples} images, and "
+        f"{last.ratio:.2g} for the smallest, {last.samples})"
+    )
+
+
+def _span(values: list[float]) -> str:
+    return f"{min(values):.2g} to {max(values):.2g}"
+
+
+def _refused(control: AugmentationControl) -> str:
+    redrawn = [entry for panel in control.panels for entry in panel.of("redrawn")]
+    still = [entry for panel in control.panels for data in ("fixed", "frozen") for entry in panel.of(data)]
+    stopped, wrongly = (sum(entry.refusal is not None for entry in entries) for entries in (redrawn, still))
+    noise = [entry.noise for entry in redrawn]
+    return (
+        f"Two products of one vector differ by {_span(noise)} of their size where the data are redrawn, and by "
+        f"{max(entry.noise for entry in still):.1g} at most where they stand still. `saddlescope analyze` takes that "
+        f"difference before its first Lanczos step: it refuses {stopped} of the {len(redrawn)} redrawn operators and "
+        f"{wrongly} of the {len(still)} fixed ones."
+    )
+
+
+def _capital(words: str) -> str:
+    return words[:1].upper() + words[1:]
+
+
+def _table(panel: ControlPanel) -> str:
+    rows = [
+        "| class | images | data | λ_min | λ_max | \\|λ_min\\|/λ_max | vᵀHv, lowest Ritz vector | operator noise | guard |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for entries in zip(*(panel.of(data) for data in NAMES), strict=True):
+        for entry in entries:
+            numbers = (entry.lambda_min, entry.lambda_max, entry.ratio, entry.rayleigh_min, entry.noise)
+            answer = "refused" if entry.refusal else "let through"
+            rows.append(
+                f"| {entry.label} | {entry.samples} | {NAMES[entry.data]} | "
+                f"{' | '.join(f'{number:.2e}' for number in numbers)} | {answer} |"
+            )
+    made = panel.provenance
+    rows.append(
+        f"\n{made.model} ({made.parameters:,} parameters), {made.loss}, {made.settings.get('steps')} Lanczos steps, seed "
+        f"{made.seed}, {made.dtype}; checkpoint {made.checkpoint}, saddlescope {made.saddlescope}.\n"
+    )
+    return "\n".join(rows)
+
+
+def save(record: Path, formats: tuple[str, ...]) -> list[Path]:
+    """Writes the figure and the page beside the stored record; returns their paths."""
+    control = load(AugmentationControl, record)
+    text = record.with_suffix(".md")
+    write_text_atomically(text, page(control))
+    return [text]

@@ -160,12 +160,14 @@ def main() -> None:
     """Runs the command line; exit code 0 fine, 1 a job or check failed, 2 usage or bad input, 130 interrupted."""
     try:
         application()()
-    except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, as typer reports it
+            print("interrupted; what was finished is kept, the same command continues", file=sys.stderr)
+        raise
     except Exception as error:
         ours = type(error).__module__.split(".")[0] == "saddlescope"
-        if not ours and not isinstance(error, OSError):
+        full = type(error).__name__ == "SafetensorError"  # how safetensors says that a file could not be written
+        if not ours and not full and not isinstance(error, OSError):
             raise  # a defect of ours: the traceback is what is needed
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1 if isinstance(error, RuntimeError) else 2)

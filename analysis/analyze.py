@@ -14,6 +14,7 @@ from torch import nn
 
 from .distributed import World
 from .groups import GroupError, make_scheme
+from .linear import OperatorError
 from .losses import BatchLoss
 from .measurement import Measurement, Progress
 from .provenance import Source, describe, weights_sha256
@@ -63,6 +64,9 @@ def analyze(
         dtype = torch.float64
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
+    if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
+        raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
     scheme = scheme or make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, mapping=settings.groups)
     work = Measurement(
         copy.deepcopy(model).to(device, dtype),

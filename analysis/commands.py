@@ -9,7 +9,7 @@ import typer
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of [analysis] or [slices]: --set rtol=1e-4."),
+    typer.Option("--set", metavar="FIELD=VALUE", help="Any other field of the tables analysis and slices: --set rtol=1e-4."),
 ]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Checkpoints at a time; default: one per core.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder to look for the data in first.")]
@@ -20,6 +20,9 @@ Data = Annotated[
     str | None,
     typer.Option(help="file.py:function, package.module:function, .npz/.pt file, folder of class folders, or a set of ours."),
 ]
+Key = Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")]
+Trust = Annotated[bool, typer.Option("--trust-checkpoint", help="Unpickle objects: runs code from the file.")]
+Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
 
@@ -40,11 +43,12 @@ def analyze(
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
-    key: Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")] = None,
-    trust_checkpoint: Annotated[bool, typer.Option(help="Unpickle objects: runs code from the file.")] = False,
-    num_classes: Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")] = None,
+    key: Key = None,
+    trust_checkpoint: Trust = False,
+    num_classes: Classes = None,
     groups: Annotated[
-        str | None, typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file {group: [classes]}.")
+        str | None,
+        typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file: group -> classes."),
     ] = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
     group: Annotated[list[str] | None, typer.Option(metavar="NAME=CLASSES", help="One group: --group tail=7,8,9.")] = None,
@@ -77,6 +81,8 @@ def analyze(
     Checkpoints that saddlescope trained know their model and data. For any other file name them:
 
     saddlescope analyze ckpt.pt --model nets.py:resnet32 --data data.py:train_set --groups head-tail --eta 500
+
+    A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
     from .drive import Request, analyze_targets
     from .settings import settings_from_flags
@@ -131,6 +137,9 @@ def slice_(
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
+    key: Key = None,
+    trust_checkpoint: Trust = False,
+    num_classes: Classes = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
     overrides: Overrides = None,
     data_root: DataRoot = None,
@@ -139,19 +148,30 @@ def slice_(
     from .drive import slice_target
     from .subject import given_from_flags
 
-    given = given_from_flags(model=model, model_args=model_args, data=data, data_args=data_args, loss=loss, data_root=data_root)
+    given = given_from_flags(
+        model=model,
+        model_args=model_args,
+        data=data,
+        data_args=data_args,
+        loss=loss,
+        key=key,
+        trust=trust_checkpoint,
+        num_classes=num_classes,
+        data_root=data_root,
+    )
     slice_target(target, name, [*(overrides or []), *([f"eta={eta}"] if eta else [])], given)
 
 
 def verify(
     result: Annotated[Path, typer.Argument(help="A stored result: curvature/checkpoint.head-tail.json.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Where the weights are, if not beside the result.")] = None,
+    trust_checkpoint: Trust = False,
     data_root: DataRoot = None,
 ) -> None:
     """Recompute the proofs of negative curvature of RESULT from its checkpoint and vectors; exit 1 if one no longer holds."""
     from .drive import verify_result
 
-    verify_result(result, checkpoint, data_root)
+    verify_result(result, checkpoint, data_root, trust=trust_checkpoint)
 
 
 def augmentation_control(

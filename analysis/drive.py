@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import json
-import re
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,17 +23,14 @@ from rich.progress import (
 from saddlescope import load_factory
 
 from .distributed import World, world_of
-from .results import CurvatureResult, load
-from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices, read_overrides
+from .results import CurvatureResult, ResultError, load
+from .settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
 from .show import compare, show
 from .study_analysis import analyze_study, curvature_is_current, do_curvature, do_slice, study_of
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, result_names
 from .subject import Given, open_checkpoint
+from .targets import TargetError, find_checkpoints, share, thin
 from .work import default_jobs, run_items
-
-
-class TargetError(ValueError):
-    """A path on the command line is nothing that can be analysed."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     """
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
-    checkpoints = _share(_thin(find_checkpoints(targets), request.every), request.shard)
+    checkpoints = share(thin(find_checkpoints(targets), request.every), request.shard)
     names = result_names(checkpoints, request.out)
     items = [
         curvature_item(checkpoint, settings, request.out, name)
@@ -96,6 +91,8 @@ def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:
         return [request.settings]
     model = open_checkpoint(checkpoint, request.given).model
     parts = [name for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())]
+    if not parts:
+        raise TargetError(f"{checkpoint}: the model has no parts with parameters of their own; leave out --layers")
     return [request.settings.model_copy(update={"params": f"{name}.*"}) for name in parts]
 
 
@@ -126,70 +123,34 @@ def _analyze_of_study(target: Path, request: Request) -> bool:
         runs = [target]
     if study is None:
         return False
+    ignored = [name for name in _OF_FILES if _asked(request, name)]
+    if ignored:
+        flags = ", ".join("--" + _FLAGS.get(name, name.replace("_", "-")) for name in ignored)
+        raise TargetError(f"{target} is analysed as its recipe says: name its checkpoint files instead to use {flags}")
     changed = request.settings.model_dump(mode="json", exclude_unset=True)
     plan = StudyAnalysis.parse(_recipe(study, changed), str(study / "recipe.toml"))
     analyze_with_progress(study, plan, data_root=request.given.data_root, jobs=request.jobs, runs=runs)
     if runs is None:
         print(f"results under {study}; draw and report them with: saddlescope figures {study}, saddlescope report {study}")
     else:
-        show(load(CurvatureResult, target / "curvature" / f"checkpoint.{plan.final.scheme}.json"))
+        show(load(CurvatureResult, curvature_item(target / "checkpoint.pt", plan.final).output))
     return True
+
+
+#: what is asked of checkpoint files only
+_OF_FILES = ("every", "shard", "out", "figures", "as_json", "dry_run", "again", "layers", "given")
+_FLAGS = {"as_json": "json", "given": "model, --data, --loss or --key"}
+
+
+def _asked(request: Request, name: str) -> bool:
+    if name == "given":
+        return bool(request.given.record())
+    return bool(getattr(request, name) != getattr(Request(), name))
 
 
 def _recipe(study: Path, analysis: dict[str, object]) -> dict[str, object]:
     recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
     return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
-
-
-def find_checkpoints(targets: Sequence[str]) -> list[Path]:
-    """Files that the targets mean: files, globs, and folders (their ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` files).
-
-    Sorted so that ``epoch-9`` comes before ``epoch-10``.
-
-    Raises:
-        TargetError: a target means no file.
-    """
-    found: list[Path] = []
-    for target in targets:
-        path = Path(target).expanduser()
-        if path.is_dir():
-            kinds = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.tar")
-            matches = [file for kind in kinds for file in path.rglob(kind) if not _is_ours(file.relative_to(path))]
-        elif path.exists():
-            matches = [path]
-        else:
-            matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
-        if not matches:
-            raise TargetError(f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files)")
-        found += sorted(set(matches), key=_natural)
-    return list(dict.fromkeys(found))
-
-
-def _is_ours(file: Path) -> bool:
-    """Files of ours that are no checkpoints: eigenvectors and states to continue from."""
-    hidden = any(part.startswith(".") for part in file.parts)
-    return hidden or file.name.endswith(".vectors.safetensors") or file.name == "state.pt"
-
-
-def _natural(path: Path) -> list[tuple[int, int, str]]:
-    parts = re.split(r"(\d+)", str(path))
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
-
-
-def _thin(checkpoints: list[Path], every: int) -> list[Path]:
-    return checkpoints[::-1][::every][::-1]
-
-
-def _share(checkpoints: list[Path], shard: str | None) -> list[Path]:
-    if shard is None:
-        return checkpoints
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise SettingsError(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
-    share = checkpoints[int(match[1]) :: int(match[2])]
-    if not share:
-        raise SettingsError(f"--shard {shard}: {len(checkpoints)} checkpoints leave nothing for this share")
-    return share
 
 
 def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given | None = None) -> None:
@@ -207,6 +168,9 @@ def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given
     study = study_of(checkpoint.parent)
     stored = StudyAnalysis.parse(_recipe(study, own)).final if study is not None else parse_settings(own, "--set")
     curvature = curvature_item(checkpoint, stored)
+    if study is None and not own:
+        curvature, given = _as_it_was_measured(curvature, given or Given())
+        stored = curvature.settings
     if not curvature_is_current(curvature, given):
         _with_steps(curvature, given or Given())
     stem = name if checkpoint.stem == "checkpoint" else f"{checkpoint.stem}.{name}"
@@ -215,11 +179,23 @@ def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given
     print(output)
 
 
+def _as_it_was_measured(item: CurvatureItem, given: Given) -> tuple[CurvatureItem, Given]:
+    """Settings and subject of the result that is there, so that a slice does not replace it by one of its own."""
+    try:
+        source = load(CurvatureResult, item.output).provenance
+        settings = AnalysisSettings.model_validate(source.settings)
+    except (ResultError, ValueError):
+        return item, given
+    if not given.record():
+        given = Given(**source.subject, trust=given.trust, data_root=given.data_root)
+    return replace(item, settings=settings), given
+
+
 class ClaimError(RuntimeError):
     """A stored claim does not hold."""
 
 
-def verify_result(result: Path, checkpoint: Path | None = None, data_root: str | None = None) -> None:
+def verify_result(result: Path, checkpoint: Path | None = None, data_root: str | None = None, *, trust: bool = False) -> None:
     """``saddlescope verify``.
 
     Raises:
@@ -228,7 +204,7 @@ def verify_result(result: Path, checkpoint: Path | None = None, data_root: str |
     """
     from .verify import verify
 
-    checks = verify(result, checkpoint=checkpoint, data_root=data_root)
+    checks = verify(result, checkpoint=checkpoint, data_root=data_root, trust=trust)
     if not checks:
         print(f"{result}: weights and data are unchanged; it claims no negative curvature, so there is no proof to check")
         return

@@ -70,7 +70,7 @@ def verdict(
             threshold=threshold,
             sentence=sentence,
         )
-    if low is not None and low > -tau:
+    if low is not None and (low > -tau or low == tau == 0):  # the second: nothing but zero
         sure = "" if lambda_min.confidence == 1 else f" with probability {lambda_min.confidence:g}"
         return Verdict(
             curvature="none above tau", stationary=None, label="no negative curvature above tau", tau=tau, displacement=None,

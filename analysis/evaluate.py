@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import BatchLoss, LossError, label_key, logits_of, summed
-from .operator import evaluation_mode
+from .modules import evaluation_mode
 from .samples import Samples, batch_size
 
 #: name -> mean over the group, None where not finite or not defined

@@ -12,8 +12,9 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
+from .linear import LinearOperator
 from .memory import free_bytes
-from .operator import HessianOperator, LinearOperator
+from .operator import HessianOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
 

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .linear import OperatorError
 from .losses import BatchLoss, logits_of, summed
-from .operator import HessianOperator, OperatorError
+from .operator import HessianOperator
 from .results import Extreme, GaussNewton
 from .samples import Samples, batch_size
 from .spectrum import measure_spectrum

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .lanczos import random_start
-from .operator import HessianOperator, LinearOperator
+from .linear import LinearOperator
+from .operator import HessianOperator
 from .results import OperatorNoise
 
 #: Relative differences above this mean that data or model change between products.

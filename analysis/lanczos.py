@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
-from .operator import LinearOperator
+from .linear import LinearOperator
 
 #: Columns of the basis that are widened to float64 at once.
 _COLUMNS = 1 << 14

@@ -151,6 +151,6 @@ def _measured(
 
 def flat_weights(model: nn.Module, params: str | None = None) -> Tensor:
     """The chosen parameters as one float64 vector ``[n]`` on the CPU."""
-    from .operator import select_parameters
+    from .modules import select_parameters
 
     return torch.cat([p.detach().cpu().double().reshape(-1) for p in select_parameters(model, params)[1]])

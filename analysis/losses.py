@@ -40,6 +40,8 @@ class ClassificationLoss:
             name = label_key(batch)
             outputs = model(**{key: value for key, value in batch.items() if key != name})
             return self.output_loss(logits_of(outputs), batch[name])
+        if len(batch) != 2:
+            raise LossError(f"batches of {len(batch)} parts: give (inputs, targets), or a loss(model, batch) that takes these")
         inputs, targets = batch
         return self.output_loss(logits_of(model(inputs)), targets)
 
@@ -89,6 +91,8 @@ def summed(losses: Tensor, samples: int) -> Tensor:
     Raises:
         LossError: neither a scalar nor ``[samples]``.
     """
+    if not isinstance(losses, Tensor):
+        raise LossError(f"the loss returned {type(losses).__name__}; return one number per sample, or their mean, as a tensor")
     if losses.dim() == 0:
         return losses * samples
     if losses.shape != (samples,):

@@ -18,6 +18,7 @@ from .exact import exact_spectrum, in_float64, rechecked
 from .gauss_newton import measure_gauss_newton
 from .groups import group_indices, is_partition
 from .lanczos import random_start
+from .linear import OperatorError
 from .losses import BatchLoss, classification_loss
 from .operator import HessianOperator
 from .pyhessian_engine import pyhessian_spectrum
@@ -87,10 +88,16 @@ class Measurement:
         if name == "all":
             self._whole = gradient
         spectrum = self._spectrum(name, operator, indices)
-        judge = operator if operator.dtype == torch.float64 else in_float64(operator)
+        warnings = []
+        judge = operator
+        if operator.dtype != torch.float64:
+            try:
+                judge = in_float64(operator)
+            except OperatorError as error:  # a loss with float32 constants, say
+                warnings.append(f"not re-evaluated in float64: {error}")
         if judge is not operator and settings.engine == "saddlescope":
             spectrum = rechecked(spectrum, judge)
-        warnings = list(spectrum.warnings)
+        warnings = [*spectrum.warnings, *warnings]
         sampling = None
         if subsets:
             operator.release()

@@ -1,13 +1,12 @@
-"""The group Hessian as a linear operator, and the contract that every operator of the suite keeps."""
+"""The group Hessian as a linear operator."""
 
 from __future__ import annotations
 
-import fnmatch
 import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from .acceleration import AccelerationError, Accelerator
+from .linear import OperatorError
 from .losses import BatchLoss, classification_loss, summed
 from .memory import free_bytes, saved_bytes
+from .modules import evaluation_mode, select_parameters
 from .samples import Samples, batch_size
 
 log = logging.getLogger(__name__)
@@ -27,61 +28,6 @@ Reduce = Callable[[Tensor], Tensor]
 
 #: Numbers in the inputs of a micro-batch (64 CIFAR images): small ones stay in a CPU's cache, a GPU wants large ones.
 _MICRO_BATCH = {"cpu": 200_000, "cuda": 1_600_000}
-
-
-class OperatorError(ValueError):
-    """The Hessian cannot be formed; the message names the parameter, sample or loss and the fix."""
-
-
-class LinearOperator(Protocol):
-    """A real symmetric matrix ``[n, n]`` known by its products. ``matvecs`` counts them."""
-
-    size: int
-    dtype: torch.dtype
-    device: torch.device
-    num_samples: int
-    matvecs: int
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """``H v`` for ``v [n]``."""
-
-    def matmat(self, v: Tensor) -> Tensor:
-        """``H V`` for ``V [n, k]``."""
-
-
-class MatrixOperator:
-    """A symmetric matrix ``[n, n]`` held in memory."""
-
-    def __init__(self, matrix: Tensor, num_samples: int = 1) -> None:
-        self.matrix, self.size, self.num_samples, self.matvecs = matrix, matrix.shape[0], num_samples, 0
-        self.dtype, self.device = matrix.dtype, matrix.device
-
-    def matvec(self, v: Tensor) -> Tensor:
-        """``H v`` for ``v [n]``."""
-        self.matvecs += 1
-        return self.matrix @ v
-
-    def matmat(self, v: Tensor) -> Tensor:
-        """``H V`` for ``V [n, k]``."""
-        self.matvecs += v.shape[1]
-        return self.matrix @ v
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's training flag and every buffer as before afterwards, also after an exception."""
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):
-                    buffer.copy_(before)
 
 
 class HessianOperator:
@@ -141,6 +87,7 @@ class HessianOperator:
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
+        self._check_that_losses_add_up()
         self._accelerator = self._plan() if accelerate else None
 
     def weights(self) -> Tensor:
@@ -240,7 +187,9 @@ class HessianOperator:
     def _losses(self, batch: Any) -> Tensor:
         try:
             return self.loss(self.model, batch)
-        except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:  # theirs, or bad data
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            if type(error).__module__.startswith("saddlescope."):
+                raise  # says itself what is wrong
             raise OperatorError(f"model or loss failed on a batch: {type(error).__name__}: {error}") from error
 
     def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
@@ -255,6 +204,31 @@ class HessianOperator:
                 raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}") from error
             raise
         return self._flat(products)
+
+    def _check_that_losses_add_up(self) -> None:
+        """The mean over samples is what is differentiated, so a sample's loss must not depend on its company in a batch.
+
+        Raises:
+            OperatorError: the loss of some samples together is not that of two parts of them.
+        """
+        few = np.unique(np.linspace(0, self.samples.num_samples - 1, min(16, self.samples.num_samples)).astype(int))
+        if len(few) < 2:
+            return
+        first = max(1, len(few) // 3)
+        sums = []
+        with self.differentiable(), torch.no_grad():
+            for chosen in (few, few, few[:first], few[first:]):
+                (batch,) = self.samples.subset(chosen).batches(len(chosen), self.device, self.dtype)
+                sums.append(float(summed(self._losses(batch), len(chosen))))
+        together, again, apart = sums[0], sums[1], sums[2] + sums[3]
+        allowed = 1e-3 * max(abs(together), abs(apart)) + 1e-5 * len(few)
+        random = abs(together - again) > allowed  # that is for the guard to say
+        if abs(together - apart) > allowed and math.isfinite(apart) and not random:
+            raise OperatorError(
+                f"the summed loss of {len(few)} samples is {together:.6g} in one batch and {apart:.6g} in two: BatchNorm in "
+                "train mode (or exported so) mixes the samples of a batch, or the loss returns a weighted mean instead of one "
+                "number per sample"
+            )
 
     def _plan(self) -> Accelerator | None:
         """The accelerated path, if it reproduces one plain product on a few samples; else None."""
@@ -311,26 +285,3 @@ def _fitting(samples: Samples, device: torch.device) -> int:
     (one,) = samples.subset(np.zeros(1, dtype=np.int64)).batches(1)
     numbers = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
     return min(samples.num_samples, max(8, _MICRO_BATCH.get(device.type, 200_000) // max(numbers, 1)), 4096)
-
-
-def select_parameters(model: nn.Module, pattern: str | None = None) -> tuple[list[str], list[nn.Parameter]]:
-    """Names and parameters with ``requires_grad`` whose name matches one of the comma-separated glob patterns.
-
-    Raises:
-        OperatorError: nothing matches, dtypes or devices are mixed, or a weight is not finite.
-    """
-    free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
-    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
-    if not chosen:
-        known = ", ".join(name for name, _ in free[:12]) + (" ..." if len(free) > 12 else "")
-        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'; there are: {known or 'none'}")
-    kinds = {(p.dtype, p.device) for _, p in chosen}
-    if len(kinds) > 1:
-        raise OperatorError(
-            f"parameters of different dtype or device ({sorted(map(str, kinds))}); move the model to one of each"
-        )
-    for name, p in chosen:
-        if not bool(torch.isfinite(p).all()):
-            raise OperatorError(f"parameter '{name}' holds NaN or infinity: the checkpoint is of a run that diverged")
-    return [name for name, _ in chosen], [p for _, p in chosen]

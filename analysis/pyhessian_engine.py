@@ -77,16 +77,18 @@ def pyhessian_spectrum(
     lowest = min(min(row) for row in nodes)
     highest = max(float(top), *(max(row) for row in nodes))
     spread = highest - lowest
+    # of sums over all parameters in the model's precision; it is not measured, PyHessian keeps its products to itself
+    noise = 8 * torch.finfo(operator.dtype).eps * operator.size**0.5 * max(abs(lowest), abs(highest))
     probes = [
         Probe(seed=seed + i, nodes=list(map(float, n)), weights=_shares(w))
         for i, (n, w) in enumerate(zip(nodes, weights, strict=True))
     ]
     return Spectrum(
-        lambda_min=_open(lowest, spread, low_end=True),
-        lambda_max=_open(highest, spread, low_end=False),
+        lambda_min=_open(lowest, spread, noise, low_end=True),
+        lambda_max=_open(highest, spread, noise, low_end=False),
         lowest=[],
         highest=[],
-        negative_ratio=negative_ratio(_open(lowest, spread, low_end=True), _open(highest, spread, low_end=False)),
+        negative_ratio=negative_ratio(_open(lowest, spread, noise, low_end=True), _open(highest, spread, noise, low_end=False)),
         negative_mass=[_mass(probes, c, c * max(highest, 0.0)) for c in thresholds],
         negative_energy=Estimate(value=_energy(probes), confidence=0.0),
         saddle_index=[IndexBound(relative=c, tau=c * max(highest, 0.0), at_least=0) for c in thresholds],
@@ -152,16 +154,16 @@ def _eig(matrix: Tensor, eigenvectors: bool = False) -> tuple[Tensor, Tensor]:
     return torch.stack([values, torch.zeros_like(values)], dim=1), vectors
 
 
-def _open(value: float, spread: float, *, low_end: bool) -> Extreme:
+def _open(value: float, spread: float, noise: float, *, low_end: bool) -> Extreme:
     """A Ritz value of which nothing is known but that it lies inside the spectrum."""
     return Extreme(
         value=value,
         residual=spread,
-        interval=(None, value) if low_end else (value, None),
+        interval=(None, value + noise) if low_end else (value - noise, None),
         confidence=1.0,
         residual_interval=(value - spread, value + spread),
         converged=False,
-        noise=0.0,
+        noise=noise,
     )
 
 

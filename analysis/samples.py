@@ -7,7 +7,7 @@ nested structure (tuple, dictionary ...) the user's loss understands, with the s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ class Samples:
                 )
         try:
             batch = default_collate(items)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, LookupError) as error:
             raise SamplesError(
                 f"the items cannot be stacked into one batch ({error}); resize or pad them to one shape"
             ) from None
@@ -105,15 +105,15 @@ class Samples:
 
     @classmethod
     def from_batches(cls, batches: Iterable[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
-        """Joins ready-made batches, in their order."""
+        """Joins ready-made batches, in their order.
+
+        Raises:
+            SamplesError: no batches, or batches that differ in more than their number of samples.
+        """
         parts = list(batches)
         if not parts:
             raise SamplesError("no batches: the iterable is empty")
-        first = parts[0]
-        leaves = [tree_leaves(part) for part in parts]
-        joined = [torch.cat([row[i] for row in leaves]) for i in range(len(leaves[0]))]
-        numbered = iter(joined)
-        batch = tree_map(lambda _: next(numbered), first)
+        batch = _joined(parts)
         return cls(batch, labels if labels is not None else find_labels(batch), num_classes)
 
     @property
@@ -160,6 +160,28 @@ class Samples:
         return digest.hexdigest()
 
 
+def _joined(parts: list[Any]) -> Any:
+    """Batches as one; entries of dictionaries by their keys, whatever their order."""
+    first = parts[0]
+    if isinstance(first, Mapping):
+        if any(not isinstance(part, Mapping) or set(part) != set(first) for part in parts):
+            raise SamplesError(f"not all batches have the entries of the first one: {', '.join(map(str, first))}")
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    if isinstance(first, list | tuple):
+        if any(not isinstance(part, list | tuple) or len(part) != len(first) for part in parts):
+            raise SamplesError(f"not all batches have the {len(first)} parts of the first one")
+        return tuple(_joined(list(row)) for row in zip(*parts, strict=True))
+    if not isinstance(first, Tensor):
+        return first  # refused by name
+    shapes = {tuple(part.shape[1:]) if isinstance(part, Tensor) else None for part in parts}
+    if len(shapes) > 1 or None in shapes or first.dim() == 0:
+        raise SamplesError(
+            f"samples of {len(shapes)} shapes in the batches ({', '.join(map(str, sorted(shapes, key=str)[:3]))} ...): pad or "
+            "resize all of them to one shape"
+        )
+    return torch.cat(parts)
+
+
 def batch_size(batch: Any) -> int:
     """Samples in a batch."""
     return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
@@ -176,7 +198,11 @@ def find_labels(batch: Any) -> np.ndarray:
         found = next((batch[key] for key in ("labels", "label", "targets", "target") if key in batch), None)
     elif isinstance(batch, list | tuple) and len(batch) >= 2:
         found = batch[1]
-    if not isinstance(found, Tensor) or found.dim() != 1 or found.is_floating_point():
+    if isinstance(found, Tensor) and (found.dim() != 1 or found.is_floating_point()):
+        raise SamplesError(
+            f"labels of shape {tuple(found.shape)} and type {found.dtype}: give one whole number per sample (no one-hot rows)"
+        )
+    if not isinstance(found, Tensor):
         raise SamplesError(
             "no class labels found: give pairs (input, label), a dictionary with 'labels', or the labels themselves"
         )

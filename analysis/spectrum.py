@@ -14,7 +14,7 @@ from torch import Tensor
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import guard
 from .lanczos import Lanczos
-from .operator import LinearOperator
+from .linear import LinearOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .starts import Start, StartStore
 from .trace import trace

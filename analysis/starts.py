@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .bounds import mass_bracket
 from .lanczos import Lanczos, LanczosError, random_start
-from .operator import LinearOperator
+from .linear import LinearOperator
 from .trace import Controls
 
 #: seconds between two states stored of a running start
@@ -116,11 +116,11 @@ class Start:
             tensors = load_file(path)
         except (FileNotFoundError, SafetensorError):
             return None
+        if not {"state", "forms", "squares", *_ARRAYS} <= tensors.keys():  # of another version, or something else
+            return None
         seed, steps, exhausted, complete = tensors.pop("state").tolist()
         # Fresh allocations: products with memory-mapped rows could differ in the last digit.
         vectors = {name[7:]: tensors.pop(name).clone().to(device) for name in list(tensors) if name.startswith("vector ")}
-        if "forms" not in tensors:  # of an older version
-            return None
         controls = Controls(tensors.pop("forms").numpy(), tensors.pop("squares").numpy())
         arrays = {name: tensors[name].numpy() for name in _ARRAYS}
         return cls(

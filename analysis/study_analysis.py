@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from .analyze import analyze
@@ -19,12 +20,13 @@ from .escape import natural_reach
 from .groups import group_indices
 from .landscape import flat_weights, slice_loss
 from .measurement import Progress as Steps
-from .operator import HessianOperator, select_parameters
+from .modules import select_parameters
+from .operator import HessianOperator
 from .provenance import file_sha256
 from .results import CurvatureResult, ResultError, Slice, load, save
 from .settings import AnalysisSettings, SettingsError
 from .study import read_json
-from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
+from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, curvature_items, run_folders, slice_items
 from .subject import Given, Subject, open_checkpoint, side_car_of
 from .subsampling import disjoint_subsets
 from .user_code import build_model
@@ -120,11 +122,19 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         and source.settings == resolved(item.settings, eta).model_dump(mode="json")
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
-        and (stored.vectors_file is None or (item.output.parent / stored.vectors_file).exists())
+        and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
     )
     parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
     ours = all(factory.startswith("saddlescope.") for factory in parts) and not given.record()
     return named_alike and (ours or _behaves_as(stored, item, given))
+
+
+def _whole(vectors: Path) -> bool:
+    try:
+        with safe_open(vectors, framework="pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
 
 
 def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> bool:
@@ -224,8 +234,7 @@ def _grid(low: float, high: float, points: int) -> list[float]:
 
 
 def _curvature_of(item: SliceItem) -> CurvatureResult:
-    path = item.output.parent.parent / "curvature" / f"{item.checkpoint.stem}.{item.analysis.scheme}.json"
-    return load(CurvatureResult, path)
+    return load(CurvatureResult, curvature_item(item.checkpoint, item.analysis).output)
 
 
 Path2D = tuple[list[list[float]], list[float], list[int]]
@@ -263,7 +272,7 @@ def _axes(
 def _vectors_path(item: SliceItem, curvature: CurvatureResult) -> Path:
     if curvature.vectors_file is None:
         raise DirectionError(f"{item.output.parent.parent}: the curvature result has no eigenvectors; analyze it again")
-    return item.output.parent.parent / "curvature" / curvature.vectors_file
+    return curvature_item(item.checkpoint, item.analysis).output.parent / curvature.vectors_file
 
 
 def _reach(curvature: CurvatureResult, group: str, end: str) -> float:

@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from .lanczos import Lanczos, random_start
-from .operator import LinearOperator
+from .linear import LinearOperator
 from .results import Estimate
 
 if TYPE_CHECKING:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from saddlescope import load_factory
 
@@ -164,9 +172,9 @@ def as_samples(data: Any, reference: str = "data", num_classes: int | None = Non
         if targets.dim() == 1 and not targets.is_floating_point() and len(inputs) == len(targets):
             return Samples.from_tensors(inputs, targets, num_classes)
     if isinstance(data, DataLoader):
-        if isinstance(data.dataset, IterableDataset):
-            return Samples.from_batches(data, num_classes)
-        return Samples.from_dataset(data.dataset, num_classes)  # its own order: a loader may shuffle and drop
+        return _of_loader(data, reference, num_classes)
+    if isinstance(data, IterableDataset):
+        return Samples.from_batches([default_collate([item]) for item in data], num_classes)
     if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
         return Samples.from_batches([data], num_classes)
     if isinstance(data, list) and data and _is_batch(data[0]):
@@ -178,6 +186,28 @@ def as_samples(data: Any, reference: str = "data", num_classes: int | None = Non
     raise SubjectError(
         f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
     )
+
+
+def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None) -> Samples:
+    """All samples of a loader in the order of its data set: a loader may shuffle and drop, and neither may count.
+
+    Raises:
+        SubjectError: the loader draws its samples, so that nobody knows which they are.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        return Samples.from_batches(loader, num_classes)
+    sampler = loader.sampler
+    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+    if not plain or not (shuffles or isinstance(sampler, SequentialSampler)):
+        name = type(sampler if plain else loader.batch_sampler).__name__
+        raise SubjectError(
+            f"{reference} returned a loader whose {name} chooses the samples; return the data set, or a Subset of it, instead"
+        )
+    if loader.collate_fn is default_collate:
+        return Samples.from_dataset(loader.dataset, num_classes)
+    ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
+    return Samples.from_batches(ordered, num_classes)
 
 
 def _is_batch(item: Any) -> bool:

@@ -6,17 +6,76 @@ Drawn from the stored ``augmentation_control.json`` of ``saddlescope augmentatio
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
 
 from ..analysis.results import AugmentationControl, ControlData, ControlPanel, load, write_text_atomically
+from .canvas import heading, new_figure, render, style, write_bytes_atomically
+from .material import Drawing
+from .scales import fix_ticks, number_label, plain_ticks, signed_axis
 
-NAME = "augmentation_control"
-#: largest share of lambda_max that rounding leaves below zero in single precision
-ROUNDING = 1e-6
+PAPER = "F5 (ours: the control for the spectra of Rangwani et al. 2022)"
+#: relative difference of two products above which every analysis refuses the operator
+LIMIT = 1e-3
 NAMES: dict[ControlData, str] = {
     "fixed": "clean data, fixed",
     "frozen": "augmented once, then fixed",
     "redrawn": "augmented anew at every product",
 }
+#: told apart without colour; the open square leaves a dot inside visible
+LOOKS: dict[ControlData, dict[str, Any]] = {
+    "fixed": {"marker": "o", "color": "#2F4550", "markersize": 3.6},
+    "frozen": {"marker": "s", "color": "#3F8F96", "markersize": 7.0, "markerfacecolor": "none", "markeredgewidth": 1.1},
+    "redrawn": {"marker": "^", "color": "#B2455A", "markersize": 5.4},
+}
+
+
+def draw(control: AugmentationControl) -> Drawing:
+    """A column per model: the ratio of every class against its size, and below it how far two products of one vector differ."""
+    figure = new_figure(max(5.4, 0.6 + 4.0 * len(control.panels)), 5.8)
+    panels = figure.subplots(2, len(control.panels), sharex="col", squeeze=False, height_ratios=(1.5, 1))
+    for (above, below), panel in zip(panels.T, control.panels, strict=True):
+        _ratios(above, panel)
+        _noise(below, panel)
+    panels[0, 0].set_ylabel(r"$|\min(\lambda_\mathrm{min}, 0)|\,/\,\lambda_\mathrm{max}$")
+    panels[1, 0].set_ylabel("operator noise\n" + r"$\Vert H_1 u - H_2 u\Vert\,/\,\Vert H_1 u\Vert$")
+    figure.align_ylabels(list(panels[:, 0]))
+    figure.legend(handles=panels[0, 0].get_lines()[: len(NAMES)], loc="outside lower center", ncols=len(NAMES))
+    heading(figure, "Saddles drawn by the data loader", "; ".join(panel_title(panel) for panel in control.panels))
+    title = "A loader that augments draws saddles where there are none"
+    return Drawing(figure, title, paragraph(control), PAPER)
+
+
+def _ratios(axes: Axes, panel: ControlPanel) -> None:
+    for data, name in NAMES.items():
+        entries = panel.of(data)
+        sizes = [entry.samples for entry in entries]
+        axes.plot(sizes, [e.ratio for e in entries], linestyle="none", clip_on=False, label=name, gid=data, **LOOKS[data])
+    axes.set_ylim(0, 1.08 * max(entry.ratio for entry in panel.entries) or 1.0)
+    plain_ticks(axes.yaxis)
+    words = "no Hessian has a negative eigenvalue" if panel.convex else "negative curvature can be real"
+    axes.set_title(f"{panel.title}: {words}", fontweight="normal")
+
+
+def _noise(axes: Axes, panel: ControlPanel) -> None:
+    for data in NAMES:
+        entries = panel.of(data)
+        axes.plot(
+            [entry.samples for entry in entries], [entry.noise for entry in entries], linestyle="none", gid=data, **LOOKS[data]
+        )
+    signed_axis(axes, "y", [LIMIT, *(entry.noise for entry in panel.entries)], LIMIT / 100, ticks=6)
+    top = axes.get_ylim()[1]
+    axes.axhspan(LIMIT, top, facecolor="#F6ECEE", zorder=0)
+    axes.axhline(LIMIT, color="#B2455A", linewidth=0.6, zorder=1)
+    axes.annotate(
+        f"refused by every analysis (above {number_label(LIMIT)})", (0.02, LIMIT), xycoords=("axes fraction", "data"),
+        xytext=(0, 2.5), textcoords="offset points", fontsize=7.5, color="#7F2F3F",
+    )  # fmt: skip
+    axes.set_xscale("log")
+    sizes = sorted({entry.samples for entry in panel.entries})
+    fix_ticks(axes.xaxis, sorted({sizes[round(step * (len(sizes) - 1) / 5)] for step in range(6)}))
+    axes.set_xlabel("training images of the class (log)")
 
 
 def page(control: AugmentationControl) -> str:
@@ -125,6 +184,10 @@ def _table(panel: ControlPanel) -> str:
 def save(record: Path, formats: tuple[str, ...]) -> list[Path]:
     """Writes the figure and the page beside the stored record; returns their paths."""
     control = load(AugmentationControl, record)
+    with style():
+        files = {record.with_suffix(f".{kind}"): data for kind, data in render(draw(control).figure, formats).items()}
+    for path, data in files.items():
+        write_bytes_atomically(path, data)
     text = record.with_suffix(".md")
     write_text_atomically(text, page(control))
-    return [text]
+    return [*files, text]

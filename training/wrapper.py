@@ -65,6 +65,10 @@ class Wrapper(ABC):
     name: ClassVar[str]
 
     def __init__(self, base: torch.optim.Optimizer, **common: Unpack[Common]) -> None:
+        if unknown := common.keys() - Common.__annotations__.keys():
+            raise TypeError(
+                f"{type(self).__name__} takes no {', '.join(sorted(unknown))}; there are {', '.join(Common.__annotations__)}"
+            )
         self.base = base
         self.epoch: int | None = None
         self.settings: dict[str, Any] = {}

@@ -6,9 +6,11 @@ import torch
 from saddlescope.analysis.analyze import analyze
 from saddlescope.analysis.groups import GroupError
 from saddlescope.analysis.guards import RandomOperatorError
+from saddlescope.analysis.linear import OperatorError
 from saddlescope.analysis.samples import Samples
 from saddlescope.analysis.settings import AnalysisSettings
 from torch import nn
+from torch.nn import functional
 
 ETA = 6  # head: 20 and 10 samples, tail: 5 and 2
 
@@ -116,3 +118,36 @@ def test_an_empty_group_lists_the_class_counts(network, long_tail):
 def test_only_some_groups(network, long_tail):
     found = analyze(network(torch.float32), long_tail(), settings=AnalysisSettings(eta=ETA, only=["tail"], steps=10))
     assert list(found.groups) == ["tail"]
+
+
+def test_a_loss_with_float32_constants_is_judged_in_float32():
+    weights = torch.tensor([1.0, 2.0, 9.0])
+    x, y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+
+    def weighted(model, batch):
+        return functional.cross_entropy(model(batch[0]), batch[1], weight=weights, reduction="none")
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 3))
+    result = analyze(model, Samples.from_tensors(x, y), loss=weighted, settings=AnalysisSettings(eta=14))
+    for group in result.groups.values():
+        assert any("not re-evaluated in float64" in warning for warning in group.warnings)
+        assert group.certificate is None or group.certificate.dtype == "float32"
+
+
+def test_a_compiled_model_is_looked_through_and_a_complex_one_refused():
+    x, y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    samples, settings = Samples.from_tensors(x, y), AnalysisSettings(eta=14, escape=False)
+    model = nn.Linear(5, 3)
+    plain = analyze(model, samples, settings=settings)
+    assert analyze(torch.compile(model, backend="eager"), samples, settings=settings).groups == plain.groups
+    model.phase = nn.Parameter(torch.ones(2, dtype=torch.complex64))
+    with pytest.raises(OperatorError, match="'phase' is complex"):
+        analyze(model, samples, settings=settings)
+
+
+def test_a_flat_loss_has_no_negative_curvature():
+    x, y = torch.randn(12, 5), torch.arange(12) % 3
+    flat = lambda model, batch: 0 * model(batch[0]).sum(1)  # noqa: E731
+    result = analyze(nn.Linear(5, 3), Samples.from_tensors(x, y), loss=flat, settings=AnalysisSettings(scheme="all"))
+    assert {group.verdict.curvature for group in result.groups.values()} == {"none above tau"}

@@ -162,7 +162,7 @@ def test_groups_by_list_and_by_file(project, run):
 
 
 def test_a_series_is_natural_ordered_thinned_and_shared(project, run):
-    from saddlescope.analysis.drive import find_checkpoints
+    from saddlescope.analysis.targets import find_checkpoints
 
     (project / "series").mkdir()
     for epoch in (1, 2, 10):
@@ -359,3 +359,43 @@ def test_a_file_may_import_packages_of_the_folder_that_the_command_runs_in(proje
     (project / "scripts" / "factory.py").write_text("from training.nets import net\n")
     code, _, err = run("analyze", "ckpt.pt", "--model", "scripts/factory.py:net", "--data", "data.py:tensors", "--eta", "10")
     assert code == 0, err
+
+
+def test_a_slice_uses_the_result_that_is_there_and_leaves_it(project, run):
+    assert run("analyze", "ckpt.pt", *OURS, "--starts", "3")[0] == 0
+    path = project / "curvature" / "ckpt.head-tail.json"
+    before = path.read_bytes()
+    code, _, err = run("slice", "ckpt.pt", "tail-min")  # knows from the result what the checkpoint is
+    assert code == 0, err
+    assert path.read_bytes() == before
+    assert run("analyze", "ckpt.pt", *OURS, "--params", "0.*,4.*")[0] == 0
+    code, _, err = run("slice", "ckpt.pt", "tail-max", *OURS[:-2], "--set", "params='0.*,4.*'", "--set", "steps=40")
+    assert code == 0, err
+
+
+def test_verify_sees_code_that_was_edited_and_vectors_that_were_damaged(project, run):
+    assert run("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth")[0] == 0
+    path = project / "curvature" / "ckpt.head-tail.json"
+    code, out, _ = run("verify", path)
+    assert code == 0
+    assert "holds" in out
+    text = (project / "losses.py").read_text()
+    (project / "losses.py").write_text(text.replace("def smooth", "def sharp") + "def smooth(*a):\n    return sharp(*a) / 2\n")
+    for name in [name for name in sys.modules if name.startswith("_user_losses")]:
+        del sys.modules[name]
+    code, out, _ = run("verify", path)
+    assert code == 1
+    assert "FAILS" in out
+    vectors = path.with_suffix(".vectors.safetensors")
+    vectors.write_bytes(vectors.read_bytes()[:-100])
+    code, _, err = run("verify", path)
+    assert code == 2
+    assert "damaged" in err
+
+
+def test_layers_of_a_model_without_parts(project, run):
+    (project / "one.py").write_text("from torch import nn\ndef net():\n    return nn.Linear(6, 3)\n")
+    torch.save(nn.Linear(6, 3).state_dict(), project / "one.pt")
+    code, _, err = run("analyze", "one.pt", "--model", "one.py:net", "--data", "data.py:tensors", "--layers")
+    assert code == 2
+    assert "leave out --layers" in err

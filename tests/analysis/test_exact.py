@@ -7,7 +7,8 @@ import pytest
 import torch
 from saddlescope.analysis import exact
 from saddlescope.analysis.exact import TooLargeError, dense_matrix, exact_spectrum, in_float64
-from saddlescope.analysis.operator import HessianOperator, MatrixOperator
+from saddlescope.analysis.linear import MatrixOperator
+from saddlescope.analysis.operator import HessianOperator
 from saddlescope.analysis.spectrum import measure_spectrum
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from saddlescope.analysis.gauss_newton import GaussNewtonOperator, measure_gauss_newton
-from saddlescope.analysis.operator import HessianOperator, OperatorError
+from saddlescope.analysis.linear import OperatorError
+from saddlescope.analysis.operator import HessianOperator
 from saddlescope.analysis.samples import Samples
 from torch import nn
 from torch.func import functional_call

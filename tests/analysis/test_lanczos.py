@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saddlescope.analysis.lanczos import Lanczos, LanczosError, random_start
-from saddlescope.analysis.operator import HessianOperator, MatrixOperator
+from saddlescope.analysis.linear import MatrixOperator
+from saddlescope.analysis.operator import HessianOperator
 
 
 def bulk(n, outliers, width=0.01, seed=0):

@@ -7,7 +7,8 @@ import pytest
 import torch
 from saddlescope.analysis.groups import group_indices, make_scheme
 from saddlescope.analysis.losses import classification_loss
-from saddlescope.analysis.operator import HessianOperator, select_parameters
+from saddlescope.analysis.modules import select_parameters
+from saddlescope.analysis.operator import HessianOperator
 from saddlescope.analysis.samples import Samples
 from saddlescope.training.models import build_model
 from torch import nn

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.guards import RandomOperatorError, guard
+from saddlescope.analysis.linear import MatrixOperator, OperatorError
 from saddlescope.analysis.losses import LossError
-from saddlescope.analysis.operator import HessianOperator, MatrixOperator, OperatorError, evaluation_mode
+from saddlescope.analysis.modules import evaluation_mode
+from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.samples import Samples
 from torch import nn
 from torch.nn import functional
 
@@ -175,3 +178,39 @@ def broken(model, change):
 def test_refused(network, long_tail, make, error, message):
     with pytest.raises(error, match=message):
         make(network(), long_tail(counts=(1, 1, 1, 1)))
+
+
+def test_losses_that_depend_on_their_company_are_refused():
+    x, y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    samples = Samples.from_tensors(x, y)
+    plain = nn.Sequential(nn.Linear(5, 3))
+    weights = torch.tensor([1.0, 2.0, 9.0])
+    with pytest.raises(OperatorError, match="weighted mean"):
+        HessianOperator(
+            plain, samples, lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1], weight=weights)
+        )
+    HessianOperator(plain, samples, lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]))
+
+    class Training(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.fc = nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+        def forward(self, inputs):
+            self.norm.train()
+            return self.fc(self.norm(inputs))
+
+    with pytest.raises(OperatorError, match="BatchNorm in train mode"):
+        HessianOperator(Training(), samples)
+
+
+@pytest.mark.parametrize("answer", [None, 0.5, "raise"])
+def test_losses_that_return_nothing_useful_are_refused(answer):
+    def loss(model, batch):
+        if answer == "raise":
+            raise KeyError("mask")
+        return answer
+
+    samples = Samples.from_tensors(torch.randn(6, 5), torch.arange(6) % 3)
+    with pytest.raises(ValueError, match="mask" if answer == "raise" else "as a tensor"):
+        HessianOperator(nn.Linear(5, 3), samples, loss)

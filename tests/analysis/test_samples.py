@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.samples import Samples, SamplesError, batch_size, find_labels
-from torch.utils.data import Dataset, TensorDataset
+from saddlescope.analysis.user_code import SubjectError, as_samples
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    default_collate,
+)
 
 
 def pairs(n=11):
@@ -125,7 +134,7 @@ def test_random_augmentation_is_refused():
         (lambda x, y: Samples.from_tensors(x, y + 0.5), "whole numbers"),
         (lambda x, y: Samples((x, y), y.numpy() + 0.25), "whole numbers"),
         (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i, : 1 + i % 2], 0))), "stacked"),
-        (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i], 0.5))), "no class labels"),
+        (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i], 0.5))), "one whole number per sample"),
         (lambda x, y: Samples.from_dataset(Items(lambda i: {"image": x[i]})), "no class labels"),
         (lambda x, y: Samples.from_dataset(Items(lambda i: {"image": x[i], "file": f"{i}.png", "label": 0})), "str"),
     ],
@@ -133,3 +142,41 @@ def test_random_augmentation_is_refused():
 def test_refused(make, message):
     with pytest.raises(SamplesError, match=message):
         make(*pairs())
+
+
+def loader(x, y, **settings):
+    return DataLoader(TensorDataset(x, y), batch_size=4, **settings)
+
+
+def test_a_loader_stands_for_all_its_samples_in_the_order_of_its_set():
+    x, y = torch.randn(10, 3), torch.arange(10) % 3
+    whole = Samples.from_tensors(x, y)
+    assert as_samples(loader(x, y, shuffle=True, drop_last=True)).sha256() == whole.sha256()
+
+    def scaled(items):
+        inputs, targets = default_collate(items)
+        return 2 * inputs, targets
+
+    collated = as_samples(loader(x, y, shuffle=True, collate_fn=scaled))
+    assert collated.sha256() == Samples.from_tensors(2 * x, y).sha256()
+    for sampler in (SubsetRandomSampler([1, 2]), RandomSampler(y, replacement=True)):
+        with pytest.raises(SubjectError, match=type(sampler).__name__):
+            as_samples(loader(x, y, sampler=sampler))
+
+
+def test_entries_of_dictionaries_are_joined_by_their_keys():
+    x, m, y = torch.randn(4, 3), torch.ones(4, 3), torch.arange(4)
+    batches = [{"x": x[:2], "mask": m[:2], "labels": y[:2]}, {"mask": m[2:], "labels": y[2:], "x": x[2:]}]
+    assert torch.equal(Samples.from_batches(batches).batch["x"], x)
+    with pytest.raises(SamplesError, match="entries of the first one: x, mask, labels"):
+        Samples.from_batches([batches[0], {"x": x[2:], "labels": y[2:]}])
+    with pytest.raises(SamplesError, match="pad or resize"):
+        Samples.from_batches([(x[:2], y[:2]), (x[2:, :2], y[2:])])
+
+
+def test_an_iterable_set_is_read_once():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter([(torch.ones(2), 0), (torch.zeros(2), 1)])
+
+    assert as_samples(Stream()).class_counts.tolist() == [1, 1]

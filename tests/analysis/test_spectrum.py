@@ -7,7 +7,8 @@ import pytest
 import torch
 from saddlescope.analysis.guards import RandomOperatorError
 from saddlescope.analysis.lanczos import random_start
-from saddlescope.analysis.operator import HessianOperator, MatrixOperator
+from saddlescope.analysis.linear import MatrixOperator
+from saddlescope.analysis.operator import HessianOperator
 from saddlescope.analysis.spectrum import measure_spectrum
 
 

@@ -68,7 +68,7 @@ def test_corners_of_the_verdict():
     assert leaving.verdict(extreme(-1, -1), extreme(1), 1, 0).displacement_ratio is None  # weights of norm 0
     assert leaving.verdict(extreme(-1, -1), extreme(1), 0, 0).label == "saddle"
     flat = leaving.verdict(extreme(0, 0, 0, confidence=1), extreme(0), 0, 1)
-    assert flat.label == "undetermined"  # nothing lies below 0, but 0 is not above -tau = 0
+    assert flat.label == "no negative curvature above tau"  # nothing lies below 0
     sure = leaving.verdict(extreme(1, 1, 1, confidence=1), extreme(2), 0, 1)
     assert "probability" not in sure.sentence
     assert "float64" in leaving.verdict(extreme(0, -1, 0, noise=1), extreme(100), 0, 1, size=100).sentence

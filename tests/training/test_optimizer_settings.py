@@ -236,3 +236,11 @@ def test_schedulers_act_on_the_base():
     optimizer.step(model, cross_entropy, batch())
     scheduler.step()
     assert optimizer.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("make", [SAM, lambda base, **common: ImbSAM(base, [9, 2], eta=5, **common)])
+def test_a_misspelt_keyword_is_no_keyword(make):
+    """Clipping that is silently off is a wrong training."""
+    base = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
+    with pytest.raises(TypeError, match="max_nrom"):
+        make(base, max_nrom=1.0)

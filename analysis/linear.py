@@ -1,0 +1,46 @@
+"""The contract that every operator of the suite keeps."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class OperatorError(ValueError):
+    """The Hessian cannot be formed; the message names the parameter, sample or loss and the fix."""
+
+
+class LinearOperator(Protocol):
+    """A real symmetric matrix ``[n, n]`` known by its products. ``matvecs`` counts them."""
+
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+    num_samples: int
+    matvecs: int
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``."""
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``."""
+
+
+class MatrixOperator:
+    """A symmetric matrix ``[n, n]`` held in memory."""
+
+    def __init__(self, matrix: Tensor, num_samples: int = 1) -> None:
+        self.matrix, self.size, self.num_samples, self.matvecs = matrix, matrix.shape[0], num_samples, 0
+        self.dtype, self.device = matrix.dtype, matrix.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``."""
+        self.matvecs += 1
+        return self.matrix @ v
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``."""
+        self.matvecs += v.shape[1]
+        return self.matrix @ v

@@ -129,7 +129,7 @@ def softmax_regression(inputs: Tensor, targets: Tensor, num_classes: int, max_st
     weight = torch.zeros(num_classes, x.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(num_classes, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=max_steps, max_eval=2 * max_steps, tolerance_grad=1e-7, tolerance_change=0, history_size=20,
+        [weight, bias], max_iter=max_steps, max_eval=2 * max_steps, tolerance_grad=3e-7, tolerance_change=0, history_size=20,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ as one that was never interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ def train_run(
                     session.store(state, seconds=time.monotonic() - started)
                     stored = time.monotonic()
             _require_finite(session, folder)
-            row = _describe_epoch(session)
+            row = _describe_epoch(session, along)
             session.next_epoch()
             log.append(row | {"seconds": round(time.monotonic() - started, 3)})
             if session.epoch == run.training.epochs:
@@ -126,15 +126,19 @@ def _require_finite(session: Session, folder: Path) -> None:
     )
 
 
-def _describe_epoch(session: Session) -> dict[str, Any]:
-    """The epoch's line of ``metrics.jsonl`` but for the seconds."""
+def _describe_epoch(session: Session, along: Collection[int]) -> dict[str, Any]:
+    """The epoch's line of ``metrics.jsonl`` but for the seconds; no accuracies where none are due."""
     assert session.loss_sum is not None
+    done, table = session.epoch + 1, session.run.training
+    due = done % table.evaluate_every == 0 or done in along or done == table.epochs
     return {
-        "epoch": session.epoch + 1,
+        "epoch": done,
         "stage": session.optimizer.stage,
         "lr": session.lr,
         "train_loss": float(session.loss_sum) / len(session.data.train),
-        "accuracy": measure_accuracy(session.model, session.data.test, session.groups, autocast=session.autocast),
+        "accuracy": measure_accuracy(session.model, session.data.test, session.groups, autocast=session.autocast)
+        if due
+        else {},
     }
 
 

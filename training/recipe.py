@@ -80,6 +80,7 @@ class TrainingTable(_Table):
     max_norm: float | None = Field(None, gt=0, description="clip the gradient to this norm")
     autocast: Literal["none", "bf16", "fp16"] = "none"
     checkpoint_every: int | None = Field(None, ge=1, description="epochs; the stage switch and the end are stored anyway")
+    evaluate_every: int = Field(1, ge=1, description="epochs between accuracies; checkpoints have one anyway")
     device: str = Field("auto", description="'auto' is a GPU if there is one, else the CPU")
     threads: int = Field(1, ge=1, description="CPU threads of one run; small models are fastest on one")
 

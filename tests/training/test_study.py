@@ -12,7 +12,7 @@ from saddlescope.training.loop import TrainingError, train_run
 from saddlescope.training.losses import LossError
 from saddlescope.training.models import build_model
 from saddlescope.training.optimizers import OptimizerError
-from saddlescope.training.recipe import RecipeError, parse_recipe
+from saddlescope.training.recipe import RecipeError, load_recipe, parse_recipe
 from saddlescope.training.run import runs
 from saddlescope.training.session import Session
 from saddlescope.training.sources import DataError
@@ -162,3 +162,14 @@ def test_a_bad_recipe_fails_before_any_training(tables, error, said, tmp_path):
 def test_an_optimizer_that_the_recipe_lacks(tmp_path):
     with pytest.raises(RecipeError, match="it has: sgd, sam"):
         train_study(recipe(), tmp_path, only=["adam"])
+
+
+def test_accuracies_are_measured_where_they_are_due(tmp_path):
+    changes = ["training.epochs=7", "seeds=[0]", "training.evaluate_every=3", "training.checkpoint_every=5"]
+    (run,) = train_study(load_recipe("digits-lt", changes), tmp_path, only=["sgd"])
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows if row["accuracy"]] == [3, 5, 6, 7]
+    (each,) = train_study(load_recipe("digits-lt", changes[:2]), tmp_path / "each", only=["sgd"])
+    final = [json.loads((folder / "checkpoint.json").read_text()) for folder in (run, each)]
+    assert final[0]["sha256"] == final[1]["sha256"]
+    assert final[0]["training"]["accuracy"] == final[1]["training"]["accuracy"]

@@ -18,6 +18,8 @@ from .scales import fix_ticks, number_label, plain_ticks, signed_axis
 PAPER = "F5 (ours: the control for the spectra of Rangwani et al. 2022)"
 #: relative difference of two products above which every analysis refuses the operator
 LIMIT = 1e-3
+#: share of lambda_max that rounding to single precision may leave below zero
+ROUNDING = 1e-6
 NAMES: dict[ControlData, str] = {
     "fixed": "clean data, fixed",
     "frozen": "augmented once, then fixed",
@@ -108,13 +110,13 @@ def paragraph(control: AugmentationControl) -> str:
 
 def _convex_words(panel: ControlPanel) -> str:
     still = max(entry.ratio for data in ("fixed", "frozen") for entry in panel.of(data))
-    lowest = min(entry.rayleigh_min for entry in panel.of("redrawn"))
-    proof = "none of them is" if lowest >= 0 else f"the lowest is {lowest:.1e}, which is rounding"
+    found = "none is found" if still <= ROUNDING else "**yet one is found: do not trust this measurement**"
+    lowest = min(entry.rayleigh_min / entry.lambda_max for entry in panel.of("redrawn"))
     return (
         f"{_capital(panel_title(panel))} ({panel.augmentation}): no Hessian of it has a negative eigenvalue, and on data that "
-        f"stand still none is found (|λ_min|/λ_max at most {still:.1e}, rounding). Redrawn, the ratio is "
-        f"{_range(panel)}: a saddle where none can be. The lowest Ritz vectors have no negative curvature themselves: of "
-        f"their Rayleigh quotients, each from one more product, {proof} negative."
+        f"stand still {found} (|λ_min|/λ_max at most {still:.1e}{', rounding' if still <= ROUNDING else ''}). Redrawn, the "
+        f"ratio is {_range(panel)}: a saddle where none can be. One more product with each of these lowest Ritz vectors gives it a "
+        f"curvature of {lowest:.2g} λ_max or more."
     )
 
 

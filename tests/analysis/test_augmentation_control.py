@@ -93,7 +93,7 @@ def test_redrawn_data_draw_a_saddle_in_every_class_and_the_guard_refuses_each(co
 def test_redrawn_data_draw_deeper_saddles_in_rare_classes(control):
     _, _, _, entries = control
     ratio = {label: entries[label, "redrawn"].ratio for label in range(10)}
-    assert np.mean([ratio[label] for label in (7, 8, 9)]) > 1.5 * np.mean([ratio[label] for label in (0, 1, 2)])
+    assert np.mean([ratio[label] for label in (7, 8, 9)]) > 1.5 * np.mean([ratio[label] for label in (0, 1, 2)]) > 0.1
 
 
 @pytest.mark.parametrize("memory", [1, None])

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     app.command()(analyze)
     app.command("slice")(slice_)
     app.command()(verify)
+    app.command()(bench)
     app.command("augmentation-control")(augmentation_control)
 
 
@@ -195,3 +196,41 @@ def augmentation_control(
     wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed)
     for path in run_control(out, wanted):
         typer.echo(path)
+
+
+def bench(
+    out: Annotated[Path, typer.Argument(help="Folder of the table (bench.md, bench.json) and of the networks trained for it.")],
+    cases: Annotated[
+        list[str] | None,
+        typer.Option("--case", metavar="NAME", help="digits, resnet8, resnet32, transformer, prescribed; default: all."),
+    ] = None,
+    competitors: Annotated[
+        list[str] | None,
+        typer.Option("--competitor", metavar="NAME", help="ours-1e-2, curvlinops, eigenthings, pyhessian; default: all."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
+    longest: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Runs that would take longer are not finished but extrapolated, and marked."
+        ),
+    ] = None,
+    data_root: DataRoot = None,
+) -> None:
+    """Measure time, products, memory and accuracy beside curvlinops, hessian-eigenthings and PyHessian.
+
+    The peers come with: pip install 'saddlescope[bench]'
+    """
+    from .bench import bench as run
+
+    path = run(
+        out,
+        cases=cases or (),
+        competitors=competitors or (),
+        rounds=rounds,
+        longest=longest,
+        data_root=data_root,
+        say=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(path.with_suffix(".md").read_text(encoding="utf-8"))
+    typer.echo(path)

@@ -1,0 +1,260 @@
+"""One task of the bench, done in a process of its own and handed back as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import diags_array
+from scipy.stats import wasserstein_distance
+
+from .bench_cases import Problem, micro_batches, open_problem, prepare, relative_error
+from .bench_peers import COMPETITORS, SEED, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, level_ground
+from .lanczos import Lanczos
+from .results import write_text_atomically
+
+#: of the reference: residual of both ends, and steps for the density that everybody is held against
+REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 150, 400
+#: the reference starts elsewhere than any competitor
+REFERENCE_SEED = 1000
+#: products that are timed of a run too long to finish
+TIMED = 5
+#: samples that micro-batches are tried on
+TRIED_ON = 512
+
+
+def main() -> None:
+    """Reads a job from standard input, does it, writes what came out into the job's ``result``."""
+    job = json.load(sys.stdin)
+    tasks: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+        "prepare": lambda job: {"checkpoint": prepare(job["case"], Path(job["out"]), job["data_root"])},
+        "reference": reference,
+        "plan": plan,
+        "measure": measure,
+    }
+    try:
+        result = tasks[job["task"]](job)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] != "saddlescope":
+            raise
+        sys.exit(str(error))
+    write_text_atomically(Path(job["result"]), json.dumps(result))
+
+
+def _problem(job: dict[str, Any]) -> Problem:
+    return open_problem(job["case"], job["group"], job["checkpoint"], job["data_root"])
+
+
+def reference(job: dict[str, Any]) -> dict[str, Any]:
+    """Both ends converged to :data:`REFERENCE_RTOL`, a density of many steps, and T for trying solvers on.
+
+    Args:
+        job: ``case``, ``group``, ``checkpoint``, ``data_root``.
+    """
+    problem = _problem(job)
+    operator = Ours("reference")._operator(problem)
+    run = Lanczos(operator, REFERENCE_SEED).run(min(REFERENCE_MOST, operator.size), _settled)
+    values = run.ritz.values
+    low, high = problem.extremes or (float(values[0]), float(values[-1]))
+    # Quadratures of as many steps are as accurate, so our defaults say how many the peers take.
+    ours = Ours("steps").spectrum(problem)
+    return {
+        "samples": problem.samples.num_samples if problem.samples is not None else None,
+        "parameters": problem.size,
+        "lambda_min": low,
+        "lambda_max": high,
+        "steps": run.steps,
+        "alphas": run.alphas,
+        "betas": run.betas,
+        "nodes": values.tolist(),
+        "weights": run.ritz.weights.tolist(),
+        "our_steps": ours.steps[0],
+        "our_products": ours.matvecs,
+    }
+
+
+def _settled(run: Lanczos) -> bool:
+    if run.steps < REFERENCE_STEPS or run.steps % 10:
+        return False
+    values, residuals = run.ritz.values, run.ritz.residuals
+    return all(residuals[i] <= REFERENCE_RTOL * abs(values[i]) for i in (0, -1))
+
+
+def plan(job: dict[str, Any]) -> dict[str, Any]:
+    """The best configuration of a competitor, and how many products it will need.
+
+    In exact arithmetic a Krylov solver does on T and the first unit vector what it does on H and the reference's start, so
+    ARPACK's variants and numbers of steps are tried on T (SciPy's ``diags_array``), which costs nothing.
+
+    Args:
+        job: as for :func:`reference`, with ``competitor`` and ``reference``.
+    """
+    competitor, known = COMPETITORS[job["competitor"]], job["reference"]
+    problem = _problem(job)
+    if problem.operator is not None and not competitor.operators:
+        return {"takes_part": False}
+    ours = isinstance(competitor, Ours)
+    choice: dict[str, Any] = {}
+    tried: list[dict[str, Any]] = []
+    seconds = 0.0
+    if problem.samples is not None and not ours:
+        choice["micro_batch"] = _micro_batch(competitor, problem)
+    products = {"extremes": known["our_products"], "density": known["our_products"]}
+    if job["competitor"] == "curvlinops":
+        tried = _eigsh_choices(known, problem.size)
+        choice |= {"ends": tried[0]["ends"], "ncv": tried[0]["ncv"]}
+        products["extremes"] = tried[0]["products"]
+    if isinstance(competitor, Eigenthings):
+        choice["steps"] = _steps_to_ends(known)
+        products["extremes"] = sum(choice["steps"])
+    if not competitor.together:
+        choice["density_steps"] = products["density"] = known["our_steps"]
+    elif not ours:
+        products = dict.fromkeys(products, min(100, problem.size))
+    with level_ground(problem):
+        product = competitor.product(problem, Plan(**choice))
+        v = torch.randn(problem.size, generator=torch.Generator().manual_seed(SEED))
+        seconds = min(_timed(lambda: product(v)) for _ in range(2))
+    return {
+        "takes_part": True,
+        "title": competitor.title,
+        "together": competitor.together,
+        "questions": ["extremes"] if competitor.together or problem.operator is not None else ["extremes", "density"],
+        "plan": choice,
+        "tried": tried,
+        "products": products,
+        "seconds_a_product": seconds,
+    }
+
+
+def _timed(work: Callable[[], Any]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def _micro_batch(competitor: Any, problem: Problem) -> int:
+    """The size whose product takes the fewest seconds a sample, each tried twice."""
+    assert problem.samples is not None
+    few = Problem(problem.subject, problem.samples.subset(np.arange(min(TRIED_ON, problem.samples.num_samples))))
+    sizes = [size for size in micro_batches(problem.samples.num_samples) if size <= TRIED_ON]
+    v = torch.randn(problem.size, generator=torch.Generator().manual_seed(SEED))
+    best: dict[int, float] = {}
+    with level_ground(problem):
+        products = {size: competitor.product(few, Plan(micro_batch=size)) for size in sizes}
+        for _ in range(2):
+            for size, product in products.items():
+                best[size] = min(best.get(size, math.inf), _timed(lambda product=product: product(v)))  # type: ignore[misc]
+    return min(best, key=lambda size: best[size])
+
+
+def _eigsh_choices(known: dict[str, Any], size: int) -> list[dict[str, Any]]:
+    """Calls and ``ncv`` with the products each needs: those that reach both ends first, the fewest products before the others."""
+    couplings = known["betas"][: len(known["alphas"]) - 1]
+    tridiagonal = diags_array([couplings, known["alphas"], couplings], offsets=[-1, 0, 1]).tocsr()
+    first = np.zeros(len(known["alphas"]))
+    first[0] = 1.0
+    tried = []
+    for ends in (("BE",), ("SA", "LA")):
+        for ncv in (20, 40, 60):
+            if ncv < min(len(first), size):
+                answer = eigsh_extremes(lambda v: tridiagonal @ v, len(first), Plan(ends=ends, ncv=ncv), start=first)
+                missed = max(_errors(answer, known)) > TOLERANCE
+                tried.append({"ends": ends, "ncv": ncv, "products": answer.products, "missed": missed})
+    return sorted(tried, key=lambda one: (one["missed"], one["products"]))
+
+
+def _steps_to_ends(known: dict[str, Any]) -> tuple[int, int]:
+    """Fewest multiples of five after which the smallest and the largest Ritz value are within the tolerance."""
+    counts = [len(known["alphas"])] * 2
+    for steps in range(len(known["alphas"]), 4, -1):
+        if steps % 5 == 0:
+            values = _prefix(known, steps)[0]
+            errors = [relative_error(values[0], known["lambda_min"]), relative_error(values[-1], known["lambda_max"])]
+            counts = [steps if error <= TOLERANCE else count for error, count in zip(errors, counts, strict=True)]
+    return counts[0], counts[1]
+
+
+def _prefix(known: dict[str, Any], steps: int) -> tuple[list[float], list[float]]:
+    from scipy.linalg import eigh_tridiagonal
+
+    values, vectors = eigh_tridiagonal(known["alphas"][:steps], known["betas"][: steps - 1])
+    return values.tolist(), (vectors[0] ** 2).tolist()
+
+
+def _distance(nodes: list[float], weights: list[float], other_nodes: list[float], other_weights: list[float]) -> float:
+    """Wasserstein-1 distance of two quadratures, relative to the width of the second."""
+    width = max(other_nodes) - min(other_nodes)
+    positive = np.clip(weights, 0, None)
+    return float(wasserstein_distance(nodes, other_nodes, positive, other_weights)) / width
+
+
+def _errors(answer: Answer, known: dict[str, Any]) -> tuple[float, float]:
+    pairs = ((answer.lambda_min, known["lambda_min"]), (answer.lambda_max, known["lambda_max"]))
+    low, high = (math.inf if value is None else relative_error(value, true) for value, true in pairs)
+    return low, high
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """One competitor, one question: seconds, products, accuracy, peak memory.
+
+    Args:
+        job: as for :func:`plan`, with ``question``, ``plan`` and perhaps ``compose``: time so many products by a few of them.
+    """
+    competitor, known, choice = COMPETITORS[job["competitor"]], job["reference"], Plan(**job["plan"])
+    problem = _problem(job)
+    compose = job.get("compose")
+    with level_ground(problem):
+        _warm_up(problem)
+        before = _peak()
+        wall, cpu = time.perf_counter(), time.process_time()
+        if compose is not None:
+            product = competitor.product(problem, choice)
+            v = torch.randn(problem.size, generator=torch.Generator().manual_seed(SEED))
+            for _ in range(TIMED):
+                product(v)
+            answer = Answer(products=compose)
+        else:
+            answer = getattr(competitor, job["question"])(problem, choice)
+        factor = compose / TIMED if compose is not None else 1.0
+        seconds, cpu_seconds = (time.perf_counter() - wall) * factor, (time.process_time() - cpu) * factor
+    errors = _errors(answer, known)
+    distance = _distance(answer.nodes, answer.weights, known["nodes"], known["weights"]) if answer.nodes else None
+    return {
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "composed": compose is not None,
+        "products": answer.products,
+        "error_min": errors[0] if math.isfinite(errors[0]) else None,
+        "error_max": errors[1] if math.isfinite(errors[1]) else None,
+        "distance": distance,
+        "peak_bytes": _peak(),
+        "before_bytes": before,
+    }
+
+
+def _warm_up(problem: Problem) -> None:
+    """One gradient, so that nobody pays for the thread pool and the first kernels."""
+    if problem.samples is None:
+        return
+    inputs, targets = problem.batches(8)[0]
+    torch.nn.functional.cross_entropy(problem.model(inputs), targets).backward()
+    problem.model.zero_grad(set_to_none=True)
+
+
+def _peak() -> int:
+    """Largest resident size of this process in bytes."""
+    try:  # ru_maxrss of a child begins at its parent's
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

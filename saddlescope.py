@@ -127,13 +127,18 @@ def application() -> typer.Typer:
 
 
 def reproduce(
-    recipe: Annotated[str, typer.Argument(help="A recipe that comes with saddlescope (digits-lt ...) or a TOML file.")],
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe that comes with saddlescope (digits-lt ...) or a TOML file.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of studies; this one goes to OUT/<name of the recipe>.")] = Path("runs"),
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field: --set training.epochs=5.")
     ] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder to look for the data in first.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    list_: Annotated[
+        bool, typer.Option("--list", help="What the papers show, the recipe of each figure, and whether it reproduces.")
+    ] = False,
 ) -> None:
     """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
     from saddlescope.analysis.drive import analyze_with_progress
@@ -145,6 +150,13 @@ def reproduce(
     from saddlescope.training.progress import train_with_progress
     from saddlescope.training.recipe import load_recipe
 
+    if list_:
+        from saddlescope.reports.registry import print_registry
+
+        print_registry(out)
+        return
+    if recipe is None:
+        raise typer.BadParameter("name a recipe, or give --list", param_hint="RECIPE")
     wanted = load_recipe(recipe, overrides or [])
     plan = StudyAnalysis.parse(wanted.resolved(), recipe)
     study = out / wanted.name

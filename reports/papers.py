@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ..analysis.study import Study
 
-State = Literal["reproduced", "not reproduced", "undecided", "needs more compute", "not run"]
+#: "drawn": a figure without a claim that could be tested, made from a study that is there
+State = Literal["reproduced", "not reproduced", "undecided", "drawn", "needs more compute", "not run"]
 Scale = Literal["digits", "small", "paper"]
 REGISTRY = Path(__file__).with_name("papers.toml")
 
@@ -41,7 +42,10 @@ class PaperNumber(_Entry):
 
 
 class Item(_Entry):
-    """One figure (F) or table (T). ``recipes``: scale -> recipe of ``saddlescope reproduce``; a missing scale has none."""
+    """One figure (F) or table (T). ``recipes``: scale -> recipe of ``saddlescope reproduce``; a missing scale has none.
+
+    ``command`` makes what needs no recipe.
+    """
 
     id: str
     title: str
@@ -53,6 +57,7 @@ class Item(_Entry):
     cost: str
     numbers: tuple[PaperNumber, ...]
     note: str = ""
+    command: str = ""
     state: State = "not run"
     evidence: str = ""
 
@@ -111,6 +116,9 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
         for claim, outcome in evaluate(study):
             for name in claim.items if outcome.state != "not tested" else ():
                 by_item.setdefault(name, []).append(outcome.state)
+        for item in items.values():
+            if study.name in item.recipes.values() and item.id not in by_item and item.state == "not run":
+                items[item.id] = item.model_copy(update={"state": "drawn", "evidence": f"study {study.name}"})
         for name, found in by_item.items():
             state: State = "undecided"
             if "not reproduced" in found:

@@ -7,8 +7,10 @@ from saddlescope.analysis.study import load_study
 from saddlescope.reports import claims, papers
 from saddlescope.reports.comparison import Comparison, compare
 from saddlescope.reports.findings import GroupState, decide, find
+from saddlescope.reports.registry import print_registry
 from saddlescope.reports.statistics import Difference, paired_difference, share_interval, spread
 from saddlescope.reports.words import interval, number, threshold, with_spread
+from saddlescope.training.recipe import recipe_names
 
 OTHERS = ("sgd", "sam", "imbsam")
 
@@ -172,3 +174,15 @@ def test_numbers_in_words():
     assert interval(-0.004, None) == "[−0.00400, ∞]"
     assert interval(2.0, 2.0) == "[2.000, 2.000]"
     assert threshold(1e-4) == "0.0001"
+
+
+def test_the_registry_lists_every_item_with_how_it_is_made_and_its_state(study, tmp_path, capsys):
+
+    print_registry(tmp_path / "nothing")
+    nothing = capsys.readouterr().out
+    for item in papers.list_items():
+        assert f"{item.id:<4} {item.title}: {item.state}" in nothing
+        assert item.recipes or item.command or item.state == "not run"
+    assert "Finished studies under" in nothing
+    known = set(recipe_names())
+    assert {recipe for item in papers.list_items() for recipe in item.recipes.values()} <= known

@@ -136,7 +136,7 @@ def softmax_regression(inputs: Tensor, targets: Tensor, num_classes: int, max_st
     def objective() -> Tensor:
         optimizer.zero_grad()
         penalty = (weight * scale).square().sum()
-        loss = functional.cross_entropy(z @ weight.T + bias, targets) + 0.5 * WEIGHT_DECAY * penalty
+        loss: Tensor = functional.cross_entropy(z @ weight.T + bias, targets) + 0.5 * WEIGHT_DECAY * penalty
         loss.backward()
         return loss
 

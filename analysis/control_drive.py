@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from .losses import BatchLoss
 from .provenance import Source, describe
 from .results import AugmentationControl, ControlEntry, ControlPanel, save
 from .samples import Samples
-from .subject import Given, open_checkpoint
+from .subject import Given, Subject, open_checkpoint, side_car_of
 from .user_code import load_samples
 
 NAME = "augmentation_control"
@@ -57,13 +57,21 @@ def run_control(out: Path, wanted: Wanted) -> list[Path]:
     Raises:
         ControlError: the data are no labelled images, or the arguments are no JSON object.
     """
-    opened = [open_checkpoint(path, Given(data_root=wanted.data_root)) for path in wanted.checkpoints]
+    opened = [_opened(path, wanted) for path in wanted.checkpoints]
     panels = [_regression(wanted)]
     for subject in opened:
         panels.append(_panel(subject.model, _images(subject.samples), subject.source, wanted, loss=subject.loss))
     record = save(AugmentationControl(panels=panels), out / f"{NAME}.json")
     drawn: list[Path] = load_factory("saddlescope.figures.augmentation_control:save")(record, ("svg", "png", "pdf"))
     return [record, *drawn]
+
+
+def _opened(path: Path, wanted: Wanted) -> Subject:
+    """Model, data and loss of a checkpoint; its record of training also tells how the images were augmented then."""
+    subject = open_checkpoint(path, Given(data_root=wanted.data_root))
+    augment = ((side_car_of(path) or {}).get("recipe") or {}).get("training", {}).get("augment")
+    training = {**(subject.source.training or {}), "augment": augment}
+    return replace(subject, source=replace(subject.source, training=training))
 
 
 def _regression(wanted: Wanted) -> ControlPanel:

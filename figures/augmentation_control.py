@@ -113,10 +113,10 @@ def _convex_words(panel: ControlPanel) -> str:
     found = "none is found" if still <= ROUNDING else "**yet one is found: do not trust this measurement**"
     lowest = min(entry.rayleigh_min / entry.lambda_max for entry in panel.of("redrawn"))
     return (
-        f"{_capital(panel_title(panel))} ({panel.augmentation}): no Hessian of it has a negative eigenvalue, and on data that "
+        f"{_subject(panel)}: no Hessian of it has a negative eigenvalue, and on data that "
         f"stand still {found} (|λ_min|/λ_max at most {still:.1e}{', rounding' if still <= ROUNDING else ''}). Redrawn, the "
-        f"ratio is {_range(panel)}: a saddle where none can be. One more product with each of these lowest Ritz vectors gives it a "
-        f"curvature of {lowest:.2g} λ_max or more."
+        f"ratio is {_range(panel)}: a saddle where none can be. One more product with each of these lowest Ritz vectors gives "
+        f"it a curvature of {lowest:.2g} λ_max or more."
     )
 
 
@@ -125,7 +125,7 @@ def _network_words(panel: ControlPanel) -> str:
     higher = sum(b.ratio > a.ratio for a, b in zip(fixed, redrawn, strict=True))
     frozen = [entry.ratio for entry in panel.of("frozen")]
     return (
-        f"{_capital(panel_title(panel))} ({panel.augmentation}): here negative curvature can be real. The ratio is "
+        f"{_subject(panel)}: here negative curvature can be real. The ratio is "
         f"{_span([entry.ratio for entry in fixed])} on clean data, {_span(frozen)} with augmentation kept and "
         f"{_range(panel)} with augmentation redrawn, which is higher than on clean data in {higher} of {len(fixed)} classes. "
         "The redrawn number cannot tell how much of it is curvature."
@@ -158,8 +158,12 @@ def _refused(control: AugmentationControl) -> str:
     )
 
 
-def _capital(words: str) -> str:
-    return words[:1].upper() + words[1:]
+def _subject(panel: ControlPanel) -> str:
+    """Model and data, how it was trained, and what is drawn at random here."""
+    trained = panel.provenance.training.get("augment")
+    how = "" if trained is None else "trained on clean images; " if trained == "none" else f"trained with {trained}; "
+    title = panel_title(panel)
+    return f"{title[:1].upper()}{title[1:]} ({how}here: {panel.augmentation})"
 
 
 def _table(panel: ControlPanel) -> str:

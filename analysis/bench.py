@@ -71,8 +71,7 @@ def bench(
         _known(name, ORDER, "competitor")
     versions = _versions(chosen)
     path = out / "bench.json"
-    kept = json.loads(path.read_text(encoding="utf-8"))["groups"] if path.exists() else []
-    stored = {(group["case"], group["group"]): group for group in kept}
+    stored = {(group["case"], group["group"]): group for group in _kept(path)}
     for case in wanted:
         job: dict[str, Any] = {"case": case, "out": str(out.resolve()), "data_root": data_root}
         try:
@@ -175,6 +174,21 @@ def _entry(
 
 def _short(reference: dict[str, Any]) -> dict[str, Any]:
     return {name: reference[name] for name in ("lambda_min", "lambda_max", "steps")}
+
+
+def _kept(path: Path) -> list[dict[str, Any]]:
+    """Groups of an earlier run into the same folder.
+
+    Raises:
+        BenchError: the file is of another version.
+    """
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text(encoding="utf-8"))
+    if (record.get("format"), record.get("version")) != (FORMAT, VERSION):
+        raise BenchError(f"{path}: not a bench of this version of saddlescope; choose another folder, or delete it")
+    groups: list[dict[str, Any]] = record["groups"]
+    return groups
 
 
 def _known(name: str, names: Sequence[str], kind: str) -> str:

@@ -64,7 +64,7 @@ _HEAD_AND_TAIL: dict[str, int | None] = {"head": 1000, "tail": None}
 CASES: dict[str, Case] = {
     "digits": Case("digits, ResNet (5 k)", _HEAD_AND_TAIL, checkpoint="tests/prescribed/checkpoint.pt"),
     "resnet8": Case("CIFAR-10-LT, ResNet-8", _HEAD_AND_TAIL, recipe=_recipe("resnet8-cifar", 4)),
-    "resnet32": Case("CIFAR-10-LT, ResNet-32", _HEAD_AND_TAIL, recipe=_recipe("resnet32-cifar", 1)),
+    "resnet32": Case("CIFAR-10-LT, ResNet-32", _HEAD_AND_TAIL, recipe=_recipe("resnet32-cifar", 3)),
     "transformer": Case(
         "digits as 16 patches, transformer",
         _HEAD_AND_TAIL,
@@ -76,7 +76,7 @@ CASES: dict[str, Case] = {
             training={"epochs": 40, "batch_size": 32, "lr": 0.05, "device": "cpu"},
         ),
     ),
-    "prescribed": Case("prescribed spectrum, 200,000 x 200,000", {"separated": None, "crowded": None}),
+    "prescribed": Case("prescribed spectrum, 50,000 x 50,000", {"separated": None, "crowded": None}),
 }
 
 
@@ -147,7 +147,7 @@ class PrescribedOperator:
         return v - 2 * torch.dot(self._u, v) * self._u
 
 
-def prescribed_spectrum(kind: str, size: int = 200_000) -> Tensor:
+def prescribed_spectrum(kind: str, size: int = 50_000) -> Tensor:
     """Eigenvalues ``[size]``: a bulk around zero, ten outliers above it, and a smallest one that is easy or hard to find.
 
     Args:

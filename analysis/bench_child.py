@@ -157,7 +157,7 @@ def _micro_batch(competitor: Any, problem: Problem) -> int:
 
 
 def _eigsh_choices(known: dict[str, Any], size: int) -> list[dict[str, Any]]:
-    """Calls and ``ncv`` with the products each needs: those that reach both ends first, the fewest products before the others."""
+    """Calls and ``ncv`` with the products each needs: first those that reach both ends, and of them the cheapest."""
     couplings = known["betas"][: len(known["alphas"]) - 1]
     tridiagonal = diags_array([couplings, known["alphas"], couplings], offsets=[-1, 0, 1]).tocsr()
     first = np.zeros(len(known["alphas"]))

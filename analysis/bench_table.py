@@ -16,26 +16,23 @@ _WHY = {
 def table(record: dict[str, Any]) -> str:
     """The whole record; a peer that is ahead is named under its table, with the reason where it shows in the numbers."""
     machine, versions = record["machine"], record["versions"]
+    packages = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines = [
         "# Side by side",
         "",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, {machine['system']}, Python "
-        f"{machine['python']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items())
-        + f"; {record['date']}.",
+        f"{machine['python']}; {packages}; {record['date']}.",
         "",
-        "Each measurement is a process of its own; rounds are interleaved. Seconds: median (least to most). Ratio: seconds over "
-        "those of our defaults in the same round, median of the rounds; above 1 we are faster. CPU ratio: the same of processor "
-        "time, which other work on the machine disturbs less. Errors are relative to the reference. Peers run at the micro-batch, "
-        "calls and steps that suit them best.",
+        "Each measurement is a process of its own; rounds are interleaved. Seconds: median (least to most). Ratio: seconds "
+        "over those of our defaults in the same round, median of the rounds; above 1 we are faster. CPU ratio: the same of "
+        "processor time, which other work on the machine disturbs less. Errors are relative to the reference. Peers run at "
+        "the micro-batch, calls and steps that suit them best, found beforehand and not counted.",
     ]
     for group in record["groups"]:
         lines += ["", f"## {group['title']}, {_group_name(group)}", ""]
         reference = group["reference"]
-        lines.append(
-            f"{group['parameters']:,} parameters; reference: [{reference['lambda_min']:.4g}, {reference['lambda_max']:.4g}] after "
-            f"{reference['steps']} steps."
-        )
+        ends = f"[{reference['lambda_min']:.4g}, {reference['lambda_max']:.4g}]"
+        lines.append(f"{group['parameters']:,} parameters; reference after {reference['steps']} steps: {ends}.")
         for question, title in _QUESTIONS.items():
             entries = [entry for entry in group["entries"] if entry["question"] == question]
             if len(entries) > 1:

@@ -211,9 +211,7 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
     longest: Annotated[
         float | None,
-        typer.Option(
-            min=0, metavar="SECONDS", help="Runs that would take longer are not finished but extrapolated, and marked."
-        ),
+        typer.Option(min=0, metavar="SECONDS", help="Longer runs are not finished but extrapolated, and marked."),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:

@@ -17,8 +17,10 @@ from saddlescope.analysis.augmentation_control import (
 )
 from saddlescope.analysis.guards import RandomOperatorError, guard
 from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.provenance import file_sha256
 from saddlescope.analysis.results import AugmentationControl, load
 from saddlescope.training.datasets import load_data
+from saddlescope.training.models import build_model
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
@@ -213,3 +215,60 @@ def test_bad_input_is_one_sentence(tmp_path, run, arguments, words):
     assert err.startswith("error: ")
     assert words in err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_measured_on_the_data_of_its_side_car(tmp_path, run):
+    data = {"name": "synthetic", "imbalance_factor": 4, "n_max": 12}
+    counts = load_data(**data).class_counts
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(name="digits-resnet", num_classes=5)
+    torch.save(model.state_dict(), tmp_path / "checkpoint.pt")
+    side_car = {
+        "format": "saddlescope-checkpoint",
+        "version": 1,
+        "sha256": file_sha256(tmp_path / "checkpoint.pt"),
+        "model": {
+            "factory": "saddlescope.training.models:build_model",
+            "args": {"name": "digits-resnet", "num_classes": 5},
+        },
+        "data": {
+            "factory": "saddlescope.training.datasets:analysis_set",
+            "args": data,
+            "name": "patterns IF 4",
+            "index_sha256": "0" * 64,
+            "class_counts": counts,
+        },
+        "loss": {
+            "name": "cross-entropy",
+            "factory": "saddlescope.training.losses:build_loss",
+            "args": {"name": "cross-entropy", "class_counts": counts},
+        },
+        "training": {"optimizer": "sgd", "seed": 3},
+        "recipe": {"training": {"augment": "crop"}},
+    }
+    (tmp_path / "checkpoint.json").write_text(json.dumps(side_car))
+    out = tmp_path / "out"
+    small = json.dumps({"imbalance_factor": 4, "n_max": 12})
+    code, _, err = run(
+        "augmentation-control",
+        out,
+        "--data",
+        "synthetic",
+        "--data-args",
+        small,
+        "--steps",
+        3,
+        "--checkpoint",
+        tmp_path / "checkpoint.pt",
+    )
+    assert code == 0, err
+    regression, network = load(AugmentationControl, out / "augmentation_control.json").panels
+    assert (regression.convex, network.convex) == (True, False)
+    assert network.title == "digits-resnet"
+    assert network.provenance.checkpoint_sha256 == side_car["sha256"]
+    assert network.provenance.data == "patterns IF 4"
+    assert network.provenance.training == {"optimizer": "sgd", "seed": 3, "augment": "crop"}
+    assert [entry.samples for entry in network.of("redrawn")] == counts
+    assert all(entry.refusal for entry in network.of("redrawn"))
+    assert "trained with crop; here: random crop (padding 1)" in (out / "augmentation_control.md").read_text()

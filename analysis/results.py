@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -264,6 +265,29 @@ class CurvatureResult(Record):
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
     vectors_file: str | None = None
     provenance: Provenance
+
+    def draw(self, folder: str | Path) -> list[Path]:
+        """Draws the density, both ends and what else the result holds into ``folder`` (SVG and PNG); returns the pictures."""
+        from saddlescope import load_factory
+
+        with tempfile.TemporaryDirectory() as place:
+            path = save(self, Path(place) / f"{Path(self.provenance.checkpoint).stem}.{self.scheme.name}.json")
+            drawn: list[Path] = load_factory("saddlescope.figures.draw:draw_results")([path], Path(folder))
+        return drawn
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: a row for each group."""
+        rows = [("group", "samples", "lambda_min", "lambda_max", "verdict")]
+        for name, group in self.groups.items():
+            ends = [f"{end.value:.4g} in {_interval(end.interval)}" for end in (group.lambda_min, group.lambda_max)]
+            rows.append((name, str(group.size), *ends, group.verdict.sentence))
+        cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
+        return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
+
+
+def _interval(interval: Interval) -> str:
+    low, high = interval
+    return f"[{'-inf' if low is None else f'{low:.4g}'}, {'inf' if high is None else f'{high:.4g}'}]"
 
 
 class Direction(Record):

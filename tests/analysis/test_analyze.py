@@ -151,3 +151,14 @@ def test_a_flat_loss_has_no_negative_curvature():
     flat = lambda model, batch: 0 * model(batch[0]).sum(1)  # noqa: E731
     result = analyze(nn.Linear(5, 3), Samples.from_tensors(x, y), loss=flat, settings=AnalysisSettings(scheme="all"))
     assert {group.verdict.curvature for group in result.groups.values()} == {"none above tau"}
+
+
+def test_a_result_draws_itself(tmp_path):
+    x, y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
+    result = analyze(nn.Linear(5, 3), Samples.from_tensors(x, y), settings=AnalysisSettings(eta=14))
+    drawn = result.draw(tmp_path)
+    assert {path.suffix for path in drawn} == {".svg", ".png"}
+    assert all(path.stat().st_size > 1000 for path in drawn)
+    page = result._repr_html_()
+    assert page.count("<tr>") == 4
+    assert result.groups["tail"].verdict.curvature.split()[0] in page

@@ -161,4 +161,4 @@ def test_a_result_draws_itself(tmp_path):
     assert all(path.stat().st_size > 1000 for path in drawn)
     page = result._repr_html_()
     assert page.count("<tr>") == 4
-    assert result.groups["tail"].verdict.curvature.split()[0] in page
+    assert "No eigenvalue below" in page

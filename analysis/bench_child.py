@@ -13,18 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import diags_array
 from scipy.stats import wasserstein_distance
 
 from .bench_cases import Problem, micro_batches, open_problem, prepare, relative_error
 from .bench_peers import COMPETITORS, SEED, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, level_ground
 from .lanczos import Lanczos
+from .provenance import file_sha256
 from .results import write_text_atomically
+from .settings import AnalysisSettings
+from .spectrum import LOOK_EVERY
 
 #: of the reference: residual of both ends, and steps for the density that everybody is held against
-REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 150, 400
+REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 100, 400
 #: the reference starts elsewhere than any competitor
 REFERENCE_SEED = 1000
+#: products of our analysis beside its steps: noise and symmetry, Rayleigh quotients of both ends
+BESIDE = 5
 #: products that are timed of a run too long to finish
 TIMED = 5
 #: samples that micro-batches are tried on
@@ -56,17 +62,24 @@ def _problem(job: dict[str, Any]) -> Problem:
 def reference(job: dict[str, Any]) -> dict[str, Any]:
     """Both ends converged to :data:`REFERENCE_RTOL`, a density of many steps, and T for trying solvers on.
 
+    Kept in ``out/references`` for as long as the checkpoint stays as it is.
+
     Args:
-        job: ``case``, ``group``, ``checkpoint``, ``data_root``.
+        job: ``case``, ``group``, ``checkpoint``, ``data_root``, ``out``.
     """
+    stored = Path(job["out"]) / "references" / f"{job['case']}-{job['group']}.json"
+    digest = file_sha256(Path(job["checkpoint"])) if job["checkpoint"] is not None else None
+    if stored.exists():
+        known: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        if known["checkpoint_sha256"] == digest:
+            return known
     problem = _problem(job)
-    operator = Ours("reference")._operator(problem)
+    operator = Ours("reference").operator(problem)
     run = Lanczos(operator, REFERENCE_SEED).run(min(REFERENCE_MOST, operator.size), _settled)
     values = run.ritz.values
     low, high = problem.extremes or (float(values[0]), float(values[-1]))
-    # Quadratures of as many steps are as accurate, so our defaults say how many the peers take.
-    ours = Ours("steps").spectrum(problem)
-    return {
+    result = {
+        "checkpoint_sha256": digest,
         "samples": problem.samples.num_samples if problem.samples is not None else None,
         "parameters": problem.size,
         "lambda_min": low,
@@ -76,9 +89,9 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
         "betas": run.betas,
         "nodes": values.tolist(),
         "weights": run.ritz.weights.tolist(),
-        "our_steps": ours.steps[0],
-        "our_products": ours.matvecs,
     }
+    write_text_atomically(stored, json.dumps(result))
+    return result
 
 
 def _settled(run: Lanczos) -> bool:
@@ -107,7 +120,8 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     seconds = 0.0
     if problem.samples is not None and not ours:
         choice["micro_batch"] = _micro_batch(competitor, problem)
-    products = {"extremes": known["our_products"], "density": known["our_products"]}
+    steps = _our_steps(known)
+    products = dict.fromkeys(("extremes", "density"), steps + BESIDE)
     if job["competitor"] == "curvlinops":
         tried = _eigsh_choices(known, problem.size)
         choice |= {"ends": tried[0]["ends"], "ncv": tried[0]["ncv"]}
@@ -116,7 +130,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
         choice["steps"] = _steps_to_ends(known)
         products["extremes"] = sum(choice["steps"])
     if not competitor.together:
-        choice["density_steps"] = products["density"] = known["our_steps"]
+        choice["density_steps"] = products["density"] = steps  # as many, so as accurate
     elif not ours:
         products = dict.fromkeys(products, min(100, problem.size))
     with level_ground(problem):
@@ -172,6 +186,18 @@ def _eigsh_choices(known: dict[str, Any], size: int) -> list[dict[str, Any]]:
     return sorted(tried, key=lambda one: (one["missed"], one["products"]))
 
 
+def _our_steps(known: dict[str, Any]) -> int:
+    """After how many steps our defaults stop: both residuals small, looked at every few steps from the least number on."""
+    settings = AnalysisSettings()
+    for steps in range(settings.min_steps, min(settings.steps, len(known["alphas"])), LOOK_EVERY):
+        values, vectors = eigh_tridiagonal(known["alphas"][:steps], known["betas"][: steps - 1])
+        residuals = known["betas"][steps - 1] * np.abs(vectors[-1])
+        least = 0.01 * max(abs(values[0]), abs(values[-1]))
+        if all(residuals[i] <= settings.rtol * max(abs(values[i]), least) for i in (0, -1)):
+            return steps
+    return min(settings.steps, len(known["alphas"]))
+
+
 def _steps_to_ends(known: dict[str, Any]) -> tuple[int, int]:
     """Fewest multiples of five after which the smallest and the largest Ritz value are within the tolerance."""
     counts = [len(known["alphas"])] * 2
@@ -184,8 +210,6 @@ def _steps_to_ends(known: dict[str, Any]) -> tuple[int, int]:
 
 
 def _prefix(known: dict[str, Any], steps: int) -> tuple[list[float], list[float]]:
-    from scipy.linalg import eigh_tridiagonal
-
     values, vectors = eigh_tridiagonal(known["alphas"][:steps], known["betas"][: steps - 1])
     return values.tolist(), (vectors[0] ** 2).tolist()
 

@@ -93,7 +93,8 @@ class Ours:
     def __init__(self, title: str, rtol: float | None = None) -> None:
         self.title, self.rtol = title, rtol
 
-    def _operator(self, problem: Problem) -> Any:
+    def operator(self, problem: Problem) -> Any:
+        """The Hessian, or what is measured in its place."""
         if problem.operator is not None:
             return problem.operator
         assert problem.subject is not None
@@ -102,7 +103,7 @@ class Ours:
 
     def product(self, problem: Problem, plan: Plan) -> Callable[[Tensor], Any]:
         """As for every competitor."""
-        return self._operator(problem).matvec  # type: ignore[no-any-return]
+        return self.operator(problem).matvec  # type: ignore[no-any-return]
 
     def spectrum(self, problem: Problem, **changes: Any) -> Spectrum:
         """Everything that one analysis measures of one operator."""
@@ -110,7 +111,7 @@ class Ours:
         given: dict[str, Any] = {
             name: getattr(settings, name) for name in ("steps", "min_steps", "rtol", "starts", "delta", "k")
         }
-        return measure_spectrum(self._operator(problem), **given | {"seed": SEED} | changes)
+        return measure_spectrum(self.operator(problem), **given | {"seed": SEED} | changes)
 
     def extremes(self, problem: Problem, plan: Plan) -> Answer:
         """As for every competitor."""

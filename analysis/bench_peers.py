@@ -284,6 +284,11 @@ def level_ground(problem: Problem) -> Iterator[None]:
         yield
 
 
+def fixed_start(size: int) -> Tensor:
+    """The Gaussian vector ``[size]`` that hessian-eigenthings draws for :data:`SEED`; eigsh is given it, too."""
+    return torch.randn(size, generator=torch.Generator().manual_seed(SEED))
+
+
 def eigsh_extremes(
     product: Callable[[np.ndarray], np.ndarray], size: int, plan: Plan, start: np.ndarray | None = None
 ) -> Answer:
@@ -302,7 +307,7 @@ def eigsh_extremes(
         return np.asarray(product(v.ravel()))
 
     if start is None:
-        start = torch.randn(size, generator=torch.Generator().manual_seed(SEED)).numpy()
+        start = fixed_start(size).numpy()
     operator = ScipyOperator((size, size), matvec=counted, dtype=start.dtype)
     for which in plan.ends:
         wanted = 2 if which == "BE" else 1

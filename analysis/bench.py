@@ -21,7 +21,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from saddlescope import load_factory
+
 from .bench_cases import CASES, BenchError
+from .bench_table import table
 from .results import write_text_atomically
 
 FORMAT, VERSION = "saddlescope-bench", 1
@@ -45,7 +48,7 @@ def bench(
     data_root: str | None = None,
     say: Say = print,
 ) -> Path:
-    """Measures, and writes ``out/bench.json`` and ``out/bench.md`` after every group.
+    """Measures, and writes ``out/bench.json`` and ``out/bench.md`` after every group, at the end the picture.
 
     Args:
         out: folder; networks are trained into ``out/models`` once.
@@ -95,9 +98,10 @@ def bench(
             }
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomically(path, json.dumps(record, indent=1) + "\n")
-            from .bench_table import table
-
             write_text_atomically(out / "bench.md", table(record))
+    if not stored:
+        raise BenchError("nothing was measured: no case could be prepared; see --data-root")
+    load_factory("saddlescope.figures.bench:save")(path, out)
     return path
 
 
@@ -118,6 +122,8 @@ def _group(job: dict[str, Any], chosen: list[str], rounds: int, longest: float |
                 expected = plan["products"][question] * plan["seconds_a_product"]
                 composed = longest is not None and expected > longest
                 say(f"{name}: round {index + 1} of {rounds}, {competitor}, {question}{' (composed)' if composed else ''}")
+                if question == "density" and not _ours(runs, question)[0]["composed"]:
+                    plan["plan"]["density_steps"] = _ours(runs, question)[0]["nodes"]  # as many as ours, so as accurate
                 task = {**job, "competitor": competitor, "question": question, "plan": plan["plan"], "reference": reference}
                 composition = {"compose": plan["products"][question]} if composed else {}
                 runs.setdefault((competitor, question), []).append(_child("measure", task | composition, say))

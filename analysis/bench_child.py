@@ -256,6 +256,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "cpu_seconds": cpu_seconds,
         "composed": compose is not None,
         "products": answer.products,
+        "nodes": len(answer.nodes),
         "error_min": errors[0] if math.isfinite(errors[0]) else None,
         "error_max": errors[1] if math.isfinite(errors[1]) else None,
         "distance": distance,

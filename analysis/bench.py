@@ -87,14 +87,13 @@ def bench(
         for group in CASES[case].groups:
             entry = _group({**job, "group": group}, chosen, rounds, longest, say)
             stored[case, group] = {"case": case, "title": CASES[case].title, "group": group, **entry}
-            order = [(name, each) for name in CASES for each in CASES[name].groups]
             record = {
                 "format": FORMAT,
                 "version": VERSION,
                 "date": datetime.now(UTC).date().isoformat(),
                 "machine": machine(),
                 "versions": versions,
-                "groups": [stored[key] for key in order if key in stored],
+                "groups": [stored[key] for key in sorted(stored, key=lambda key: list(CASES).index(key[0]))],
             }
             out.mkdir(parents=True, exist_ok=True)
             write_text_atomically(path, json.dumps(record, indent=1) + "\n")

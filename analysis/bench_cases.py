@@ -116,7 +116,8 @@ class _Block(nn.Module):
         parts = self.qkv(self.before(x)).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         x = x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
-        return x + self.narrow(functional.gelu(self.wide(self.after(x))))
+        wide: Tensor = self.narrow(functional.gelu(self.wide(self.after(x))))
+        return x + wide
 
 
 class PrescribedOperator:
@@ -144,7 +145,8 @@ class PrescribedOperator:
         return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
     def _reflect(self, v: Tensor) -> Tensor:
-        return v - 2 * torch.dot(self._u, v) * self._u
+        along: Tensor = torch.dot(self._u, v) * self._u
+        return v - 2 * along
 
 
 def prescribed_spectrum(kind: str, size: int = 50_000) -> Tensor:

@@ -32,7 +32,7 @@ BESIDE = 5
 #: products that are timed of a run too long to finish
 TIMED = 5
 #: samples that micro-batches are tried on
-TRIED_ON = 512
+TRIED_ON = 256
 
 
 def main() -> None:

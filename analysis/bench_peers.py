@@ -312,7 +312,9 @@ def eigsh_extremes(
     for which in plan.ends:
         wanted = 2 if which == "BE" else 1
         try:
-            values = eigsh(operator, k=wanted, which=which, tol=TOLERANCE, ncv=plan.ncv, v0=start, return_eigenvectors=False)
+            values = eigsh(  # type: ignore[call-overload]  # the stubs do not know its operators
+                operator, k=wanted, which=which, tol=TOLERANCE, ncv=plan.ncv, v0=start, return_eigenvectors=False
+            )
         except ArpackNoConvergence as failure:
             values = failure.eigenvalues
             if len(values) < wanted:

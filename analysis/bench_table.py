@@ -41,7 +41,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def _group_name(group: dict[str, Any]) -> str:
-    return group["group"] + (f" ({group['samples']:,} samples)" if group["samples"] else "")
+    return f"{group['group']} ({group['samples']:,} samples)" if group["samples"] else str(group["group"])
 
 
 def _rows(entries: list[dict[str, Any]], question: str) -> list[str]:

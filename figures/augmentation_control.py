@@ -6,6 +6,7 @@ Drawn from the stored ``augmentation_control.json`` of ``saddlescope augmentatio
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -44,7 +45,9 @@ def draw(control: AugmentationControl) -> Drawing:
     panels[1, 0].set_ylabel("operator noise\n" + r"$\Vert H_1 u - H_2 u\Vert\,/\,\Vert H_1 u\Vert$")
     figure.align_ylabels(list(panels[:, 0]))
     figure.legend(handles=panels[0, 0].get_lines()[: len(NAMES)], loc="outside lower center", ncols=len(NAMES))
-    heading(figure, "Saddles drawn by the data loader", "; ".join(panel_title(panel) for panel in control.panels))
+    heading(
+        figure, "Negative curvature, or noise of the data loader?", "; ".join(panel_title(panel) for panel in control.panels)
+    )
     title = "A loader that augments draws saddles where there are none"
     return Drawing(figure, title, paragraph(control), PAPER)
 
@@ -110,25 +113,43 @@ def paragraph(control: AugmentationControl) -> str:
 
 def _convex_words(panel: ControlPanel) -> str:
     still = max(entry.ratio for data in ("fixed", "frozen") for entry in panel.of(data))
-    found = "none is found" if still <= ROUNDING else "**yet one is found: do not trust this measurement**"
+    if still > ROUNDING:
+        found = f"yet one is found (|λ_min|/λ_max up to {still:.1e}): **do not trust this measurement**"
+    else:
+        found = f"none is found (|λ_min|/λ_max {f'at most {still:.1e}, rounding' if still else '0 throughout'})"
     lowest = min(entry.rayleigh_min / entry.lambda_max for entry in panel.of("redrawn"))
     return (
-        f"{_subject(panel)}: no Hessian of it has a negative eigenvalue, and on data that "
-        f"stand still {found} (|λ_min|/λ_max at most {still:.1e}{', rounding' if still <= ROUNDING else ''}). Redrawn, the "
-        f"ratio is {_range(panel)}: a saddle where none can be. One more product with each of these lowest Ritz vectors gives "
-        f"it a curvature of {lowest:.2g} λ_max or more."
+        f"{_subject(panel)}, no Hessian has a negative eigenvalue, and on data that stand still {found}. Redrawn, the ratio is "
+        f"{_range(panel)}: a saddle where none can be. One more product with each of these lowest Ritz vectors gives it a "
+        f"curvature of {lowest:.2g} λ_max or more."
     )
 
 
 def _network_words(panel: ControlPanel) -> str:
     fixed, redrawn = panel.of("fixed"), panel.of("redrawn")
-    higher = sum(b.ratio > a.ratio for a, b in zip(fixed, redrawn, strict=True))
-    frozen = [entry.ratio for entry in panel.of("frozen")]
+    pairs = [(b.ratio, a.ratio) for a, b in zip(fixed, redrawn, strict=True)]
+    times = [after / before for after, before in pairs if before > 0]
+    typical = f", {median(times):.2g} times as high in the median class and at most {max(times):.2g} times" if times else ""
     return (
-        f"{_subject(panel)}: here negative curvature can be real. The ratio is "
-        f"{_span([entry.ratio for entry in fixed])} on clean data, {_span(frozen)} with augmentation kept and "
-        f"{_range(panel)} with augmentation redrawn, which is higher than on clean data in {higher} of {len(fixed)} classes. "
-        "The redrawn number cannot tell how much of it is curvature."
+        f"{_subject(panel)}, negative curvature can be real. The ratio is {_span([entry.ratio for entry in fixed])} on clean "
+        f"data, {_span([entry.ratio for entry in panel.of('frozen')])} with augmentation kept and {_range(panel)} with "
+        f"augmentation redrawn: higher than on clean data in {sum(after > before for after, before in pairs)} of {len(pairs)} "
+        f"classes{typical}. {_confirmed(panel)}"
+    )
+
+
+def _confirmed(panel: ControlPanel) -> str:
+    """How much of the lowest Ritz value one more product finds again."""
+    shares = {
+        data: [100 * entry.rayleigh_min / entry.lambda_min for entry in panel.of(data) if entry.lambda_min < 0]
+        for data in ("fixed", "redrawn")
+    }
+    if not all(shares.values()):
+        return ""
+    ends = {data: dict.fromkeys(f"{end:.0f} %" for end in (min(found), max(found))) for data, found in shares.items()}
+    return (
+        f"One more product with the lowest Ritz vector finds {' to '.join(ends['redrawn'])} of its value again where the data "
+        f"are redrawn, {' to '.join(ends['fixed'])} where they are clean."
     )
 
 
@@ -162,8 +183,7 @@ def _subject(panel: ControlPanel) -> str:
     """Model and data, how it was trained, and what is drawn at random here."""
     trained = panel.provenance.training.get("augment")
     how = "" if trained is None else "trained on clean images; " if trained == "none" else f"trained with {trained}; "
-    title = panel_title(panel)
-    return f"{title[:1].upper()}{title[1:]} ({how}here: {panel.augmentation})"
+    return f"For {panel_title(panel)} ({how}here: {panel.augmentation})"
 
 
 def _table(panel: ControlPanel) -> str:

@@ -24,7 +24,7 @@ def panel(title, convex, ratios, rayleigh=0.3, refuse=("redrawn",)):
             lambda_min=-2.0 * ratio,
             lambda_max=2.0,
             residual_min=0.0,
-            rayleigh_min=rayleigh if data == "redrawn" else 0.0,
+            rayleigh_min=rayleigh if data == "redrawn" else -2.0 * ratio,
             noise=0.4 + 0.1 * label if data == "redrawn" else 0.0,
             refusal="two products differ" if data in refuse else None,
             steps=100,
@@ -44,7 +44,9 @@ def panel(title, convex, ratios, rayleigh=0.3, refuse=("redrawn",)):
 
 @pytest.fixture
 def control():
-    return AugmentationControl(panels=[panel("softmax regression", True, CONVEX), panel("some-resnet", False, NETWORK)])
+    return AugmentationControl(
+        panels=[panel("softmax regression", True, CONVEX), panel("some-resnet", False, NETWORK, rayleigh=-0.02)]
+    )
 
 
 def points(axes, data):
@@ -89,7 +91,8 @@ def test_the_paragraph_counts(control):
     words = paragraph(control)
     assert "0.1 to 0.5 (0.1 for the largest class, 100 images, and 0.5 for the smallest, 5)" in words
     assert "at most 2.0e-07, rounding" in words
-    assert "higher than on clean data in 2 of 3 classes" in words
+    assert "higher than on clean data in 2 of 3 classes, 10 times as high in the median class and at most 10 times" in words
+    assert "finds 2 % to 100 % of its value again where the data are redrawn, 100 % where they are clean" in words
     assert "refuses 6 of the 6 redrawn operators and 0 of the 12 fixed ones" in words
     assert "no evidence of negative curvature" in words
 
@@ -98,7 +101,7 @@ def test_the_paragraph_owns_up_to_what_does_not_fit():
     broken = {**CONVEX, 1: (0.03, 0.0, 0.25)}
     words = paragraph(AugmentationControl(panels=[panel("softmax regression", True, broken, rayleigh=-0.2, refuse=())]))
     assert "rounding" not in words
-    assert "at most 3.0e-02" in words
+    assert "up to 3.0e-02" in words
     assert "do not trust this measurement" in words
     assert "curvature of -0.1 λ_max or more" in words
     assert "refuses 0 of the 3" in words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import resource
@@ -236,6 +237,8 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
     problem = _problem(job)
     compose = job.get("compose")
     with level_ground(problem):
+        for module in competitor.modules:
+            importlib.import_module(module)
         _warm_up(problem)
         before = _peak()
         wall, cpu = time.perf_counter(), time.process_time()
@@ -266,12 +269,16 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(problem: Problem) -> None:
-    """One gradient, so that nobody pays for the thread pool and the first kernels."""
+    """A Hessian-vector product of eight samples, so that nobody pays for the thread pool, the first kernels, and what torch
+    imports when it first differentiates twice (sympy: half a second).
+    """
     if problem.samples is None:
         return
     inputs, targets = problem.batches(8)[0]
-    torch.nn.functional.cross_entropy(problem.model(inputs), targets).backward()
-    problem.model.zero_grad(set_to_none=True)
+    parameters = list(problem.model.parameters())
+    loss = torch.nn.functional.cross_entropy(problem.model(inputs), targets)
+    gradients = torch.autograd.grad(loss, parameters, create_graph=True)
+    torch.autograd.grad(gradients, parameters, [torch.ones_like(p) for p in parameters])
 
 
 def _peak() -> int:

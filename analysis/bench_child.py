@@ -269,9 +269,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _warm_up(problem: Problem) -> None:
-    """A Hessian-vector product of eight samples, so that nobody pays for the thread pool, the first kernels, and what torch
-    imports when it first differentiates twice (sympy: half a second).
-    """
+    """A Hessian-vector product of eight samples: nobody pays for the first kernels, nor for what torch imports then (sympy)."""
     if problem.samples is None:
         return
     inputs, targets = problem.batches(8)[0]

@@ -5,6 +5,8 @@ Competitors that are not installed are left out: they come with the extra ``benc
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,8 @@ from saddlescope.analysis.bench_peers import (
 )
 from saddlescope.analysis.bench_table import table
 from saddlescope.analysis.operator import HessianOperator
+from saddlescope.figures.bench import save
+from saddlescope.figures.canvas import FigureError
 
 PRESENT = [name for name in COMPETITORS if installed(name) is not None]
 
@@ -215,6 +219,26 @@ def test_long_runs_are_composed_and_marked(children, tmp_path):
     _one_group(tmp_path, rounds=1, longest=7.0)
     assert children == [("ours", "extremes", 100), ("eigenthings", "extremes", 100), ("eigenthings", "density", None)]
     assert "eigenthings *" in (tmp_path / "bench.md").read_text()
+
+
+def test_the_picture_needs_no_torch(children, tmp_path):
+    path = _one_group(tmp_path, rounds=1)
+    code = f"""
+import sys
+from pathlib import Path
+from saddlescope.figures.bench import save
+save(Path({str(path)!r}), Path({str(tmp_path / "again")!r}))
+print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+    assert (tmp_path / "again" / "bench.svg").read_bytes() == (tmp_path / "bench.svg").read_bytes()
+
+
+def test_a_damaged_record_is_no_picture(tmp_path):
+    (tmp_path / "bench.json").write_text("{")
+    with pytest.raises(FigureError, match="not readable as JSON"):
+        save(tmp_path / "bench.json", tmp_path)
 
 
 def _one_group(out: Path, **options):

@@ -90,7 +90,8 @@ class Competitor(Protocol):
 class Ours:
     """This suite at its defaults, or with the residual that eigsh is given."""
 
-    package, modules, operators, together = "saddlescope", (), True, True
+    package, operators, together = "saddlescope", True, True
+    modules: tuple[str, ...] = ()
 
     def __init__(self, title: str, rtol: float | None = None) -> None:
         self.title, self.rtol = title, rtol
@@ -129,7 +130,7 @@ class Curvlinops:
     """``HessianLinearOperator`` as a SciPy operator under ``eigsh``; its own Lanczos for the density."""
 
     title, package, operators, together = "curvlinops + SciPy eigsh", "curvlinops-for-pytorch", True, False
-    modules = ("curvlinops", "curvlinops.papyan2020traces.spectrum")
+    modules: tuple[str, ...] = ("curvlinops", "curvlinops.papyan2020traces.spectrum")
 
     def _operator(self, problem: Problem, plan: Plan) -> Any:
         from curvlinops import HessianLinearOperator
@@ -173,7 +174,7 @@ class Eigenthings:
     """hessian-eigenthings: one Lanczos run for each end, its spectral density for the density."""
 
     title, package, operators, together = "hessian-eigenthings, two Lanczos runs", "hessian-eigenthings", True, False
-    modules = ("hessian_eigenthings",)
+    modules: tuple[str, ...] = ("hessian_eigenthings",)
 
     def _operator(self, problem: Problem, plan: Plan) -> Any:
         import hessian_eigenthings
@@ -220,7 +221,7 @@ class PyHessian:
     """PyHessian 0.1: ``density(iter=100, n_v=1)``, whose outermost Ritz values are what the saddle papers report."""
 
     title, package, operators, together = "PyHessian, density of 100 steps", "pyhessian", False, True
-    modules = ("pyhessian",)
+    modules: tuple[str, ...] = ("pyhessian",)
 
     def _hessian(self, problem: Problem, plan: Plan) -> tuple[Any, _Passes]:
         from pyhessian import hessian

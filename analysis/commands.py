@@ -217,7 +217,7 @@ def bench(
 ) -> None:
     """Measure time, products, memory and accuracy beside curvlinops, hessian-eigenthings and PyHessian.
 
-    The peers come with: pip install 'saddlescope[bench]'
+    The peers come with the extra named bench. See OUT/bench.md afterwards.
     """
     from .bench import bench as run
 

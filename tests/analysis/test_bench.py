@@ -273,3 +273,15 @@ def test_the_table_says_what_was_missed():
     assert "not found, 2 %" in text
     assert "curvlinops did not reach 1 % at lambda_min and lambda_max" in text
     assert "BE ncv 20: 54" in text
+
+
+def test_a_composed_measurement_has_the_number_of_products_it_is_given(tmp_path):
+    job = {"case": "prescribed", "group": "separated", "checkpoint": None, "data_root": None, "competitor": "ours"}
+    known = {"lambda_min": -0.5, "lambda_max": 10.0, "nodes": [-0.5, 10.0], "weights": [0.5, 0.5]}
+    done = bench_child.measure({**job, "question": "extremes", "plan": {}, "reference": known, "compose": 35})
+    assert done["composed"]
+    assert done["products"] == 35
+    assert done["error_min"] is None
+    whole = bench_child.measure({**job, "question": "extremes", "plan": {}, "reference": known})
+    assert whole["products"] == whole["nodes"] + bench_child.BESIDE
+    assert max(whole["error_min"], whole["error_max"]) < 1e-3

@@ -279,8 +279,8 @@ class CurvatureResult(Record):
         """What a notebook shows: a row for each group."""
         rows = [("group", "samples", "lambda_min", "lambda_max", "verdict")]
         for name, group in self.groups.items():
-            ends = [f"{end.value:.4g} in {_interval(end.interval)}" for end in (group.lambda_min, group.lambda_max)]
-            rows.append((name, str(group.size), *ends, group.verdict.sentence))
+            low, high = (f"{end.value:.4g} in {_interval(end.interval)}" for end in (group.lambda_min, group.lambda_max))
+            rows.append((name, str(group.size), low, high, group.verdict.sentence))
         cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
         return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
 

@@ -16,7 +16,7 @@ from .losses import BatchLoss, classification_loss
 from .provenance import Source, file_sha256
 from .results import ResultError
 from .samples import Samples
-from .user_code import SubjectError, build_loss, build_model, load_samples
+from .user_code import SubjectError, build_loss, build_model, call, load_samples
 from .weights import fit_weights, load_weights
 
 SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1
@@ -151,7 +151,8 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     notes = fit_weights(model, state, checkpoint)
     if given.loss is None and side_car is not None:
         loss_name = side_car["loss"]["name"]
-        loss: BatchLoss = classification_loss(load_factory(side_car["loss"]["factory"])(**side_car["loss"]["args"]))
+        record = side_car["loss"]
+        loss: BatchLoss = classification_loss(call(load_factory(record["factory"]), record["factory"], record["args"]))
     else:
         loss, loss_name = build_loss(given.loss, counts)
     source = Source(

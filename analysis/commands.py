@@ -142,6 +142,10 @@ def slice_(
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
+    convexity: Annotated[
+        bool, typer.Option("--convexity", help="On a plane: λ_min and λ_max of each group at every point, one spectrum each.")
+    ] = False,
+    figures: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Draw the slice into this folder.")] = None,
     overrides: Overrides = None,
     data_root: DataRoot = None,
 ) -> None:
@@ -160,7 +164,8 @@ def slice_(
         num_classes=num_classes,
         data_root=data_root,
     )
-    slice_target(target, name, [*(overrides or []), *([f"eta={eta}"] if eta else [])], given)
+    every = [*(overrides or []), *([f"eta={eta}"] if eta else [])]
+    slice_target(target, name, every, given, convexity=convexity, figures=figures)
 
 
 def verify(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -26,8 +27,9 @@ from .distributed import World, world_of
 from .results import CurvatureResult, ResultError, load
 from .settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
 from .show import compare, show
-from .study_analysis import analyze_study, curvature_is_current, do_curvature, do_slice, study_of
+from .study_analysis import analyze_study, curvature_is_current, do_curvature, study_of
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, result_names
+from .study_slices import do_slice, slice_is_current
 from .subject import Given, open_checkpoint
 from .targets import TargetError, find_checkpoints, share, thin
 from .work import default_jobs, run_items
@@ -153,8 +155,24 @@ def _recipe(study: Path, analysis: dict[str, object]) -> dict[str, object]:
     return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
 
 
-def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given | None = None) -> None:
-    """``saddlescope slice``.
+def slice_target(
+    target: Path,
+    name: str,
+    overrides: Sequence[str],
+    given: Given | None = None,
+    *,
+    convexity: bool = False,
+    figures: Path | None = None,
+) -> None:
+    """``saddlescope slice``. A slice of a study's run is as the study's recipe says, but for the overrides.
+
+    Args:
+        target: a run folder or a checkpoint.
+        name: of the slice.
+        overrides: ``field=value`` of the tables slices and analysis.
+        given: what the command line says of model, data and loss.
+        convexity: also the ends of each group's Hessian at every cell of the plane.
+        figures: folder for the pictures.
 
     Raises:
         TargetError: no checkpoint there.
@@ -163,20 +181,35 @@ def slice_target(target: Path, name: str, overrides: Sequence[str], given: Given
     if not checkpoint.is_file():
         raise TargetError(f"{target}: no checkpoint there (looked for {checkpoint})")
     table = read_overrides(overrides)
-    slices = parse_slices({key: value for key, value in table.items() if key in SliceSettings.model_fields})
+    of_slices = {key: value for key, value in table.items() if key in SliceSettings.model_fields}
     own = {key: value for key, value in table.items() if key not in SliceSettings.model_fields}
     study = study_of(checkpoint.parent)
-    stored = StudyAnalysis.parse(_recipe(study, own)).final if study is not None else parse_settings(own, "--set")
+    if study is not None:
+        recipe = _recipe(study, own)
+        stored, of_slices = StudyAnalysis.parse(recipe).final, recipe.get("slices", {}) | of_slices
+    else:
+        stored = parse_settings(own, "--set")
+    if convexity:
+        of_slices |= {"planes": [name], "convexity": [name]}
+    slices = parse_slices(of_slices)
     curvature = curvature_item(checkpoint, stored)
     if study is None and not own:
         curvature, given = _as_it_was_measured(curvature, given or Given())
         stored = curvature.settings
-    if not curvature_is_current(curvature, given):
-        _with_steps(curvature, given or Given())
     stem = name if checkpoint.stem == "checkpoint" else f"{checkpoint.stem}.{name}"
     output = curvature.output.parent.parent / "slices" / f"{stem}.json"
-    do_slice(SliceItem(checkpoint, name, slices, stored, output), given)
+    item = SliceItem(checkpoint, name, slices, stored, output)
+    measured = curvature_is_current(curvature, given)
+    if not measured:
+        _with_steps(curvature, given or Given())
+    if not (measured and study is not None and slice_is_current(item)):
+        with _bar("points") as bar:
+            task = bar.add_task(name, total=None)
+            do_slice(item, given, lambda done, total: bar.update(task, completed=done, total=total))
     print(output)
+    if figures is not None:
+        load_factory("saddlescope.figures.draw:draw_slice")(output, figures)
+        print(f"figures in {figures}")
 
 
 def _as_it_was_measured(item: CurvatureItem, given: Given) -> tuple[CurvatureItem, Given]:
@@ -239,12 +272,12 @@ def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
             bar.update(task, advance=1)
 
 
-def _bar() -> Progress:
+def _bar(what: str = "results") -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("results"),
+        TextColumn(what),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .convexity import Convexity, Ends, EndsOfGroups
 from .directions import Axis
 from .escape import shifted
 from .evaluate import group_means
@@ -46,6 +48,7 @@ def slice_loss(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     params: str | None = None,
+    convexity: Convexity | None = None,
     settings: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Slice:
@@ -63,15 +66,19 @@ def slice_loss(
         device: where.
         dtype: precision of the weights.
         params: glob pattern of the parameters that the axes run over.
+        convexity: on a plane, also measure both ends of each group's Hessian at every cell.
         settings: choices of the caller, for the provenance.
         progress: called after each point.
 
     Raises:
-        LandscapeError: axes that do not fit the parameters, or more than two.
+        LandscapeError: axes that do not fit the parameters, or more than two; a convexity map on a line.
+        GroupError: a convexity map of a group that is not there.
     """
     began = time.monotonic()
     if len(axes) not in (1, 2) or len(axes) != len(grids):
         raise LandscapeError(f"a slice has one or two axes, each with its grid; got {len(axes)} axes and {len(grids)} grids")
+    if convexity is not None and len(axes) != 2:
+        raise LandscapeError("a convexity map needs a plane, such as tail-plane; this slice is a line")
     where = torch.device(device)
     moved = copy.deepcopy(model).to(where, dtype)
     output = loss or classification_loss()
@@ -80,12 +87,16 @@ def slice_loss(
     if wrong:
         raise LandscapeError(f"the axis has {wrong[0]} entries, the parameters {operator.size}: another model or --params")
     indices = group_indices(scheme, samples.labels)
+    spectra = EndsOfGroups(moved, samples, indices, output, convexity, params=params) if convexity is not None else None
     positions = [(x,) for x in grids[0]] if len(grids) == 1 else [(x, y) for x in grids[0] for y in grids[1]]
     table: list[tuple[dict[str, float | None], dict[str, float | None]]] = []
+    ends: list[dict[str, Ends]] = []
     for position in positions:
         direction = sum((x * axis.vector for x, axis in zip(position, axes, strict=True)), torch.zeros(operator.size))
         with shifted(operator, direction, 1.0):
             table.append(group_means(moved, samples, indices, output, device=where, dtype=dtype))
+            if spectra is not None:
+                ends.append(spectra.measure())
         if progress is not None:
             progress(1)
     shape = [len(grid) for grid in grids]
@@ -94,6 +105,8 @@ def slice_loss(
         axes=[list(grid) for grid in grids],
         loss={name: _shaped([row[0][name] for row in table], shape) for name in indices},
         accuracy={name: _shaped([row[1][name] for row in table], shape) for name in indices if table[0][1][name] is not None},
+        lambda_min={name: _map([row[name][0] for row in ends], shape) for name in (spectra.operators if spectra else ())},
+        lambda_max={name: _map([row[name][1] for row in ends], shape) for name in (spectra.operators if spectra else ())},
         path=path[0] if path else [],
         path_distance=path[1] if path else [],
         path_epochs=path[2] if path else [],
@@ -103,7 +116,7 @@ def slice_loss(
             model,
             samples,
             parameters=operator.size,
-            settings={"params": params, **(settings or {})},
+            settings={"params": params, **({"convexity": asdict(convexity)} if convexity else {}), **(settings or {})},
             device=where,
             dtype=dtype,
             seconds=time.monotonic() - began,
@@ -114,6 +127,11 @@ def slice_loss(
 def _shaped(values: list[float | None], shape: list[int]) -> list[float | None] | list[list[float | None]]:
     if len(shape) == 1:
         return values
+    return _map(values, shape)
+
+
+def _map(values: list[float | None], shape: list[int]) -> list[list[float | None]]:
+    """Row by row ``[axis 0, axis 1]``."""
     return [values[row * shape[1] : (row + 1) * shape[1]] for row in range(shape[0])]
 
 

@@ -12,6 +12,10 @@ class OperatorError(ValueError):
     """The Hessian cannot be formed; the message names the parameter, sample or loss and the fix."""
 
 
+class NotFiniteError(OperatorError):
+    """A product holds infinities or NaN at these weights."""
+
+
 class LinearOperator(Protocol):
     """A real symmetric matrix ``[n, n]`` known by its products. ``matvecs`` counts them."""
 

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 
 from .acceleration import AccelerationError, Accelerator
-from .linear import OperatorError
+from .linear import NotFiniteError, OperatorError
 from .losses import BatchLoss, classification_loss, summed
 from .memory import free_bytes, saved_bytes
 from .modules import evaluation_mode, select_parameters
@@ -141,7 +141,7 @@ class HessianOperator:
         self.matvecs += 1
         result = self._sum(total) / self.num_samples
         if not bool(torch.isfinite(result).all()):
-            raise OperatorError(
+            raise NotFiniteError(
                 "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
             )
         return result

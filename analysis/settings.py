@@ -187,7 +187,19 @@ class SliceSettings(BaseModel):
         description="<group>-plane: its most negative x largest eigenvector; random-plane; path-plane: PCA of training",
     )
     plane_seeds: tuple[int, ...] = Field((0,), description="training seeds whose final checkpoint gets a plane")
+    convexity: tuple[str, ...] = Field(
+        (), description="planes with a convexity map: lambda_min and lambda_max of each group, one spectrum per cell and group"
+    )
+    convexity_groups: tuple[str, ...] | None = Field(None, min_length=1, description="in the map; default: all of the scheme")
+    convexity_rtol: float = Field(1e-2, gt=0, description="residual at which an end of the map counts as converged")
     seed: int = Field(0, ge=0, lt=2**62)
+
+    @model_validator(mode="after")
+    def _maps_are_of_planes(self) -> SliceSettings:
+        strangers = [name for name in self.convexity if name not in self.planes]
+        if strangers:
+            raise ValueError(f"convexity names {', '.join(strangers)}, which planes = {list(self.planes)} does not hold")
+        return self
 
 
 def parse_slices(table: dict[str, Any], where: str = "[slices]") -> SliceSettings:
@@ -200,7 +212,7 @@ def parse_slices(table: dict[str, Any], where: str = "[slices]") -> SliceSetting
         return SliceSettings.model_validate(table)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(str(part) for part in first["loc"]) or "convexity"
         raise SettingsError(
             f"{where}: field '{field}': {first['msg']}; known: {', '.join(SliceSettings.model_fields)}"
         ) from None

@@ -103,7 +103,7 @@ def measure_spectrum(
         if progress is not None:
             progress(1)
         due = run.steps % LOOK_EVERY == 0 and run.steps >= first_look
-        return due and _converged(run, k, rtol) and (tau is None or decided(run, tau))
+        return due and converged(run, k, rtol) and (tau is None or decided(run, tau))
 
     def decided(run: Lanczos, tau: float) -> bool:
         low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
@@ -213,7 +213,8 @@ def _widest(runs: Sequence[Start], thresholds: Sequence[float], n: int, delta: f
     return max((mass.interval[1] - mass.interval[0] for mass in masses), default=0.0)
 
 
-def _converged(run: Lanczos, k: int, rtol: float) -> bool:
+def converged(run: Lanczos, k: int, rtol: float) -> bool:
+    """Whether the k outermost Ritz pairs of both ends have residuals within ``rtol``, as in ``measure_spectrum``."""
     values, residuals = run.ritz.values, run.ritz.residuals
     scale = max(abs(values[0]), abs(values[-1]))
     wanted = [*range(k), *range(-1, -1 - k, -1)]

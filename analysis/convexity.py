@@ -1,0 +1,124 @@
+"""Both ends of every group's Hessian away from the checkpoint: the convexity map of Li et al. (NeurIPS 2018), per group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from .groups import GroupError
+from .guards import guard
+from .lanczos import Lanczos
+from .linear import NotFiniteError
+from .losses import BatchLoss
+from .operator import HessianOperator
+from .samples import Samples
+from .spectrum import LOOK_EVERY, converged
+from .subsampling import disjoint_subsets
+
+#: (lambda_min, lambda_max); None where it is not known
+Ends = tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Convexity:
+    """How the ends are measured at every cell.
+
+    Attributes:
+        groups: of the scheme; default: all.
+        rtol: residual at which an end counts as converged, relative to its size or to 1 % of the larger end.
+        steps: Lanczos step limit; what has not converged by then is a gap in the map.
+        min_steps: steps done even where both ends converge sooner, lest a Ritz value rest on an eigenvalue further in.
+        seed: of the start vector, the same at every cell.
+        subsample: at most so many samples a group, those that the curvature analysis takes.
+        micro_batch: as for the operator.
+        memory: as for the operator.
+    """
+
+    groups: tuple[str, ...] | None = None
+    rtol: float = 1e-2
+    steps: int = 100
+    min_steps: int = 10
+    seed: int = 0
+    subsample: int | None = None
+    micro_batch: int | None = None
+    memory: int | None = None
+
+    @classmethod
+    def read(cls, stored: Mapping[str, Any] | None) -> Convexity | None:
+        """From a provenance; None where there is no map, or one of settings that are no longer known."""
+        if stored is None or set(stored) != set(cls.__dataclass_fields__):
+            return None
+        return cls(**{**stored, "groups": None if stored["groups"] is None else tuple(stored["groups"])})
+
+
+class EndsOfGroups:
+    """Measures the groups' Hessians at whatever weights the model has at the moment.
+
+    Args:
+        model: its weights may be moved between two calls of ``measure``.
+        samples: all of them.
+        indices: sample indices of each group.
+        loss: as for the operator.
+        settings: what to measure, and how closely.
+        params: as for the operator.
+
+    Raises:
+        GroupError: a group that is not there.
+        RandomOperatorError: the Hessian changes between products, or is not symmetric.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        indices: Mapping[str, np.ndarray],
+        loss: BatchLoss | None,
+        settings: Convexity,
+        *,
+        params: str | None = None,
+    ) -> None:
+        unknown = [name for name in settings.groups or () if name not in indices]
+        if unknown:
+            raise GroupError(f"no group {', '.join(unknown)} for the convexity map; there are: {', '.join(indices)}")
+        self.settings = settings
+        self.operators: dict[str, HessianOperator] = {}
+        for name in settings.groups or indices:
+            rows = indices[name]
+            if settings.subsample is not None and settings.subsample < len(rows):
+                rows = disjoint_subsets(rows, settings.subsample, settings.seed)[0]
+            operator = HessianOperator(
+                model, samples.subset(rows), loss, params=params, micro_batch=settings.micro_batch, memory=settings.memory
+            )
+            guard(operator, settings.seed)
+            operator.release()
+            self.operators[name] = operator
+
+    def measure(self) -> dict[str, Ends]:
+        """The ends of each group, by Lanczos with full reorthogonalisation."""
+        found = {}
+        for name, operator in self.operators.items():
+            try:
+                found[name] = self._ends(operator)
+            except NotFiniteError:  # weights so far out that the loss overflows
+                found[name] = (None, None)
+            operator.release()  # the next group needs the memory, and the next cell has other weights
+        return found
+
+    def _ends(self, operator: HessianOperator) -> Ends:
+        rtol, least = self.settings.rtol, self.settings.min_steps
+
+        def stop(run: Lanczos) -> bool:
+            return run.steps >= least and run.steps % LOOK_EVERY == 0 and converged(run, 1, rtol)
+
+        run = Lanczos(operator, self.settings.seed).run(self.settings.steps, stop)
+        values, residuals = run.ritz.values, run.ritz.residuals
+        # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.
+        rounding = 8 * torch.finfo(operator.dtype).eps * run.scale
+        allowed = [rtol * max(abs(values[end]), 0.01 * max(abs(values[0]), abs(values[-1]))) + rounding for end in (0, -1)]
+        low, high = (float(values[end]) if residuals[end] <= most else None for end, most in zip((0, -1), allowed, strict=True))
+        return low, high

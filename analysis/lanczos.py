@@ -1,4 +1,4 @@
-"""Lanczos tridiagonalisation with full two-pass reorthogonalisation, resumable to the same digits.
+"""Lanczos tridiagonalisation with full reorthogonalisation, resumable to the same digits.
 
 The three-term recurrence loses orthogonality as soon as a Ritz pair converges (Paige 1976) and then reports the same eigenvalue
 again and again. So every new vector is orthogonalised against the whole basis, twice ("twice is enough", Parlett 1980).
@@ -23,6 +23,9 @@ from .linear import LinearOperator
 
 #: Columns of the basis that are widened to float64 at once.
 _COLUMNS = 1 << 14
+
+#: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
+_MOST_PASSES = 4
 #: Called after each step; returns True to stop.
 Stop = Callable[["Lanczos"], bool]
 
@@ -184,7 +187,7 @@ class Lanczos:
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
         alpha = float(torch.dot(w.double(), q.double()))
-        w = self._orthogonalise(w, j + 1, passes=2)
+        w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
         beta = float(w.norm())
         self.alphas.append(alpha)
         n = self.operator.size
@@ -203,17 +206,32 @@ class Lanczos:
             self._append(w / beta)
 
     def _restart(self, filled: int) -> None:
-        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled, passes=2)
+        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
         self._append(w / w.norm())
 
-    def _orthogonalise(self, w: Tensor, filled: int, passes: int) -> Tensor:
-        """``w`` in float64 without its parts along the first ``filled`` basis vectors."""
+    def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
+        """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
+        j = self.steps
+        w = w.to(self._basis_device, torch.float64) - alpha * self._basis[j].double()
+        if j and self.betas[-1]:
+            w -= self.betas[-1] * self._basis[j - 1].double()
+        return w
+
+    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors.
+
+        Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
+        what it leaves along the basis, relative to the rest, above round-off.
+        """
         basis = self._columns(filled)
         w = w.to(self._basis_device, torch.float64)
-        for _ in range(passes):
+        for _ in range(_MOST_PASSES):
+            before = float(w.norm())
             overlap = self._overlap(w, filled)
             w = torch.cat([x - overlap @ b.double() for b, x in zip(basis, w.split(_COLUMNS), strict=True)])
+            if float(w.norm()) > before / 2:
+                break
         return w
 
     def _columns(self, filled: int) -> tuple[Tensor, ...]:
@@ -231,6 +249,4 @@ class Lanczos:
             grown = torch.empty((len(self._basis) + 16, self.operator.size), dtype=self._basis.dtype, device=self._basis_device)
             grown[:filled] = self._basis[:filled]
             self._basis = grown
-        # Once more against the basis: dividing by a small beta magnifies what round-off left.
-        q = self._orthogonalise(q, filled, passes=1)
         self._basis[filled] = q / q.norm()

@@ -150,7 +150,7 @@ def _asked(request: Request, name: str) -> bool:
     return bool(getattr(request, name) != getattr(Request(), name))
 
 
-def _recipe(study: Path, analysis: dict[str, object]) -> dict[str, object]:
+def _recipe(study: Path, analysis: dict[str, Any]) -> dict[str, Any]:
     recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
     return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
 

@@ -19,6 +19,7 @@ from . import (
     accuracy,
     along,
     class_sizes,
+    convexity,
     density,
     escape,
     extremes,
@@ -46,6 +47,7 @@ FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     shared.figures,
     lines.figures,
     planes.figures,
+    convexity.figures,
     class_sizes.figures,
     accuracy.figures,
 )
@@ -150,13 +152,41 @@ def draw_results(paths: Sequence[Path], out: Path, *, formats: Sequence[str] = (
         ResultError: a file is missing, damaged or no curvature result.
         FigureError: an unknown format, results that cannot share a figure, or ``out`` holds the figures of a study.
     """
+    return _draw_loose(lambda: stored.figures(stored.gather(paths)), out, formats)
+
+
+def draw_slice(path: Path, out: Path, *, formats: Sequence[str] = ("svg", "png")) -> list[Path]:
+    """Draws one stored slice, and what the pictures show into ``captions.md``.
+
+    Args:
+        path: a ``slices/<name>.json`` file.
+        out: folder to write into.
+        formats: svg, png, pdf.
+
+    Returns:
+        The pictures written.
+
+    Raises:
+        ResultError: the file is missing, damaged or no slice.
+        FigureError: an unknown format, or ``out`` holds the figures of a study.
+    """
+    families = (lines.figures, shared.figures, planes.figures, convexity.figures)
+
+    def plans() -> list[Planned]:
+        study = stored.around(path)
+        return [plan for family in families for plan in family(study) if plan.name not in (lines.PREFIX, planes.PREFIX)]
+
+    return _draw_loose(plans, out, formats)
+
+
+def _draw_loose(plans: Callable[[], Sequence[Planned]], out: Path, formats: Sequence[str]) -> list[Path]:
+    """Figures that belong to no study, their words in one file."""
     chosen = check_formats(tuple(formats))
     if (out / MANIFEST).exists():
         raise FigureError(f"{out}: holds the figures of a study, which would be mixed up with these; give another folder")
-    found = stored.gather(paths)
     pictures, words = {}, []
     with style():
-        for plan in stored.figures(found):
+        for plan in plans():
             try:
                 drawing = plan.make()
             except NothingToDraw as reason:

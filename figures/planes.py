@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -48,7 +49,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
         NothingToDraw: no loss on the plane is finite and positive.
     """
     looks = optimizer_looks(study.optimizers)
-    seed, pieces = _one_seed(name, runs)
+    seed, pieces = one_seed(name, runs)
     first = next(iter(pieces.values()))
     groups = [group for group in first.loss if all(group in piece.loss for piece in pieces.values())][:6]
     values = np.concatenate([losses(piece, group).ravel() for piece in pieces.values() for group in groups])
@@ -62,23 +63,23 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
         for row, group in enumerate(groups):
             drawn = _panel(panels[row, column], piece, group, levels)
         panels[0, column].set_title(looks[optimizer].short, color=looks[optimizer].ink)
-        panels[-1, column].set_xlabel(_axis_words(piece, 1))
+        panels[-1, column].set_xlabel(axis_words(piece, 1))
         panels[0, column].tick_params(labelbottom=False)
         plain_ticks(panels[0, column].xaxis, 4 if len(pieces) < 5 else 2)
     for row, group in enumerate(groups):
-        panels[row, 0].set_ylabel(f"{group}\n{_axis_words(first, 2, short=True)}")
+        panels[row, 0].set_ylabel(f"{group}\n{axis_words(first, 2, short=True)}")
     bar = figure.colorbar(drawn, ax=list(panels.flat), label="loss (log)", aspect=40, pad=0.02)
     marks = decades(levels[0], levels[-1], 6)
     bar.set_ticks(marks, labels=[number_label(mark) for mark in marks])
     bar.ax.minorticks_off()
-    what = _plane_words(first)
-    heading(figure, f"Group losses on the plane of {what}, seed {seed}", setting(first.provenance))
+    what = plane_words(first)
+    heading(figure, f"Group losses on the plane of {what}, {whose(first, seed)}", setting(first.provenance))
     missing = [looks[key].name for key in study.optimizers if key not in pieces]
     title = f"Loss surface of each group: {what}"
     return Drawing(figure, title, _caption(first, pieces, looks, seed, missing), PAPER)
 
 
-def _one_seed(name: str, runs: list[Run]) -> tuple[int, dict[str, Slice]]:
+def one_seed(name: str, runs: list[Run]) -> tuple[int, dict[str, Slice]]:
     """The seed that most optimizers have this plane for (the lowest of these), and their slices."""
     by_seed: dict[int, dict[str, Slice]] = {}
     for run in runs:
@@ -87,32 +88,42 @@ def _one_seed(name: str, runs: list[Run]) -> tuple[int, dict[str, Slice]]:
     return seed, by_seed[seed]
 
 
+def whose(piece: Slice, seed: int) -> str:
+    """``seed 0``, or the checkpoint's name where no training is recorded."""
+    return f"seed {seed}" if piece.provenance.training else Path(piece.provenance.checkpoint).name
+
+
 def _panel(axes: Axes, piece: Slice, group: str, levels: Array) -> QuadContourSet:
     x, y, loss = np.asarray(piece.axes[0]), np.asarray(piece.axes[1]), losses(piece, group).T
     shown = np.ma.masked_invalid(np.clip(loss, levels[0], None))
     axes.set_facecolor("#DDDDDD")
     filled = axes.contourf(x, y, shown, levels=levels, norm=LogNorm(levels[0], levels[-1]), cmap="viridis")
     axes.contour(x, y, shown, levels=levels[1::2], colors="white", linewidths=0.4, alpha=0.7)
+    mark(axes, piece)
+    axes.set_xlim(x[0], x[-1])
+    axes.set_ylim(y[0], y[-1])
+    return filled
+
+
+def mark(axes: Axes, piece: Slice, *, ink: str = "white") -> None:
+    """The checkpoint, and the training path where it is stored, on a panel without a grid; ``ink``: of the words."""
     if piece.path:
         path = np.asarray(piece.path)
         axes.plot(path[:, 0], path[:, 1], color="white", linewidth=1.8, zorder=3)
         axes.plot(path[:, 0], path[:, 1], color="black", linewidth=0.9, marker="o", markersize=2.6, zorder=4, gid="path")
         if piece.path_epochs:
-            right = path[0, 0] < (x[0] + x[-1]) / 2
+            right = path[0, 0] < (piece.axes[0][0] + piece.axes[0][-1]) / 2
             axes.annotate(f"epoch {piece.path_epochs[0]}", path[0], xytext=(5 if right else -5, 5), textcoords="offset points",
-                          ha="left" if right else "right", fontsize=8, color="white", zorder=5)  # fmt: skip
+                          ha="left" if right else "right", fontsize=8, color=ink, zorder=5)  # fmt: skip
     axes.plot([0], [0], marker="+", color="white", markersize=8, markeredgewidth=2.4, zorder=5)
     axes.plot([0], [0], marker="+", color="black", markersize=7, markeredgewidth=1.1, zorder=6, gid="centre")
-    axes.set_xlim(x[0], x[-1])
-    axes.set_ylim(y[0], y[-1])
     axes.grid(visible=False)
     plain_ticks(axes.xaxis, 4)
     plain_ticks(axes.yaxis, 4)
-    return filled
 
 
-def _axis_words(piece: Slice, number: int, *, short: bool = False) -> str:
-    """The axis as its own record names it; ``short`` leaves out what differs between the panels of a row."""
+def axis_words(piece: Slice, number: int, *, short: bool = False) -> str:
+    """Axis 1 or 2 as its own record names it; ``short`` leaves out what differs between the panels of a row."""
     direction = piece.directions[number - 1]
     if direction.kind.endswith("eigenvector"):
         end = "min" if direction.kind.startswith("min") else "max"
@@ -126,7 +137,8 @@ def _axis_words(piece: Slice, number: int, *, short: bool = False) -> str:
     return direction.kind
 
 
-def _plane_words(piece: Slice) -> str:
+def plane_words(piece: Slice) -> str:
+    """What spans the plane."""
     kinds = [direction.kind for direction in piece.directions]
     group = piece.directions[0].group
     if kinds == ["pca", "pca"]:
@@ -140,9 +152,9 @@ def _plane_words(piece: Slice) -> str:
 
 def _caption(first: Slice, pieces: dict[str, Slice], looks: dict[str, Look], seed: int, missing: list[str]) -> str:
     words = (
-        f"The mean training loss of each group on the plane spanned by {_plane_words(first)}, through the final checkpoint "
-        f"(cross) of seed {seed}; one logarithmic colour scale for all panels. Each optimizer has its own plane and its "
-        "own axis ranges"
+        f"The mean training loss of each group on the plane spanned by {plane_words(first)}, through the final checkpoint "
+        f"(cross) of {whose(first, seed)}; one logarithmic colour scale for all panels. Each optimizer has its own plane and "
+        "its own axis ranges"
     )
     words += ", in Euclidean distance. " if abs(first.directions[0].norm - 1) < 1e-3 else ", in multiples of the directions. "
     values = [

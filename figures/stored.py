@@ -1,4 +1,4 @@
-"""Figures of single stored results, without a study: what ``saddlescope analyze ... --figures`` draws."""
+"""Figures of single stored results, without a study: what ``analyze ... --figures`` and ``slice ... --figures`` draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.axes import Axes
 
-from ..analysis.results import CurvatureResult, load
+from ..analysis.results import CurvatureResult, Slice, load
+from ..analysis.study import Run, Study
 from . import density, escape, extremes
 from .canvas import FigureError, heading, new_figure
 from .looks import OPTIMIZERS, Look
@@ -71,6 +72,20 @@ def gather(paths: Sequence[Path]) -> Checkpoints:
         left_out=[group for group in groups if group not in shown],
         gaps=[],
     )
+
+
+def around(path: Path) -> Study:
+    """A study of nothing but one stored slice; where no optimizer is recorded, the checkpoint's name stands for it.
+
+    Raises:
+        ResultError: the file is missing, damaged or no slice.
+    """
+    piece = load(Slice, path)
+    source = piece.provenance
+    optimizer = str(source.training.get("optimizer") or _stem(source.checkpoint))
+    side_car = {"sha256": source.checkpoint_sha256}
+    run = Run(optimizer, int(source.training.get("seed", 0)), path.parent.parent, side_car, [], slices={path.stem: piece})
+    return Study(path.stem, path.parent.parent, {}, [run])
 
 
 def _names(results: dict[Path, CurvatureResult]) -> dict[Path, str]:

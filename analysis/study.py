@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .results import CurvatureResult, ResultError, Slice, load
+from .variants import Variant, variants
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ class Study:
     def optimizers(self) -> list[str]:
         """Optimizer keys in the recipe's order, each once."""
         return list(dict.fromkeys(run.optimizer for run in self.runs))
+
+    @property
+    def variants(self) -> dict[str, Variant]:
+        """Optimizer key -> its rule and what tells it from others of the same rule, as the recipe records it."""
+        return variants(self.recipe.get("optimizers", {}), self.optimizers)
 
     def of(self, optimizer: str) -> list[Run]:
         """The runs of one optimizer, by seed."""

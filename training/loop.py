@@ -170,6 +170,7 @@ def _side_car(session: Session, row: dict[str, Any], data_root: str | None) -> d
             "study": run.study,
             "run": run.folder,
             "optimizer": run.optimizer,
+            **({"rule": run.rule} if run.rule else {}),
             "optimizer_settings": run.settings,
             "seed": run.seed,
             "epoch": row["epoch"],

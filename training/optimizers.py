@@ -56,6 +56,7 @@ def build_optimizer(
     epochs: int,
     eta: float | None = None,
     settings: Mapping[str, Any] | None = None,
+    table: str | None = None,
     **common: Unpack[Common],
 ) -> Wrapper:
     """Builds an optimizer from its key and the settings of a recipe.
@@ -67,6 +68,7 @@ def build_optimizer(
         epochs: Length of the training; likewise.
         eta: Head/tail threshold; likewise.
         settings: The method's own settings (JSON-able), such as ``{"rho_head": 0.05}``; may override ``eta``.
+        table: The name of its table in the recipe, for messages; default ``name``.
         **common: See :class:`~saddlescope.training.wrapper.Common`.
 
     Raises:
@@ -79,7 +81,9 @@ def build_optimizer(
     own = sorted(takes - {"class_counts", "epochs", "generator"})
     unknown = sorted(given.keys() - own - {"generator"})
     if unknown:
-        raise OptimizerError(f"[optimizers.{name}] has unknown setting {unknown[0]!r}; it takes: {', '.join(own) or 'nothing'}")
+        raise OptimizerError(
+            f"[optimizers.{table or name}] has unknown setting {unknown[0]!r}; it takes: {', '.join(own) or 'nothing'}"
+        )
     context = {"class_counts": class_counts, "epochs": epochs, "eta": eta}
     arguments = {k: v for k, v in context.items() if k in takes} | given
     if "eta" in takes and arguments["eta"] is None:

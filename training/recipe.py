@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .optimizers import OPTIMIZERS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -98,7 +101,9 @@ class TrainingTable(_Table):
 class Recipe(_Table):
     """A study: every optimizer with every seed on one training set.
 
-    ``analysis`` and ``slices`` are kept as they are, for the packages that read them.
+    A table of ``optimizers`` is named like the optimizer that it is, or says by ``rule`` which one: so one optimizer can be in
+    a study several times, with different settings. ``analysis`` and ``slices`` are kept as they are, for the packages that
+    read them.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -117,6 +122,26 @@ class Recipe(_Table):
     def _distinct(self) -> Recipe:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds repeat: {self.seeds}")
+        return self
+
+    @model_validator(mode="after")
+    def _known_optimizers(self) -> Recipe:
+        for name, table in self.optimizers.items():
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"field 'optimizers.{name}': a name has letters, digits, - and _, as it names folders too")
+            if name in OPTIMIZERS:
+                if table.get("rule", name) != name:
+                    raise ValueError(
+                        f"field 'optimizers.{name}.rule': {table['rule']!r} under the name of another optimizer; name "
+                        f"the table {table['rule']}-<something>"
+                    )
+                continue
+            field, given = (f"optimizers.{name}.rule", table["rule"]) if "rule" in table else (f"optimizers.{name}", name)
+            if not isinstance(given, str) or given not in OPTIMIZERS:
+                near = difflib.get_close_matches(str(given), OPTIMIZERS, n=1)
+                hint = f"did you mean '{near[0]}'? " if near else ""
+                own = "" if "rule" in table else "; a table of any other name says by rule which of them it is"
+                raise ValueError(f"field '{field}': unknown optimizer {given!r}; {hint}Known: {', '.join(OPTIMIZERS)}{own}")
         return self
 
     def resolved(self) -> dict[str, Any]:
@@ -216,10 +241,10 @@ def _explain(error: ValidationError) -> str:
         return f"unknown field '{field}'; {hint}"
     if first["type"] == "missing":
         return f"field '{field}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return (
-        f"field '{field}': {message} (given: {first.get('input')!r})" if field and len(location) > 1 else f"{field}: {message}"
-    )
+    message: str = first["msg"].removeprefix("Value error, ")
+    if not field:
+        return message
+    return f"field '{field}': {message} (given: {first.get('input')!r})" if len(location) > 1 else f"{field}: {message}"
 
 
 def _fields(location: Sequence[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -19,12 +20,16 @@ _SUPPLIED = {"base", "class_counts", "epochs", "eta", "generator", "common"}
 
 
 class RunSettings(BaseModel):
-    """Everything that decides what a run trains to. Stored as ``run.json``."""
+    """Everything that decides what a run trains to. Stored as ``run.json``.
+
+    ``optimizer`` is the name of its table in the recipe, ``rule`` the key of the optimizer where that is another one.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     study: str
     optimizer: str
+    rule: str | None = None
     settings: dict[str, Any]
     seed: int
     data: DataTable
@@ -37,27 +42,40 @@ class RunSettings(BaseModel):
     def folder(self) -> str:
         """``<optimizer>-seed<k>-<8 digits of the hash of the settings>``: equal settings share a folder, others never do."""
         content = self.model_dump(mode="json", exclude={"study"})
+        if self.rule is None:
+            del content["rule"]  # runs of before there were named variants keep their folders
         del content["training"]["device"]  # where a run is done does not make it another run
         text = json.dumps([ALGORITHM, content], sort_keys=True, separators=(",", ":"))
         return f"{self.optimizer}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
-def with_defaults(optimizer: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """An ``[optimizers.<key>]`` table with the method's defaults filled in.
+def with_defaults(name: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """An ``[optimizers.<name>]`` table with the method's defaults filled in; a ``rule`` that is the name itself is left out.
 
-    Raises:
-        OptimizerError: unknown optimizer. (Unknown settings are refused when it is built.)
+    Unknown settings are refused when the optimizer is built.
     """
-    if optimizer not in OPTIMIZERS:
-        raise OptimizerError(f"[optimizers.{optimizer}]: unknown optimizer; known are {', '.join(OPTIMIZERS)}")
-    parameters = inspect.signature(OPTIMIZERS[optimizer]).parameters.values()
+    rule = table.get("rule", name)
+    parameters = inspect.signature(OPTIMIZERS[rule]).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in _SUPPLIED}
-    return {name: value for name, value in (defaults | settings).items() if value is not None}
+    own = {field: value for field, value in table.items() if field != "rule"}
+    settings = {field: value for field, value in (defaults | own).items() if value is not None}
+    return settings if rule == name else {"rule": rule, **settings}
 
 
 def resolve(recipe: Recipe) -> Recipe:
-    """The recipe with the defaults of its optimizers filled in."""
-    optimizers = {key: with_defaults(key, settings) for key, settings in recipe.optimizers.items()}
+    """The recipe with the defaults of its optimizers filled in.
+
+    Raises:
+        OptimizerError: two tables that are one optimizer with one set of settings.
+    """
+    optimizers = {name: with_defaults(name, table) for name, table in recipe.optimizers.items()}
+    seen: dict[str, str] = {}
+    for name, table in optimizers.items():
+        same = seen.setdefault(json.dumps({"rule": name} | table, sort_keys=True), name)
+        if same != name:
+            raise OptimizerError(
+                f"[optimizers.{name}] is [optimizers.{same}] again, setting for setting; change one of them or leave it out"
+            )
     return recipe.model_copy(update={"optimizers": optimizers})
 
 
@@ -65,7 +83,14 @@ def runs(recipe: Recipe) -> list[RunSettings]:
     """Every run that the recipe asks for: optimizers in its order, and for each the seeds."""
     shared = {field: getattr(recipe, field) for field in ("data", "groups", "model", "loss", "training")}
     return [
-        RunSettings(study=recipe.name, optimizer=key, settings=settings, seed=seed, **shared)
-        for key, settings in resolve(recipe).optimizers.items()
+        RunSettings(
+            study=recipe.name,
+            optimizer=name,
+            rule=table.get("rule"),
+            settings={field: value for field, value in table.items() if field != "rule"},
+            seed=seed,
+            **shared,
+        )
+        for name, table in resolve(recipe).optimizers.items()
         for seed in recipe.seeds
     ]

@@ -171,8 +171,9 @@ def make_optimizer(
     if settings.get("mixup_alpha"):
         settings["generator"] = mixing
     return build_optimizer(
-        run.optimizer,
+        run.rule or run.optimizer,
         base,
+        table=run.optimizer,
         class_counts=class_counts,
         epochs=table.epochs,
         eta=run.groups.eta,

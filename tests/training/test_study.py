@@ -148,7 +148,7 @@ def test_a_damaged_state_is_named(tmp_path):
         ({"data": {"n_max": 4000}}, ValueError, "lower n_max"),
         ({"groups": {"eta": 2}}, OptimizerError, "class counts are"),
         ({"optimizers": {"sam": {"rhoo": 1}}}, OptimizerError, "unknown setting 'rhoo'"),
-        ({"optimizers": {"adam": {}}}, OptimizerError, "unknown optimizer"),
+        ({"optimizers": {"adam": {}}}, RecipeError, "unknown optimizer 'adam'"),
         ({"model": {"args": {"depth": 9}}}, ValueError, "cannot be built"),
         ({"loss": {"name": "hinge"}}, LossError, "hinge"),
     ],

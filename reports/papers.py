@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -73,6 +73,19 @@ class Claim(_Entry):
     items: tuple[str, ...]
 
 
+def _has_convexity_map(study: Study) -> bool:
+    finished = [(run, run.side_car) for run in study.runs if run.side_car is not None]
+    return any(
+        piece.lambda_min and piece.provenance.checkpoint_sha256 == side_car["sha256"]
+        for run, side_car in finished
+        for piece in run.slices.values()
+    )
+
+
+#: items that no recipe makes: whether a study holds what they are drawn from
+_DRAWN_FROM: dict[str, Callable[[Study], bool]] = {"F9": _has_convexity_map}
+
+
 class _Registry(_Entry):
     papers: dict[str, Paper]
     items: tuple[Item, ...]
@@ -117,7 +130,8 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
             for name in claim.items if outcome.state != "not tested" else ():
                 by_item.setdefault(name, []).append(outcome.state)
         for item in items.values():
-            if study.name in item.recipes.values() and item.id not in by_item and item.state == "not run":
+            drawn = study.name in item.recipes.values() or (item.id in _DRAWN_FROM and _DRAWN_FROM[item.id](study))
+            if drawn and item.id not in by_item and item.state == "not run":
                 items[item.id] = item.model_copy(update={"state": "drawn", "evidence": f"study {study.name}"})
         for name, found in by_item.items():
             state: State = "undecided"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.results import CurvatureResult, load
+from saddlescope.analysis.results import CurvatureResult, Slice, load
 from saddlescope.analysis.user_code import _load_samples
 from safetensors.torch import save_file
 from torch import nn
@@ -371,6 +371,27 @@ def test_a_slice_uses_the_result_that_is_there_and_leaves_it(project, run):
     assert run("analyze", "ckpt.pt", *OURS, "--params", "0.*,4.*")[0] == 0
     code, _, err = run("slice", "ckpt.pt", "tail-max", *OURS[:-2], "--set", "params='0.*,4.*'", "--set", "steps=40")
     assert code == 0, err
+
+
+def test_a_convexity_map_of_somebody_elses_checkpoint_with_its_figures(project, run):
+    assert run("analyze", "ckpt.pt", *OURS)[0] == 0
+    flags = ("--convexity", "--figures", "pictures", "--set", "plane_points=3", "--set", "convexity_groups=['tail']")
+    code, out, err = run("slice", "ckpt.pt", "tail-plane", *flags)
+    assert code == 0, err
+    assert "9/9" in err
+    piece = load(Slice, project / "slices" / "ckpt.tail-plane.json")
+    whole = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json")
+    assert list(piece.lambda_min) == ["tail"]
+    assert piece.lambda_min["tail"][1][1] == pytest.approx(whole.groups["tail"].lambda_min.value, rel=1e-2)
+    assert len(list((project / "pictures").glob("convexity*.png"))) == 2
+    assert "figures in pictures" in out
+    for flags, words in (
+        (("ckpt.pt", "tail-min", "--convexity"), "needs a plane"),
+        (("ckpt.pt", "tail-plane", "--convexity", "--set", "convexity_groups=['few']"), "no group few"),
+    ):
+        code, _, err = run("slice", *flags)
+        assert code == 2
+        assert words in err
 
 
 def test_verify_sees_code_that_was_edited_and_vectors_that_were_damaged(project, run):

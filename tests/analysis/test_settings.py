@@ -44,7 +44,16 @@ def test_refused(table, message):
         parse_settings(table)
 
 
-@pytest.mark.parametrize(("table", "message"), [({"points": 2}, "'points'"), ({"spam": 0}, "known: points, span")])
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"points": 2}, "'points'"),
+        ({"spam": 0}, "known: points, span"),
+        ({"convexity": ["tail-min"]}, r"field 'convexity'.*tail-min, which planes = \['tail-plane', .* does not hold"),
+        ({"convexity_groups": []}, "'convexity_groups'"),
+        ({"convexity_rtol": 0}, "'convexity_rtol'"),
+    ],
+)
 def test_slices_refused(table, message):
     with pytest.raises(SettingsError, match=message):
         parse_slices(table)

@@ -109,6 +109,27 @@ def test_what_is_current_is_left_alone_and_what_is_not_is_done_again(study):
     assert analyze_study(study, changed) == 6
 
 
+def test_a_convexity_map_is_added_where_it_is_asked_for_and_then_kept(study):
+    analyze_study(study, PLAN)
+    asked = {**RECIPE, "slices": {**RECIPE["slices"], "convexity": ["tail-plane"], "convexity_groups": ["tail"]}}
+    with_map = StudyAnalysis.parse(asked)
+    assert analyze_study(study, with_map) == 2  # the tail's plane of both runs, and nothing else
+    assert analyze_study(study, with_map) == analyze_study(study, PLAN) == 0  # asked for no more, it stays
+    for run in load_study(study).runs:
+        piece, final = run.slices["tail-plane"], run.final().groups["tail"]
+        assert set(piece.lambda_min) == {"tail"}
+        assert not run.slices["path-plane"].lambda_min
+        assert piece.axes[0][1] == piece.axes[1][1] == 0
+        assert piece.lambda_max["tail"][1][1] == pytest.approx(final.lambda_max.value, rel=1e-2)
+        assert piece.provenance.settings["convexity"]["steps"] == 20
+    path = load_study(study).runs[0].folder / "slices" / "random.json"
+    raw = json.loads(path.read_text())
+    raw["provenance"]["settings"]["slice"] |= {"lines": ["random"], "plane_seeds": [0, 1]}  # as before there were maps
+    path.write_text(json.dumps(raw))
+    closer = StudyAnalysis.parse({**asked, "slices": {**asked["slices"], "convexity_rtol": 1e-3}})
+    assert analyze_study(study, closer) == 2
+
+
 def test_a_failing_item_does_not_stop_the_others(study):
     sgd = next(run.folder for run in load_study(study).runs if run.optimizer == "sgd")
     (sgd / "checkpoints" / "epoch-002.pt").write_bytes(b"cut off")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from saddlescope.analysis.results import Slice, save
 from saddlescope.analysis.study import load_study
 from saddlescope.reports import claims, papers
 from saddlescope.reports.comparison import Comparison, compare
@@ -147,6 +148,28 @@ def test_registry_states_follow_from_stored_studies(whole_study):
     items = {item.id: item for item in papers.list_items([load_study(whole_study)])}
     assert (items["F3"].state, items["T2"].state, items["T1"].state) == ("reproduced", "undecided", "not run")
     assert "digits-lt" in items["F3"].evidence
+
+
+def test_the_convexity_map_is_drawn_where_a_slice_of_todays_weights_has_one(build_study):
+    folder = build_study()
+
+    def state():
+        return next(item for item in papers.list_items([load_study(folder)]) if item.id == "F9").state
+
+    assert state() == "not run"
+    run = load_study(folder).runs[0]
+    source = run.curvature[0].provenance.model_copy(update={"checkpoint_sha256": run.side_car["sha256"]})
+    scheme, map_ = run.curvature[0].scheme, {"tail": [[-1.0]]}
+    piece = Slice(
+        directions=[], axes=[[0.0], [0.0]], loss={}, lambda_min=map_, lambda_max=map_, scheme=scheme, provenance=source
+    )
+    path = run.folder / "slices" / "tail-plane.json"
+    save(piece.model_copy(update={"lambda_min": {}, "lambda_max": {}}), path)
+    assert state() == "not run"
+    save(piece.model_copy(update={"provenance": source.model_copy(update={"checkpoint_sha256": "of other weights"})}), path)
+    assert state() == "not run"
+    save(piece, path)
+    assert state() == "drawn"
 
 
 def test_share_interval_is_clopper_pearson():

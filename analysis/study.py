@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from .results import CurvatureResult, ResultError, Slice, load
-from .variants import Variant, variants
+from .variants import Variant as Variant  # figures and reports import it from here
+from .variants import variants
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ..analysis.study import Run, Study
 from .along import draw_curves, mark_switches, switch_handles, switch_words, switches
 from .canvas import FigureError, heading, new_figure
 from .extremes import Point, seed_points
-from .looks import Look, handle, optimizer_looks
+from .looks import Look, handle, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, study_title
 from .scales import log_axis, plain_ticks
 
@@ -52,7 +52,7 @@ def _of(runs: Sequence[Run], optimizer: str) -> dict[int, dict[str, Any]]:
 def draw_final(study: Study) -> Drawing:
     """Left: groups, every seed a point; right: classes from frequent to rare, means as lines and seeds as points."""
     runs = _finished(study)
-    looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
+    looks, seeds = looks_of(study), seeds_of(study)
     groups = _groups(runs)
     figure = new_figure(max(7.0, min(11.0, 5.2 + 0.28 * len(looks) * len(groups))), 4.2)
     left, right = figure.subplots(1, 2, width_ratios=[max(3, 0.75 * len(groups) + 0.7), 5])
@@ -98,7 +98,7 @@ def _classes(axes: Axes, found: dict[int, dict[str, Any]], look: Look, seeds: in
                   alpha=0.6, markeredgewidth=0, clip_on=False, gid=f"seed-{seed}")  # fmt: skip
         inside += [float(value) for value in row[np.isfinite(row)]]
     if len(rows) == seeds:
-        axes.plot(np.mean(list(rows.values()), axis=0), color=look.colour, linewidth=1.3, gid="mean")
+        axes.plot(np.mean(list(rows.values()), axis=0), color=look.colour, linestyle=look.line, linewidth=1.3, gid="mean")
     return inside
 
 
@@ -121,7 +121,7 @@ def _split(runs: Sequence[Run]) -> str:
 
 
 def _gaps(study: Study, runs: Sequence[Run]) -> list[str]:
-    looks, have = optimizer_looks(study.optimizers), {(run.optimizer, run.seed) for run in runs}
+    looks, have = looks_of(study), {(run.optimizer, run.seed) for run in runs}
     return [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds_of(study) if (o, s) not in have]
 
 
@@ -140,7 +140,7 @@ def _final_caption(study: Study, runs: Sequence[Run], groups: Sequence[str]) -> 
 
 def draw_curves_over_epochs(study: Study) -> Drawing:
     """Training loss, then the accuracy of all, head and tail, over the epochs."""
-    looks, seeds, switch = optimizer_looks(study.optimizers), seeds_of(study), switches(study)
+    looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
     runs = [run for run in study.runs if run.metrics]
     if not runs:
         raise NothingToDraw("no run has a metrics.jsonl with at least one epoch")

@@ -12,7 +12,7 @@ from ..analysis.results import CurvatureResult
 from ..analysis.study import Run, Study
 from .canvas import FigureError, heading, new_figure
 from .extremes import ROWS
-from .looks import Look, handle, optimizer_looks
+from .looks import Look, handle, looks_of
 from .material import (
     MOST_GROUPS,
     Drawing,
@@ -82,7 +82,7 @@ def draw(study: Study) -> Drawing:
     found = paths(study, scheme)
     if not found:
         raise NothingToDraw("no run has two analysed checkpoints; train with checkpoint_every set and analyze the study")
-    looks, seeds, switch = optimizer_looks(study.optimizers), seeds_of(study), switches(study)
+    looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
     first = next(iter(next(iter(next(iter(found.values())).values())).values()))
     groups = list(first.scheme.groups)[:MOST_GROUPS]
     figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
@@ -139,6 +139,7 @@ def draw_curves(
     for seed, curve in curves.items():
         epochs = sorted(curve)
         axes.plot(epochs, [curve[e] for e in epochs], color=look.colour, linewidth=1.6 if alone else 0.8,
+                  linestyle=look.line if alone else "-",
                   alpha=1.0 if alone else 0.45, marker=look.marker if alone and markers else "",
                   gid=f"seed-{seed}")  # fmt: skip
         inside += curve.values()
@@ -146,7 +147,7 @@ def draw_curves(
     if common:
         means = [float(np.mean([curve[epoch] for curve in curves.values()])) for epoch in common]
         marker = look.marker if markers else ""
-        axes.plot(common, means, color=look.colour, linewidth=2.0, marker=marker, zorder=3, gid="mean")
+        axes.plot(common, means, color=look.colour, linestyle=look.line, linewidth=2.0, marker=marker, zorder=3, gid="mean")
     return inside
 
 
@@ -174,7 +175,7 @@ def switch_words(switch: dict[str, list[int]], looks: dict[str, Look]) -> str:
 
 
 def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, list[int]], tau: float) -> str:
-    looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
+    looks, seeds = looks_of(study), seeds_of(study)
     gaps = [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds if s not in found.get(o, {})]
     epochs = sorted({epoch for runs in found.values() for path in runs.values() for epoch in path})
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"

@@ -72,7 +72,7 @@ def draw(found: Finals) -> Drawing:
                           markeredgewidth=0, gid=f"seed-{seed}")  # fmt: skip
                 inside += y
             if means:
-                axes.plot(*zip(*means, strict=True), color=look.colour, linewidth=1.3, gid="mean")
+                axes.plot(*zip(*means, strict=True), color=look.colour, linestyle=look.line, linewidth=1.3, gid="mean")
         axes.set_xscale("log")
         axes.set_title(label, fontweight="normal")
         axes.set_xlabel("training samples of the class (log)")

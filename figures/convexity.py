@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..analysis.results import Slice
 from ..analysis.study import Run, Study
 from .canvas import column_width, heading, new_figure
-from .looks import Look, optimizer_looks
+from .looks import Look, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, setting, slices_by_name, spread_names
 from .planes import axis_words, mark, one_seed, plane_words, whose
 from .scales import decades, number_label, plain_ticks
@@ -46,7 +46,7 @@ class Maps:
     @property
     def looks(self) -> dict[str, Look]:
         """Of all optimizers of the study."""
-        return optimizer_looks(self.study.optimizers)
+        return looks_of(self.study)
 
     @property
     def first(self) -> Slice:

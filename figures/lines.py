@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..analysis.results import Slice
 from ..analysis.study import Run, Study
 from .canvas import column_width, heading, new_figure
-from .looks import Look, optimizer_looks
+from .looks import Look, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, hessian_words, seeds_of, setting, slices_by_name
 from .scales import log_axis, plain_ticks
 
@@ -53,7 +53,7 @@ def losses(piece: Slice, group: str) -> Array:
 
 def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
     """A row per group, a column per optimizer; every seed a curve, its quadratic model dashed."""
-    looks = optimizer_looks(study.optimizers)
+    looks = looks_of(study)
     pieces = [(run, run.slices[name]) for run in runs]
     first = pieces[0][1]
     groups = [group for group in first.loss if all(group in piece.loss for _, piece in pieces)][:6]
@@ -128,7 +128,7 @@ def _direction_words(piece: Slice) -> str:
 
 
 def _caption(study: Study, first: Slice, runs: list[Run]) -> str:
-    looks, have = optimizer_looks(study.optimizers), {(run.optimizer, run.seed) for run in runs}
+    looks, have = looks_of(study), {(run.optimizer, run.seed) for run in runs}
     gaps = [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds_of(study) if (o, s) not in have]
     unit = (
         "a multiple of the direction, each filter of which has the norm of the model's filter"

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.lines import Line2D
+
+from ..analysis.study import Study, Variant
 
 
 @dataclass(frozen=True)
 class Look:
-    """Name, colour, and the marker that tells it apart in grey."""
+    """Name, colour, and the marker and line style that tell it apart in grey."""
 
     name: str
     colour: str
     marker: str
+    line: Any = "-"
 
     @property
     def short(self) -> str:
-        """The name, cut where it would not fit over a narrow panel."""
+        """The name for a narrow panel: what tells variants apart on lines of its own, a long name cut."""
+        if " (" in self.name:
+            return self.name.replace(" (", "\n(", 1).replace(", ", ",\n")
         return self.name if len(self.name) <= 14 else f"{self.name[:13]}…"
 
     @property
@@ -38,7 +44,11 @@ OPTIMIZERS = {
     "focalsam": Look("Focal-SAM", "#CC79A7", "P"),
 }
 #: for optimizers of a user's own, in alphabetical order of their keys
-_OTHERS = (("#56B4E9", "X"), ("#882255", "<"), ("#999933", ">"), ("#44AA99", "h"), ("#AA4499", "p"), ("#6F4E37", "*"))
+_OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#6F4E37")
+#: for these and for named variants of the known ones, each marker once as long as they last
+_MARKERS = ("X", "<", ">", "h", "p", "*", "d", "8")
+#: of the variants of one rule, after the rule's own solid line and colour: line style, and how far towards black (-) or white
+_SHADES = (((0, (5, 1.6)), -0.45), ((0, (1.4, 1.1)), 0.45), ((0, (6, 1.5, 1.4, 1.5)), -0.7), ((0, (2.5, 3)), 0.7))
 
 #: verdict label -> (colour, hatch, wording); hatches carry the meaning in grey
 VERDICTS = {
@@ -50,13 +60,42 @@ VERDICTS = {
 }
 
 
-def optimizer_looks(keys: Sequence[str]) -> dict[str, Look]:
-    """The look of each optimizer key; known ones have theirs whatever else a study holds."""
-    strangers = sorted(set(keys) - set(OPTIMIZERS))
-    found = {key: Look(key, *_OTHERS[index % len(_OTHERS)]) for index, key in enumerate(strangers)}
-    return {key: OPTIMIZERS.get(key) or found[key] for key in keys}
+def optimizer_looks(keys: Sequence[str], variants: Mapping[str, Variant] | None = None) -> dict[str, Look]:
+    """The look of each optimizer key; known ones have theirs whatever else a study holds.
+
+    Args:
+        keys: in the order wanted.
+        variants: what the study records of them. A named variant has its rule's hue at another lightness, a marker and a line
+            style of its own, and a name that says what tells it apart.
+    """
+    of = {key: (variants or {}).get(key) or Variant(key, key, {}) for key in keys}
+    strangers = sorted({entry.rule for entry in of.values()} - set(OPTIMIZERS))
+    known = OPTIMIZERS | {
+        rule: Look(rule, _OTHERS[index % len(_OTHERS)], _MARKERS[index % len(_MARKERS)]) for index, rule in enumerate(strangers)
+    }
+    named = sorted(key for key, entry in of.items() if entry.order)
+    marker = {key: _MARKERS[index % len(_MARKERS)] for index, key in enumerate(named, start=len(strangers))}
+    found = {}
+    for key, entry in of.items():
+        plain = known[entry.rule]
+        line, towards = _SHADES[(entry.order - 1) % len(_SHADES)] if entry.order else ("-", 0.0)
+        found[key] = Look(entry.named(plain.name), _shade(plain.colour, towards), marker.get(key, plain.marker), line)
+    return found
+
+
+def looks_of(study: Study) -> dict[str, Look]:
+    """The look of each optimizer of a study, in its order."""
+    return optimizer_looks(study.optimizers, study.variants)
+
+
+def _shade(colour: str, towards: float) -> str:
+    """The hue darker (below 0, -1 is black) or lighter; a colour that is too dark to go darker goes lighter instead."""
+    channels = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    if towards < 0 and max(channels) < 96:
+        towards = -0.6 * towards
+    return "#" + "".join(f"{round(c + towards * ((255 - c) if towards > 0 else c)):02X}" for c in channels)
 
 
 def handle(look: Look, *, line: bool = False) -> Line2D:
     """The legend entry of an optimizer."""
-    return Line2D([], [], color=look.colour, marker=look.marker, linestyle="-" if line else "none", label=look.name)
+    return Line2D([], [], color=look.colour, marker=look.marker, linestyle=look.line if line else "none", label=look.name)

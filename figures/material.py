@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from matplotlib.figure import Figure
 
 from ..analysis.results import CurvatureResult, GroupResult, Provenance
-from ..analysis.study import Run, Study
+from ..analysis.study import Run, Study, Variant
 from .canvas import FigureError
-from .looks import Look, optimizer_looks
+from .looks import Look, looks_of, optimizer_looks
 
 #: panels for more groups than this would be too small to read
 MOST_GROUPS = 6
@@ -51,13 +51,14 @@ class Finals:
     groups: list[str]
     left_out: list[str]
     gaps: list[str]
+    variants: Mapping[str, Variant] = field(default_factory=dict)
     #: what stands side by side
     unit: ClassVar[str] = "optimizer"
 
     @property
     def looks(self) -> dict[str, Look]:
         """The look of each optimizer."""
-        return optimizer_looks(self.optimizers)
+        return optimizer_looks(self.optimizers, self.variants)
 
     def words(self, *, mean: bool = True) -> str:
         """How many seeds, and what the mean is over."""
@@ -120,7 +121,7 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     scheme = scheme or main_scheme(study)
     seeds, results, gaps = seeds_of(study), {}, []
     by_key = {(run.optimizer, run.seed): run for run in study.runs}
-    looks = optimizer_looks(study.optimizers)
+    looks = looks_of(study)
     for optimizer in study.optimizers:
         for seed in seeds:
             run = by_key.get((optimizer, seed))
@@ -135,7 +136,7 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
     groups = list(next(iter(results.values())).scheme.groups)
     shown = spread_names(groups)
-    return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps)
+    return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps, study.variants)
 
 
 def spread_names(names: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..analysis.results import Slice
 from ..analysis.study import Run, Study
 from .canvas import column_width, heading, new_figure
-from .looks import Look, optimizer_looks
+from .looks import Look, looks_of
 from .material import Drawing, NothingToDraw, Planned, gap_words, hessian_words, setting, slices_by_name
 from .scales import decades, number_label, plain_ticks
 
@@ -48,7 +48,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
     Raises:
         NothingToDraw: no loss on the plane is finite and positive.
     """
-    looks = optimizer_looks(study.optimizers)
+    looks = looks_of(study)
     seed, pieces = one_seed(name, runs)
     first = next(iter(pieces.values()))
     groups = [group for group in first.loss if all(group in piece.loss for piece in pieces.values())][:6]

@@ -10,7 +10,7 @@ from ..analysis.results import Direction
 from ..analysis.study import Study
 from .canvas import heading, new_figure
 from .extremes import Point, seed_points
-from .looks import handle, optimizer_looks
+from .looks import handle, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, setting, slices_by_name, spread_names
 from .scales import value_axis
 
@@ -67,7 +67,7 @@ def draw(study: Study) -> Drawing:
     found = directions(study)
     if not found:
         raise NothingToDraw("no run has a line along an eigenvector; ask for one in [slices], such as lines = ['tail-min']")
-    looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
+    looks, seeds = looks_of(study), seeds_of(study)
     groups = spread_names(list(next(iter(next(iter(found.values())).values())).curvature))
     figure = new_figure(max(5.6, 1.2 + len(found) * max(2.4, 0.2 * len(groups) * len(looks))), 5.6)
     panels = figure.subplots(len(ROWS), len(found), sharex=True, sharey="row", squeeze=False)
@@ -104,7 +104,7 @@ def _panel(
     study: Study,
     number: Callable[[Direction, str], float | None],
 ) -> list[float]:
-    looks, seeds = optimizer_looks(study.optimizers), seeds_of(study)
+    looks, seeds = looks_of(study), seeds_of(study)
     room, inside = 0.86 / len(looks), list[float]()
     for place, group in enumerate(groups):
         for order, (optimizer, look) in enumerate(looks.items()):
@@ -129,7 +129,7 @@ def _name(whose: tuple[str, str]) -> str:
 
 
 def _caption(study: Study, found: Found, seeds: list[int]) -> str:
-    looks = optimizer_looks(study.optimizers)
+    looks = looks_of(study)
     gaps = [
         f"{looks[o].name} seed {s} ({_name(whose).replace(chr(10), ' ')})"
         for whose, runs in found.items()

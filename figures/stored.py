@@ -38,7 +38,8 @@ class Checkpoints(Finals):
         return {name: self._look(name) for name in self.optimizers}
 
     def _look(self, name: str) -> Look:
-        known = OPTIMIZERS.get(str(self.results[name, 0].provenance.training.get("optimizer")))
+        training = self.results[name, 0].provenance.training
+        known = OPTIMIZERS.get(str(training.get("rule", training.get("optimizer"))))
         shown = name if len(name) <= LONGEST else f"…{name[1 - LONGEST :]}"
         return Look(shown, known.colour if known else NEUTRAL, known.marker if known else "o")
 

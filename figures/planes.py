@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.contour import QuadContourSet
+from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from ..analysis.results import Slice
@@ -113,8 +114,9 @@ def mark(axes: Axes, piece: Slice, *, ink: str = "white") -> None:
         axes.plot(path[:, 0], path[:, 1], color="black", linewidth=0.9, marker="o", markersize=2.6, zorder=4, gid="path")
         if piece.path_epochs:
             right = path[0, 0] < (piece.axes[0][0] + piece.axes[0][-1]) / 2
+            rim = [withStroke(linewidth=1.6, foreground="black" if ink == "white" else "white")]
             axes.annotate(f"epoch {piece.path_epochs[0]}", path[0], xytext=(5 if right else -5, 5), textcoords="offset points",
-                          ha="left" if right else "right", fontsize=8, color=ink, zorder=5)  # fmt: skip
+                          ha="left" if right else "right", fontsize=8, color=ink, path_effects=rim, zorder=5)  # fmt: skip
     axes.plot([0], [0], marker="+", color="white", markersize=8, markeredgewidth=2.4, zorder=5)
     axes.plot([0], [0], marker="+", color="black", markersize=7, markeredgewidth=1.1, zorder=6, gid="centre")
     axes.grid(visible=False)

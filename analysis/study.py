@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from .results import CurvatureResult, ResultError, Slice, load
-from .variants import Variant as Variant  # figures and reports import it from here
-from .variants import variants
+from .variants import Variant, variants
+
+#: ``Variant`` for figures and reports, which know this module and the schema only
+__all__ = ["Run", "Study", "Variant", "load_run", "load_study", "read_json", "read_metrics"]
 
 
 @dataclass(frozen=True)

@@ -38,15 +38,19 @@ class Evidence:
     values: tables.BySeed
     labels: dict[tuple[str, str], dict[int, str | None]]
 
+    def name(self, optimizer: str) -> str:
+        """The display name of an optimizer."""
+        return optimizer_name(self.study, optimizer)
+
     def lacks(self, *needed: tuple[str, str, str]) -> str | None:
         """Why the claim cannot be tested, or None. ``needed``: (optimizer, group, quantity)."""
         for optimizer, group, quantity in needed:
             found = self.values.get((optimizer, group, quantity))
             if found is None:
-                return f"no {label(quantity)[0]} of {optimizer_name(optimizer)}, {group}, in this study"
+                return f"no {label(quantity)[0]} of {self.name(optimizer)}, {group}, in this study"
             gaps = [str(seed) for seed, value in found.items() if value is None]
             if gaps:
-                return f"gap: seed {listed(gaps)} of {optimizer_name(optimizer)}"
+                return f"gap: seed {listed(gaps)} of {self.name(optimizer)}"
         return None
 
     def difference(self, a: tuple[str, str, str], b: tuple[str, str, str]) -> Difference:
@@ -100,7 +104,7 @@ def _not(truth: bool | None) -> bool | None:
 def _label_words(evidence: Evidence, optimizer: str, group: str) -> str:
     found = list(evidence.labels[optimizer, group].values())
     counts = [f"{name} {found.count(name)}/{len(found)}" for name in tables.VERDICTS if name in found]
-    return f"{optimizer_name(optimizer)} {group}: {', '.join(counts)}"
+    return f"{evidence.name(optimizer)} {group}: {', '.join(counts)}"
 
 
 def _sam_escapes_overall_not_tail(evidence: Evidence) -> Outcome:
@@ -130,7 +134,7 @@ def _accuracies(pairs: Sequence[tuple[str, str, str, Literal["higher", "lower"]]
         return _directions(
             [
                 (
-                    f"{part}, {optimizer_name(a)} − {optimizer_name(b)}",
+                    f"{part}, {evidence.name(a)} − {evidence.name(b)}",
                     evidence.difference((a, part, "accuracy"), (b, part, "accuracy")),
                     side,
                 )

@@ -60,7 +60,7 @@ def compare(study: Study, scheme: str, target: str, groups: Sequence[str]) -> li
     ]
 
 
-def size_sentences(found: Sequence[Comparison]) -> list[str]:
+def size_sentences(study: Study, found: Sequence[Comparison]) -> list[str]:
     """One sentence per group: against whom the negative curvature is decidedly smaller, larger, or neither."""
     sentences = []
     words = {
@@ -72,11 +72,10 @@ def size_sentences(found: Sequence[Comparison]) -> list[str]:
     for group in dict.fromkeys(entry.group for entry in found):
         by_decision: dict[str, list[str]] = {}
         for entry in (entry for entry in found if entry.group == group):
-            by_decision.setdefault(entry.differences["lambda_min"].decision, []).append(optimizer_name(entry.other))
+            by_decision.setdefault(entry.differences["lambda_min"].decision, []).append(optimizer_name(study, entry.other))
         clauses = [f"{words[decision]} {listed(names)}" for decision, names in by_decision.items()]
-        sentences.append(
-            f"Size, {group}: λ_min of {optimizer_name(found[0].target)} is {'; '.join(clauses)} (paired over seeds, 95 %)."
-        )
+        name = optimizer_name(study, found[0].target)
+        sentences.append(f"Size, {group}: λ_min of {name} is {'; '.join(clauses)} (paired over seeds, 95 %).")
     return sentences
 
 
@@ -104,12 +103,12 @@ def comparison_sheet(study: Study, scheme: str, target: str, groups: Sequence[st
         rows.append(
             [
                 Entry(entry.group, "", entry.group),
-                Entry(optimizer_name(entry.other), "", order),
+                Entry(optimizer_name(study, entry.other), "", order),
                 *cells,
                 Entry(entry.reading, "", entry.reading),
             ]
         )
-    name = optimizer_name(target)
+    name = optimizer_name(study, target)
     return Sheet(
         f"comparison_{scheme}",
         f"{name} against each of the others",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ..analysis.study import Study
 from .words import GAP, interval, number, optimizer_name, threshold, with_spread
 
 
@@ -112,9 +113,9 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
 
 
-def name_entry(key: str, order: int) -> Entry:
+def name_entry(study: Study, key: str) -> Entry:
     """An optimizer by its display name, sorted in the study's order."""
-    return Entry(optimizer_name(key), "", order)
+    return Entry(optimizer_name(study, key), "", study.optimizers.index(key))
 
 
 def difference_entry(row: Mapping[str, Any]) -> Entry:

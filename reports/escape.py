@@ -17,7 +17,7 @@ from ..analysis.study import Study
 from .entries import Entry, Sheet, mean_entry, name_entry, records
 from .gather import cells
 from .statistics import spread, spread_row
-from .words import GAP, listed, number, optimizer_name, threshold
+from .words import GAP, listed, number, rule_name, threshold
 
 _ANALYSED = ("measured", "no escape test")
 
@@ -134,9 +134,7 @@ def _way_sheet(study: Study, scheme: str, data: pd.DataFrame) -> Sheet:
     rows = []
     for (optimizer, group), part in data.groupby(["optimizer", "group"], sort=False):
         entries = [_seeds_entry(part, name, factor) for name, (_, _, factor) in _COLUMNS.items()]
-        rows.append(
-            [name_entry(str(optimizer), study.optimizers.index(str(optimizer))), Entry(str(group), "", str(group)), *entries]
-        )
+        rows.append([name_entry(study, str(optimizer)), Entry(str(group), "", str(group)), *entries])
     nearest = [float(value) for value in data["nearest_step"].dropna()]
     span = _span(nearest, 100)
     return Sheet(
@@ -183,10 +181,10 @@ def _multiplier_sheet(study: Study, scheme: str, data: pd.DataFrame, tested: pd.
                     texts = [number(v, 2) if v is not None else dash for v, dash in zip(each, dashes, strict=True)]
                     known = [value for value in each if value is not None]
                     entries.append(Entry("; ".join(texts), "", min(known) if known else None, tone))
-            rows.append([name_entry(optimizer, study.optimizers.index(optimizer)), Entry(group, "", group), *entries])
+            rows.append([name_entry(study, optimizer), Entry(group, "", group), *entries])
     heads = [("trained with", ""), ("group", "class group")]
     for step, rho in steps.items():
-        label = f"{optimizer_name(step)}, ρ = {threshold(rho)}"
+        label = f"{rule_name(step)}, ρ = {threshold(rho)}"
         heads += [
             (f"{label}: first order", "from λ_min and ρ, by expansion"),
             (f"{label}: measured", "from the gradient at the perturbed weights"),
@@ -265,7 +263,7 @@ def _step_sentence(data: pd.DataFrame, group: str) -> str:
         measured = [float(value) for value in part["measured"].dropna()]
         if first and measured:
             back = sum(value < 0 for value in measured)
-            words = f"{optimizer_name(str(step))} {_span(first, 1)}, measured {_span(measured, 1)}"
+            words = f"{rule_name(str(step))} {_span(first, 1)}, measured {_span(measured, 1)}"
             parts.append(f"{words} (back in {back} of {len(measured)})")
     if not parts:
         return ""

@@ -6,8 +6,9 @@ vector. What it says about an optimizer is a matter of seeds, and three seeds sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from ..analysis.results import GroupResult
@@ -19,7 +20,7 @@ from .escape import escape_sentences
 from .gather import cells, schemes, seeds
 from .shared import shared_sentences
 from .statistics import share_interval
-from .words import listed, optimizer_name
+from .words import listed, optimizer_name, rule_name
 
 TARGET = "ssesam"
 QUESTION = "Does SSE-SAM escape the saddles of head and tail classes where SGD, SAM and ImbSAM do not?"
@@ -93,16 +94,20 @@ def find(study: Study) -> Finding:
         return Finding(question, "Not answered", "No final checkpoint has a curvature result yet.", "", [], [], [], [])
     found = states(study, scheme)
     groups = headline_groups(found)
-    answer, sentence = decide(found, groups)
-    support = [_describe(found, group) for group in groups]
+    name_of = partial(optimizer_name, study)
+    rules = {key: variant.rule for key, variant in study.variants.items()}
+    # A named variant of SSE-SAM is none of the others that the question compares it with.
+    asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
+    answer, sentence = decide(asked, groups, name_of)
+    support = [_describe(found, group, name_of) for group in groups]
     if TARGET in study.optimizers:
-        support += size_sentences(compare(study, scheme, TARGET, groups))
+        support += size_sentences(study, compare(study, scheme, TARGET, groups))
     support += [*escape_sentences(study, scheme, groups), *shared_sentences(study, groups)]
     sure = how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
 
 
-def decide(found: Sequence[GroupState], groups: Sequence[str]) -> tuple[Answer, str]:
+def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[[str], str] = rule_name) -> tuple[Answer, str]:
     """The word and its sentence.
 
     Yes: SSE-SAM free of negative curvature in every group and seed, and every other optimizer at a saddle of at least one group
@@ -114,12 +119,12 @@ def decide(found: Sequence[GroupState], groups: Sequence[str]) -> tuple[Answer, 
     if (TARGET, groups[0]) not in by:
         return "Not answered", "This study holds no SSE-SAM run; below is where the other optimizers end."
     if "gap" in by.values():
-        gaps = listed([optimizer_name(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
+        gaps = listed([name_of(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
         return "Not answered", f"Runs or analyses of {gaps} are missing, and nothing is averaged over a gap."
     mine = {group: by[TARGET, group] for group in groups}
     stuck = [group for group in groups if mine[group] == "saddle"]
     if stuck:
-        same = [optimizer_name(name) for name in others if all(by[name, group] == "saddle" for group in stuck)]
+        same = [name_of(name) for name in others if all(by[name, group] == "saddle" for group in stuck)]
         also = f"; so is {listed(same)}" if len(same) == 1 else f"; so are {listed(same)}" if same else ""
         return "No", f"SSE-SAM ends at a saddle of {listed(stuck)} in every seed{also}."
     if set(mine.values()) == {"free"}:
@@ -127,12 +132,12 @@ def decide(found: Sequence[GroupState], groups: Sequence[str]) -> tuple[Answer, 
         fail = [name for name in others if any(by[name, group] == "saddle" for group in groups)]
         start = f"SSE-SAM ends without negative curvature above τ in {where} in every seed"
         if others and len(fail) == len(others):
-            failing = listed([optimizer_name(name) for name in fail])
+            failing = listed([name_of(name) for name in fail])
             return "Yes", f"{start}; {failing} end at a saddle of at least one of them in every seed."
         if others and len(free) == len(others):
             return "No difference", f"{start}, and so does every other optimizer: there is no saddle to escape."
         if free:
-            return "Partly", f"{start}, but so does {listed([optimizer_name(name) for name in free])}."
+            return "Partly", f"{start}, but so does {listed([name_of(name) for name in free])}."
         return "Undecided", f"{start}, but where the others end differs from seed to seed or is not a stationary point."
     open_ = [group for group in groups if mine[group] == "open"]
     if open_ and all(state == "open" for state in by.values()):
@@ -149,12 +154,12 @@ def decide(found: Sequence[GroupState], groups: Sequence[str]) -> tuple[Answer, 
     return "Undecided", f"SSE-SAM {listed([f'{why[state]} in {group}' for group, state in mine.items()])}."
 
 
-def _describe(found: Sequence[GroupState], group: str) -> str:
+def _describe(found: Sequence[GroupState], group: str, name_of: Callable[[str], str]) -> str:
     """``tail: SGD and SAM saddle 3/3 seeds; SSE-SAM ...``: optimizers with the same counts together."""
     by_text: dict[str, list[str]] = {}
     for entry in found:
         if entry.group == group:
-            by_text.setdefault(entry.text, []).append(optimizer_name(entry.optimizer))
+            by_text.setdefault(entry.text, []).append(name_of(entry.optimizer))
     return f"{group.capitalize()}: " + ". ".join(f"{listed(names)}: {text}" for text, names in by_text.items()) + "."
 
 

@@ -20,7 +20,7 @@ def results(study: Study, scheme: str) -> list[CurvatureResult]:
 def method(study: Study) -> list[str]:
     """The method in three sentences, with this study's own settings."""
     scheme = main_scheme(study)
-    names = listed([optimizer_name(name) for name in study.optimizers])
+    names = listed([optimizer_name(study, name) for name in study.optimizers])
     count = len(seeds(study))
     found = results(study, scheme) if scheme else []
     if not found:
@@ -97,7 +97,7 @@ def _distinct(values: Iterable[object]) -> str:
 def gaps(study: Study) -> list[str]:
     """One sentence per missing run or missing analysis."""
     found = [
-        f"{optimizer_name(name)}, seed {seed}: {run_status(run)}"
+        f"{optimizer_name(study, name)}, seed {seed}: {run_status(run)}"
         for name, seed, run in grid(study)
         if run is None or not run.finished
     ]
@@ -105,7 +105,9 @@ def gaps(study: Study) -> list[str]:
     missing = (
         {(cell.optimizer, cell.seed): None for cell in cells(study, scheme) if cell.status == "not analysed"} if scheme else {}
     )
-    return found + [f"{optimizer_name(name)}, seed {seed}: trained, but not analysed under {scheme}" for name, seed in missing]
+    return found + [
+        f"{optimizer_name(study, name)}, seed {seed}: trained, but not analysed under {scheme}" for name, seed in missing
+    ]
 
 
 def warnings(study: Study, schemes: Iterable[str]) -> list[str]:

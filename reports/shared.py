@@ -53,7 +53,7 @@ def shared_sheets(study: Study) -> list[Sheet]:
     groups = list(dict.fromkeys(str(name) for name in data["group"]))
     rows = []
     for (end, own), part in data.groupby(["eigenvector", "of"], sort=True):
-        for order, optimizer in enumerate(study.optimizers):
+        for optimizer in study.optimizers:
             cells = []
             for group in groups:
                 mine = records(part[(part["optimizer"] == optimizer) & (part["group"] == group)])
@@ -62,7 +62,7 @@ def shared_sheets(study: Study) -> list[Sheet]:
                 each = "; ".join("gap" if value is None else number(value, 2) for value in values.values())
                 cells.append(mean_entry(spread_row(spread(values)), each if len(values) > 1 else ""))
             what = f"{'most negative' if end == 'min' else 'largest'}, {own}"
-            rows.append([Entry(what, "", what), name_entry(optimizer, order), *cells])
+            rows.append([Entry(what, "", what), name_entry(study, optimizer), *cells])
     return [
         Sheet(
             "shared_eigenvectors",

@@ -33,9 +33,9 @@ def accuracy_sheet(study: Study) -> Sheet:
     data = tables.accuracy(study)
     parts = list(dict.fromkeys(data["part"]))
     rows = []
-    for order, optimizer in enumerate(study.optimizers):
+    for optimizer in study.optimizers:
         mine = {row["part"]: row for row in records(data[data["optimizer"] == optimizer])}
-        rows.append([name_entry(optimizer, order), *(mean_entry(mine[part]) for part in parts)])
+        rows.append([name_entry(study, optimizer), *(mean_entry(mine[part]) for part in parts)])
     return Sheet(
         "accuracy",
         "Held-out accuracy",
@@ -60,7 +60,7 @@ def class_sheet(study: Study) -> Sheet:
                 *(entries[name] for name in study.optimizers),
             ]
         )
-    heads = [("class", ""), ("training samples", ""), *((optimizer_name(name), "") for name in study.optimizers)]
+    heads = [("class", ""), ("training samples", ""), *((optimizer_name(study, name), "") for name in study.optimizers)]
     caption = "Percent, mean ± standard deviation over seeds; rows in the data set's order of classes."
     return Sheet("accuracy_per_class", "Held-out accuracy of each class", caption, heads, rows, data, keys=1)
 
@@ -77,7 +77,7 @@ def accuracy_seed_sheet(study: Study) -> Sheet:
         ]
         rows.append(
             [
-                name_entry(row["optimizer"], study.optimizers.index(row["optimizer"])),
+                name_entry(study, row["optimizer"]),
                 Entry(str(row["seed"]), "", row["seed"]),
                 *values,
             ]
@@ -97,7 +97,7 @@ def curvature_sheet(study: Study, scheme: str) -> Sheet:
         verdict = counted[optimizer, group]
         rows.append(
             [
-                name_entry(str(optimizer), study.optimizers.index(str(optimizer))),
+                name_entry(study, str(optimizer)),
                 Entry(str(group), "", str(group)),
                 Entry(verdict["text"], "", verdict["text"], tone_of(verdict)),
                 *(entries[name] for name in names),
@@ -123,7 +123,7 @@ def seed_sheet(study: Study, scheme: str) -> Sheet:
     rows = []
     for row in records(data):
         keys = [
-            name_entry(row["optimizer"], study.optimizers.index(row["optimizer"])),
+            name_entry(study, row["optimizer"]),
             Entry(str(row["seed"]), "", row["seed"]),
             Entry(row["group"], "", row["group"]),
         ]
@@ -158,17 +158,17 @@ def seed_sheet(study: Study, scheme: str) -> Sheet:
 def difference_sheet(study: Study, scheme: str | None) -> Sheet:
     """Paired differences against the reference optimizer: quantity and optimizer down, groups across (None: accuracies)."""
     data = tables.differences(study, scheme)
-    base = optimizer_name(tables.reference(study))
+    base = optimizer_name(study, tables.reference(study))
     groups = list(dict.fromkeys(data["group"]))
     rows = []
     for quantity in (name for name in tables.COMPARED if name in set(data["quantity"])):
-        for order, optimizer in enumerate(study.optimizers):
+        for optimizer in study.optimizers:
             mine = data[(data["quantity"] == quantity) & (data["optimizer"] == optimizer)]
             if mine.empty:
                 continue
             found = {row["group"]: row for row in records(mine)}
             entries = [difference_entry(found[group]) if group in found else Entry("") for group in groups]
-            rows.append([Entry(label(quantity)[0], "", quantity), name_entry(optimizer, order), *entries])
+            rows.append([Entry(label(quantity)[0], "", quantity), name_entry(study, optimizer), *entries])
     return Sheet(
         f"differences_{scheme or 'accuracy'}",
         f"Paired differences against {base} ({scheme or 'held-out accuracy'})",
@@ -190,10 +190,9 @@ def checkpoint_sheet(study: Study) -> Sheet:
         hashed = row["checkpoint_sha256"]
         sha = Entry(GAP, row["status"], None, "gap") if pd.isna(hashed) else Entry(str(hashed), "", str(hashed), "hash")
         epoch = Entry("") if pd.isna(row["epoch"]) else Entry(str(int(row["epoch"])), "", int(row["epoch"]))
-        order = study.optimizers.index(row["optimizer"])
         rows.append(
             [
-                name_entry(row["optimizer"], order),
+                name_entry(study, row["optimizer"]),
                 Entry(str(row["seed"]), "", row["seed"]),
                 epoch,
                 Entry(str(row["run"] or "")),
@@ -216,7 +215,7 @@ def along_sheet(study: Study, scheme: str) -> Sheet:
             (row["epoch"], row["epoch"]),
             (row["group"], row["group"]),
         ]
-        texts = [Entry(optimizer_name(row["optimizer"]), "", study.optimizers.index(row["optimizer"]))]
+        texts = [name_entry(study, row["optimizer"])]
         texts += [Entry(str(text), "", sort) for text, sort in keys[1:]]
         rows.append([*texts, Entry(row["verdict"], "", row["verdict"]), *(measured_entry(row, name) for name in shown)])
     heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("group", ""), ("verdict", ""), *(label(name) for name in shown)]

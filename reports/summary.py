@@ -32,7 +32,7 @@ def summary_sheet(study: Study) -> Sheet:
     )
     verdicts = {(row["optimizer"], row["group"]): row for row in records(tables.verdicts(study, scheme))} if scheme else {}
     rows, data = [], []
-    for order, optimizer in enumerate(study.optimizers):
+    for optimizer in study.optimizers:
         wide: dict[str, Any] = {"optimizer": optimizer, "group": group}
         for name, spread in [
             *((f"accuracy_{part}", accuracies[optimizer, part]) for part in shown),
@@ -40,7 +40,7 @@ def summary_sheet(study: Study) -> Sheet:
         ]:
             wide |= {f"{name}_{column}": spread[column] for column in ("mean", "std", "n", "missing_seeds")}
         data.append(wide | {"verdict": verdicts[optimizer, group]["text"] if scheme else None})
-        row = [name_entry(optimizer, order)]
+        row = [name_entry(study, optimizer)]
         if scheme:
             verdict = verdicts[optimizer, group]
             row.append(Entry(verdict["text"], "", verdict["text"], tone_of(verdict)))
@@ -66,9 +66,9 @@ def verdict_sheet(study: Study, scheme: str) -> Sheet:
     numbers = {(row["optimizer"], row["group"], row["quantity"]): row for row in records(tables.curvature(study, scheme))}
     groups = list(dict.fromkeys(data["group"]))
     rows = []
-    for order, optimizer in enumerate(study.optimizers):
+    for optimizer in study.optimizers:
         found = {row["group"]: row for row in records(data[data["optimizer"] == optimizer])}
-        row = [name_entry(optimizer, order)]
+        row = [name_entry(study, optimizer)]
         for group in groups:
             means = [f"{label(name)[0]} {mean_entry(numbers[optimizer, group, name]).text}" for name in SHOWN[:2]]
             complete = not found[group]["gap"]

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..analysis.study import Study
+
 MINUS, GAP = "−", "gap"
 
 #: optimizer key -> the name the papers use
 OPTIMIZERS = {"sgd": "SGD", "sam": "SAM", "imbsam": "ImbSAM", "ssesam": "SSE-SAM", "ccsam": "CC-SAM", "focalsam": "Focal-SAM"}
 
 
-def optimizer_name(key: str) -> str:
-    """The name a reader knows; an unknown key stands for itself."""
+def rule_name(key: str) -> str:
+    """The name of an update rule that a reader knows; an unknown key stands for itself."""
     return OPTIMIZERS.get(key, key)
+
+
+def optimizer_name(study: Study, key: str) -> str:
+    """The name of a study's optimizer: its rule's, and what tells it from others of that rule."""
+    variant = study.variants.get(key)
+    return variant.named(rule_name(variant.rule)) if variant else rule_name(key)
 
 
 def listed(items: Sequence[str], last: str = "and") -> str:

@@ -101,7 +101,16 @@ def _more_steps(low: Extreme, high: Extreme, tau: float, size: int | None, start
     return min(steps, size)
 
 
-def certificate(operator: HessianOperator, v: Tensor, *, tau: float, noise: float, vectors_file: str, key: str) -> Certificate:
+def certificate(
+    operator: HessianOperator,
+    v: Tensor,
+    *,
+    tau: float,
+    noise: float,
+    vectors_file: str,
+    key: str,
+    quotient: float | None = None,
+) -> Certificate:
     """Re-evaluates ``v^T H v`` by a fresh product; give an operator in float64 for a proof beyond float32 noise.
 
     Args:
@@ -111,10 +120,11 @@ def certificate(operator: HessianOperator, v: Tensor, *, tau: float, noise: floa
         noise: measured noise of the operator that found v (scaled to float64 where the re-evaluation is).
         vectors_file: name of the file that holds v.
         key: its key there.
+        quotient: ``v^T H v / v^T v``, where this operator has given it already.
     """
-    wide = v.to(operator.device, operator.dtype)
-    wide = wide / wide.double().norm().to(wide.dtype)
-    quotient = float(torch.dot(operator.matvec(wide).double(), wide.double()))
+    if quotient is None:
+        wide = v.to(operator.device, operator.dtype)
+        quotient = float(torch.dot(operator.matvec(wide).double(), wide.double()) / torch.dot(wide.double(), wide.double()))
     return Certificate(
         vector=key,
         vectors_file=vectors_file,

@@ -38,7 +38,6 @@ def in_float64(operator: HessianOperator) -> HessianOperator:
         operator.loss,
         params=wanted,
         reduce=operator.reduce,
-        accelerate=False,
         memory=1,  # keeps no graphs: it is asked for a few products only, beside an operator that keeps its own
     )
 
@@ -55,9 +54,10 @@ def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
         judge: the same operator in float64.
     """
     ends = {}
-    for name, extreme in (("min", spectrum.lambda_min), ("max", spectrum.lambda_max)):
-        v = spectrum.vectors[name].to(judge.device, judge.dtype)
-        quotient = float(torch.dot(judge.matvec(v), v) / torch.dot(v, v))
+    both = {"min": spectrum.lambda_min, "max": spectrum.lambda_max}
+    vectors = torch.stack([spectrum.vectors[name] for name in both], dim=1).to(judge.device, judge.dtype)
+    quotients = (judge.matmat(vectors) * vectors).sum(0) / (vectors * vectors).sum(0)
+    for (name, extreme), quotient in zip(both.items(), quotients.tolist(), strict=True):
         extra = max(abs(quotient - extreme.value) - extreme.noise, 0.0)
         bounds = zip(extreme.interval, (-extra, extra), strict=True)
         low, high = (None if bound is None else bound + wider for bound, wider in bounds)

@@ -95,7 +95,8 @@ class Measurement:
                 judge = in_float64(operator)
             except OperatorError as error:  # a loss with float32 constants, say
                 warnings.append(f"not re-evaluated in float64: {error}")
-        if judge is not operator and settings.engine == "saddlescope":
+        held = judge is not operator and settings.engine == "saddlescope"
+        if held:
             spectrum = rechecked(spectrum, judge)
         warnings = [*spectrum.warnings, *warnings]
         sampling = None
@@ -127,7 +128,10 @@ class Measurement:
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             self.vectors[f"{name}/{key}"] = vector
-        certificate = self._certificate(name, operator, judge, spectrum, verdict.tau) if negative and settings.escape else None
+        certificate = None
+        if negative and settings.escape:
+            quotient = spectrum.lambda_min.rayleigh_quotient if held else None
+            certificate = self._certificate(name, operator, judge, spectrum, verdict.tau, quotient)
         escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
         gauss_newton = None
         if settings.gauss_newton:
@@ -225,7 +229,15 @@ class Measurement:
             progress=step,
         )
 
-    def _certificate(self, name: str, operator: HessianOperator, judge: HessianOperator, spectrum: Spectrum, tau: float) -> Any:
+    def _certificate(
+        self,
+        name: str,
+        operator: HessianOperator,
+        judge: HessianOperator,
+        spectrum: Spectrum,
+        tau: float,
+        known: float | None,
+    ) -> Any:
         shrink = torch.finfo(judge.dtype).eps / torch.finfo(operator.dtype).eps
         return leaving.certificate(
             judge,
@@ -234,6 +246,7 @@ class Measurement:
             noise=spectrum.noise.absolute * shrink,
             vectors_file=self.vectors_file or "",
             key=f"{name}/min",
+            quotient=known,
         )
 
     def _escape(self, operator: HessianOperator, spectrum: Spectrum, mean: float, gradient: Tensor, weight_norm: float) -> Any:

@@ -82,7 +82,7 @@ class HessianOperator:
             self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
         self.matvecs = 0
         self._budget = memory if memory is not None else free_bytes(self.device) // 2
-        self.micro_batch = micro_batch or _fitting(samples, self.device)
+        self.micro_batch = micro_batch or _fitting(samples, self.device, self.dtype)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
@@ -127,28 +127,35 @@ class HessianOperator:
         Raises:
             OperatorError: the product is not finite.
         """
-        parts = self._split(v.to(self.device, self.dtype))
-        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        return self.matmat(v.unsqueeze(1)).squeeze(1)
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``; a micro-batch whose graph is not kept is evaluated once for all columns.
+
+        Raises:
+            OperatorError: a product is not finite.
+        """
+        columns = [self._split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
+        totals = [torch.zeros(self.size, dtype=self.dtype, device=self.device) for _ in columns]
         if self._kept_at != self._state():
             self.release()
         with self.differentiable():
             if self._kept is None:
                 self._keep_graphs()
             for gradients in self._kept or ():
-                total += self._product(gradients, parts, retain=True)
+                for k, parts in enumerate(columns):
+                    totals[k] += self._product(gradients, parts, retain=True)
             for batch in self._batches(self._rest_from):
-                total += self._product(self._gradients(batch), parts, retain=False)
-        self.matvecs += 1
-        result = self._sum(total) / self.num_samples
+                gradients = self._gradients(batch)
+                for k, parts in enumerate(columns):
+                    totals[k] += self._product(gradients, parts, retain=k + 1 < len(columns))
+        self.matvecs += len(columns)
+        result = self._sum(torch.stack(totals, dim=1)) / self.num_samples
         if not bool(torch.isfinite(result).all()):
             raise NotFiniteError(
                 "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
             )
         return result
-
-    def matmat(self, v: Tensor) -> Tensor:
-        """``H V`` for ``V [n, k]``."""
-        return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
     def release(self) -> None:
         """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
@@ -280,8 +287,11 @@ class HessianOperator:
         return torch.cat([(torch.zeros_like(p) if part is None else part.detach()).reshape(-1) for part, p in pairs])
 
 
-def _fitting(samples: Samples, device: torch.device) -> int:
+def _fitting(samples: Samples, device: torch.device, dtype: torch.dtype) -> int:
     """Samples a micro-batch, by the size of the inputs."""
     (one,) = samples.subset(np.zeros(1, dtype=np.int64)).batches(1)
     numbers = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
-    return min(samples.num_samples, max(8, _MICRO_BATCH.get(device.type, 200_000) // max(numbers, 1)), 4096)
+    most = _MICRO_BATCH.get(device.type, 200_000)
+    if dtype == torch.float64:
+        most //= 4  # its convolutions unfold the images, nine numbers for one under a 3 x 3 kernel
+    return min(samples.num_samples, max(8, most // max(numbers, 1)), 4096)

@@ -30,8 +30,29 @@ class Look:
     @property
     def ink(self) -> str:
         """A darker shade for text, legible on white."""
-        channels = (int(self.colour[at : at + 2], 16) for at in (1, 3, 5))
-        return "#" + "".join(f"{round(0.72 * channel):02X}" for channel in channels)
+        share = 0.72
+        while _luminance(ink := _shade(self.colour, share - 1)) > _LEGIBLE:
+            share -= 0.04
+        return ink
+
+
+#: relative luminance of text, black 0 and white 1: a contrast with white of 4 to 1
+_LEGIBLE = 0.21
+
+
+def _channels(colour: str) -> list[int]:
+    return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance of an sRGB colour (WCAG 2)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in _channels(colour))]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _shade(colour: str, towards: float) -> str:
+    """The hue darker (below 0, -1 is black) or lighter."""
+    return "#" + "".join(f"{round(c + towards * ((255 - c) if towards > 0 else c)):02X}" for c in _channels(colour))
 
 
 #: Okabe and Ito's colours (safe for colour-blind readers), chosen to differ in lightness too
@@ -79,6 +100,8 @@ def optimizer_looks(keys: Sequence[str], variants: Mapping[str, Variant] | None 
     for key, entry in of.items():
         plain = known[entry.rule]
         line, towards = _SHADES[(entry.order - 1) % len(_SHADES)] if entry.order else ("-", 0.0)
+        if towards < 0 and max(_channels(plain.colour)) < 96:
+            towards *= -0.6  # too dark to go darker
         found[key] = Look(entry.named(plain.name), _shade(plain.colour, towards), marker.get(key, plain.marker), line)
     return found
 
@@ -86,14 +109,6 @@ def optimizer_looks(keys: Sequence[str], variants: Mapping[str, Variant] | None 
 def looks_of(study: Study) -> dict[str, Look]:
     """The look of each optimizer of a study, in its order."""
     return optimizer_looks(study.optimizers, study.variants)
-
-
-def _shade(colour: str, towards: float) -> str:
-    """The hue darker (below 0, -1 is black) or lighter; a colour that is too dark to go darker goes lighter instead."""
-    channels = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
-    if towards < 0 and max(channels) < 96:
-        towards = -0.6 * towards
-    return "#" + "".join(f"{round(c + towards * ((255 - c) if towards > 0 else c)):02X}" for c in channels)
 
 
 def handle(look: Look, *, line: bool = False) -> Line2D:

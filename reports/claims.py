@@ -201,6 +201,34 @@ def _mean(evidence: Evidence, group: str, name: str) -> str:
     return number(sum(found) / len(found))
 
 
+def _weightings_differ(evidence: Evidence) -> Outcome:
+    """Judged on the tail, which is what the weightings weigh; never refuted, as no interval shows that two are equal."""
+    of_rule = [variant for variant in evidence.study.variants.values() if variant.rule == "imbsam"]
+    found = {str(variant.settings.get("normalisation")): variant.key for variant in of_rule}
+    if not {"batch", "group"} <= found.keys():
+        return Outcome("not tested", "", "no ImbSAM with both weightings, batch and group, in this study")
+    names = ("accuracy", "gradient_norm")
+    if lacking := evidence.lacks(*((key, part, name) for key in found.values() for part in ("head", "tail") for name in names)):
+        return Outcome("not tested", "", lacking)
+    parts = {
+        (name, part, weighting): evidence.difference((found[weighting], part, name), (found["batch"], part, name))
+        for name in names
+        for part in ("tail", "head")
+        for weighting in ("group", "batch-x2")
+        if weighting in found
+    }
+    ours = "; ".join(
+        f"{part} {label(name)[0]}, {weighting} − batch: {_signed(difference)}"
+        for (name, part, weighting), difference in parts.items()
+    )
+    judged = {label(name)[0]: parts[name, "tail", "group"].decision for name in names}
+    open_ = [words for words, decision in judged.items() if decision not in ("higher", "lower")]
+    if open_:
+        return Outcome("undecided", ours, f"Group − batch, tail: the interval over seeds includes zero for {listed(open_)}.")
+    said = listed([f"{words} is {decision}" for words, decision in judged.items()])
+    return Outcome("reproduced", ours, f"In the tail {said} with group than with batch; both intervals leave out zero.")
+
+
 def _tail_rises_after_switch(evidence: Evidence) -> Outcome:
     runs = evidence.study.of("ssesam")
     if not runs or any(run.side_car is None for run in runs):
@@ -234,6 +262,7 @@ JUDGES: dict[str, Callable[[Evidence], Outcome]] = {
     "sam-tail-class": _sam_flattens_tail,
     "tail-more-nonconvex": _tail_ratio_above_head,
     "overall-like-head": _overall_like_head,
+    "imbsam-weightings": _weightings_differ,
 }
 
 

@@ -20,6 +20,7 @@ from .escape import escape_sentences
 from .gather import cells, schemes, seeds
 from .shared import shared_sentences
 from .statistics import share_interval
+from .variants import families, separated
 from .words import listed, optimizer_name, rule_name
 
 TARGET = "ssesam"
@@ -28,7 +29,7 @@ QUESTION = "Does SSE-SAM escape the saddles of head and tail classes where SGD, 
 #: what every seed of one optimizer says about one group. open: negative curvature, not stationary; unsettled: the sign is
 #: undetermined in some seed; mixed: the seeds disagree
 State = Literal["saddle", "free", "open", "unsettled", "mixed", "gap"]
-Answer = Literal["Yes", "No", "No difference", "Partly", "Undecided", "Not answered"]
+Answer = Literal["Yes", "No", "No difference", "Partly", "Undecided", "Not answered", "Different"]
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,14 @@ def find(study: Study) -> Finding:
     rules = {key: variant.rule for key, variant in study.variants.items()}
     # A named variant of SSE-SAM is none of the others that the question compares it with.
     asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
-    answer, sentence = decide(asked, groups, name_of)
+    if TARGET not in rules and families(study):
+        differ, sentence = separated(study, scheme, groups)
+        answer: Answer = "Different" if differ else "Undecided"
+    elif TARGET not in rules and TARGET in rules.values():
+        named = listed([name_of(key) for key, rule in rules.items() if rule == TARGET])
+        answer, sentence = "Not answered", f"This study holds SSE-SAM as {named} only; below is where the optimizers end."
+    else:
+        answer, sentence = decide(asked, groups, name_of)
     support = [_describe(found, group, name_of) for group in groups]
     if TARGET in study.optimizers:
         support += size_sentences(study, compare(study, scheme, TARGET, groups))

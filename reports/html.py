@@ -26,6 +26,7 @@ from .gather import schemes
 from .provenance import facts, gaps, method, warnings
 from .sheets import along_sheet, claim_sheet, sheets
 from .summary import summary_sheet, verdict_sheet
+from .variants import families
 
 TEMPLATES = Path(__file__).with_name("templates")
 MANIFEST = "manifest.json"
@@ -82,7 +83,7 @@ def render(study: Study) -> str:
     groups = headline_groups(states(study, scheme)) if scheme else []
     compare = scheme is not None and TARGET in study.optimizers and len(study.optimizers) > 1
     everything = sheets(study, names)
-    first = {f"curvature_{scheme}", f"escape_{scheme}", "accuracy"}
+    first = {f"curvature_{scheme}", f"escape_{scheme}", "accuracy", *(f"variants_{rule}" for rule in families(study))}
     context: dict[str, Any] = {
         "study": study.name,
         "finding": finding,

@@ -119,11 +119,12 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
     """Every item in the registry's order. States come from the claims that ``studies`` (stored results) decide.
 
     An item with several claims is reproduced only if all of them are, and not reproduced if any is not. Of several studies the
-    last one that tests an item gives its state.
+    last one that tests an item gives its state, and one of the item's own recipes before any other.
     """
     from .claims import evaluate
 
     items = {item.id: item for item in _registry().items}
+    own: set[str] = set()
     for study in studies:
         by_item: dict[str, list[str]] = {}
         for claim, outcome in evaluate(study):
@@ -134,6 +135,10 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
             if drawn and item.id not in by_item and item.state == "not run":
                 items[item.id] = item.model_copy(update={"state": "drawn", "evidence": f"study {study.name}"})
         for name, found in by_item.items():
+            if study.name in items[name].recipes.values():
+                own.add(name)
+            elif name in own:
+                continue
             state: State = "undecided"
             if "not reproduced" in found:
                 state = "not reproduced"

@@ -25,6 +25,7 @@ from .entries import (
 from .escape import escape_sheets
 from .papers import Claim
 from .shared import shared_sheets
+from .variants import variant_sheets
 from .words import GAP, number, optimizer_name
 
 
@@ -264,7 +265,14 @@ def claim_sheet(found: Sequence[tuple[Claim, Outcome]]) -> Sheet:
 
 def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
     """Every sheet of the study in the report's order."""
-    found = [accuracy_sheet(study), difference_sheet(study, None), class_sheet(study), accuracy_seed_sheet(study)]
+    schemes = list(schemes)
+    found = [
+        *variant_sheets(study, next(iter(schemes), None)),
+        accuracy_sheet(study),
+        difference_sheet(study, None),
+        class_sheet(study),
+        accuracy_seed_sheet(study),
+    ]
     for scheme in schemes:
         found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme)]
         found += [seed_sheet(study, scheme), difference_sheet(study, scheme)]

@@ -108,6 +108,7 @@ def summary_table(study: Study) -> Table:
         table.add_column(label_words, justify="left" if column < 2 else "right", no_wrap=True)
     for row in sheet.rows:
         cells = [entry.text.replace(" ± ", "\n± ") for entry in row]
+        cells[0] = cells[0].replace(" (", "\n(")
         for long, short in SHORT.items():
             cells[1] = cells[1].replace(long, short)
         table.add_row(*cells)

@@ -5,6 +5,9 @@ Every function returns a data frame of unrounded numbers, one observation per ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 
 from ..analysis.study import Study
@@ -24,6 +27,7 @@ __all__ = [
     "curvature_along",
     "curvature_seeds",
     "differences",
+    "differences_between",
     "part_accuracy",
     "reference",
     "verdicts",
@@ -66,40 +70,40 @@ def differences(study: Study, scheme: str | None = "head-tail", against: str | N
     """
     base = against or reference(study)
     values = {key: found for key, found in by_seed(study, scheme).items() if (key[2] == "accuracy") == (scheme is None)}
-    rows = []
-    for (optimizer, group, name), mine in values.items():
-        if optimizer == base or name not in COMPARED:
-            continue
-        result = paired_difference(mine, values[base, group, name])
-        rows.append(
-            {
-                "optimizer": optimizer,
-                "against": base,
-                "group": group,
-                "quantity": name,
-                "difference": result.mean,
-                "low": result.low,
-                "high": result.high,
-                "n": result.count,
-                "higher_in": result.higher,
-                "missing_seeds": " ".join(str(seed) for seed in result.missing),
-                "decision": result.decision,
-            }
-        )
-    columns = [
-        "optimizer",
-        "against",
-        "group",
-        "quantity",
-        "difference",
-        "low",
-        "high",
-        "n",
-        "higher_in",
-        "missing_seeds",
-        "decision",
-    ]
-    return pd.DataFrame(rows, columns=columns)
+    keys = [key for key in values if key[0] != base and key[2] in COMPARED]
+    return pd.DataFrame([_difference(values, key, base) for key in keys], columns=_DIFFERENCE)
+
+
+def differences_between(
+    study: Study, scheme: str | None, optimizer: str, against: str, quantities: Sequence[str]
+) -> pd.DataFrame:
+    """The same for one optimizer against another, accuracies included."""
+    values = by_seed(study, scheme)
+    keys = [key for key in values if key[0] == optimizer and key[2] in quantities]
+    return pd.DataFrame([_difference(values, key, against) for key in keys], columns=_DIFFERENCE)
+
+
+_DIFFERENCE = (
+    "optimizer",
+    "against",
+    "group",
+    "quantity",
+    "difference",
+    "low",
+    "high",
+    "n",
+    "higher_in",
+    "missing_seeds",
+    "decision",
+)
+
+
+def _difference(values: BySeed, key: tuple[str, str, str], against: str) -> dict[str, Any]:
+    optimizer, group, name = key
+    result = paired_difference(values[key], values[against, group, name])
+    missing = " ".join(str(seed) for seed in result.missing)
+    numbers = (result.mean, result.low, result.high, result.count, result.higher, missing, result.decision)
+    return dict(zip(_DIFFERENCE, (optimizer, against, group, name, *numbers), strict=True))
 
 
 def checkpoints(study: Study) -> pd.DataFrame:

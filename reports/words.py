@@ -73,6 +73,8 @@ def interval(low: float | None, high: float | None) -> str:
     if width <= 0 or not 1e-3 <= largest < 1e5 or width < 1e-5 * largest:
         return f"[{number(low, 4)}, {number(high, 4)}]"
     decimals = _decimals(width)
+    if low > 0 or high < 0:  # an end rounded to 0 would say that zero is inside
+        decimals = max(decimals, _decimals(10 * min(abs(low), abs(high))))
     scale = 10.0**decimals
     # an interval rounded inwards would claim more than was found
     outer = math.floor(low * scale + 1e-9) / scale, math.ceil(high * scale - 1e-9) / scale

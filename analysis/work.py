@@ -39,10 +39,10 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
         WorkError: an item raised an error of this suite or of the operating system. (Any other exception is a defect, and
             comes through as it is.)
     """
-    failures = []
+    failures, folder = [], os.getcwd()
     jobs = max(1, min(jobs, len(items)))
     workers = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)
-    for index, failure in workers(delayed(_attempt)(work, index, item, jobs) for index, item in enumerate(items)):
+    for index, failure in workers(delayed(_attempt)(work, index, item, jobs, folder) for index, item in enumerate(items)):
         if failure is None:
             yield items[index]
         else:
@@ -52,7 +52,9 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
         raise WorkError(failures[0] + more)
 
 
-def _attempt(work: Callable[[Item], Any], index: int, item: Item, jobs: int) -> tuple[int, str | None]:
+def _attempt(work: Callable[[Item], Any], index: int, item: Item, jobs: int, folder: str) -> tuple[int, str | None]:
+    if os.getcwd() != folder:  # a worker kept from an earlier list is still in the folder of that time
+        os.chdir(folder)
     try:
         with single_thread(), memory_shared_by(jobs):
             work(item)

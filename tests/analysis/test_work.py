@@ -31,3 +31,16 @@ def test_a_failure_names_its_item():
 
 def test_nothing_to_do():
     assert list(run_items(fail_on_odd, [], jobs=2)) == []
+
+
+def write_folder(path):
+    path.write_text(os.getcwd())
+
+
+def test_workers_are_where_the_caller_is(tmp_path, monkeypatch):
+    for name in ("first", "second"):  # the workers of the first list are used again
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        paths = [tmp_path / f"{name}{i}" for i in range(4)]
+        list(run_items(write_folder, paths, jobs=2))
+        assert {path.read_text() for path in paths} == {str(tmp_path / name)}

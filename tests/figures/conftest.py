@@ -129,6 +129,12 @@ def build_study(tmp_path):
     return make
 
 
+@pytest.fixture
+def build_variants(build_study):
+    """As ``build_study``, a study of SGD and ImbSAM in three weightings."""
+    return lambda **choices: study_on_disk.make_variants(build_study(name="weightings", **choices))
+
+
 @pytest.fixture(scope="session")
 def edit():
     return study_on_disk.edit_json

@@ -276,6 +276,41 @@ def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     write(path, raw)
 
 
+#: three ImbSAM under names of their own, as a resolved recipe holds them; on disk they have the numbers of imbsam, sam, ssesam
+VARIANTS = """
+[optimizers.imbsam]
+rho = 0.05
+normalisation = "batch"
+[optimizers.imbsam-group]
+rule = "imbsam"
+rho = 0.05
+normalisation = "group"
+[optimizers.imbsam-x2]
+rule = "imbsam"
+rho = 0.05
+normalisation = "batch-x2"
+[optimizers.sgd]
+"""
+_RENAMED = {"sam": "imbsam-group", "ssesam": "imbsam-x2"}
+
+
+def make_variants(folder: Path) -> Path:
+    """Turns SAM and SSE-SAM of a study on disk into variants of ImbSAM."""
+    edit_json(
+        folder / "study.json",
+        lambda raw: [row.update(optimizer=_RENAMED.get(row["optimizer"], row["optimizer"])) for row in raw["runs"]],
+    )
+    with (folder / "recipe.toml").open("a", encoding="utf-8") as recipe:
+        recipe.write(VARIANTS)
+    return folder
+
+
+@pytest.fixture
+def build_variants(build_study: Callable[..., Path]) -> Callable[..., Path]:
+    """As ``build_study``, a study of SGD and ImbSAM in three weightings."""
+    return lambda **choices: make_variants(build_study(name="weightings", **choices))
+
+
 @pytest.fixture
 def build_study(tmp_path: Path) -> Callable[..., Path]:
     """``build_study(...)`` writes a study below tmp_path and returns its folder."""

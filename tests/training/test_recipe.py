@@ -1,15 +1,18 @@
 """Recipes: what is refused and how, overrides, and what is stored."""
 
+import hashlib
+import json
 import tomllib
 
 import pytest
 import tomli_w
 from saddlescope.analysis.study_plan import StudyAnalysis
+from saddlescope.training.optimizers import OptimizerError
 from saddlescope.training.recipe import RecipeError, load_recipe, parse_recipe, recipe_names
 from saddlescope.training.run import resolve, runs
 
 
-@pytest.mark.parametrize("name", ["digits-lt", "fashion-mnist-lt", "cifar10-lt-small"])
+@pytest.mark.parametrize("name", ["digits-lt", "digits-lt-imbsam-weightings", "fashion-mnist-lt", "cifar10-lt-small"])
 def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
     assert name in recipe_names()
     recipe = load_recipe(name)
@@ -53,11 +56,69 @@ def test_where_a_run_is_done_does_not_make_it_another_run():
         ("epochs", "write table.field=value"),
         ("name.x=3", "is a value, not a table"),
         ("name='../x'", "name"),
+        (
+            "optimizers.adam.rho=1",
+            r"digits-lt\.toml: field 'optimizers.adam': unknown optimizer 'adam'.*Known: sgd.* by rule",
+        ),
+        (
+            "optimizers.mine.rule='imbsan'",
+            r"digits-lt\.toml: field 'optimizers.mine.rule': unknown optimizer 'imbsan'; did you mean 'imbsam'\? Known: sgd",
+        ),
+        ("optimizers.mine.rule=['sam']", r"field 'optimizers.mine.rule': unknown optimizer \['sam'\]"),
+        (
+            "optimizers.sam.rule='imbsam'",
+            r"field 'optimizers.sam.rule': 'imbsam' under the name of another.*imbsam-<",
+        ),
+        ("optimizers.a/b.rule='sam'", "field 'optimizers.a/b': a name has letters, digits"),
     ],
 )
 def test_bad_fields_are_named_with_the_fix(override, said):
     with pytest.raises(RecipeError, match=said):
         load_recipe("digits-lt", [override])
+
+
+def by_hand(run):
+    """The folder's name as it was before a run could have a rule."""
+    content = run.model_dump(mode="json", exclude={"study", "rule"})
+    del content["training"]["device"]
+    text = json.dumps([1, content], sort_keys=True, separators=(",", ":"))
+    return f"{run.optimizer}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_an_optimizer_without_a_rule_keeps_the_folder_that_it_had(name):
+    plain = [run for run in runs(load_recipe(name)) if run.rule is None]
+    assert plain
+    assert [run.folder for run in plain] == [by_hand(run) for run in plain]
+
+
+def test_a_rule_that_is_the_name_itself_changes_nothing():
+    plain, said = (resolve(load_recipe("digits-lt", changes)) for changes in ([], ["optimizers.imbsam.rule='imbsam'"]))
+    assert said == plain
+    assert [run.folder for run in runs(said)] == [run.folder for run in runs(plain)]
+
+
+def test_one_optimizer_several_times():
+    recipe = load_recipe("digits-lt-imbsam-weightings")
+    found = {run.optimizer: run for run in runs(recipe) if run.seed == 0}
+    assert {name: (run.rule, run.settings.get("normalisation")) for name, run in found.items()} == {
+        "sgd": (None, None),
+        "imbsam": (None, "batch"),
+        "imbsam-x2": ("imbsam", "batch-x2"),
+        "imbsam-group": ("imbsam", "group"),
+    }
+    assert all(run.folder.startswith(f"{name}-seed0-") for name, run in found.items())
+    assert len({run.folder[-8:] for run in found.values()}) == 4
+    shared = {run.folder for run in runs(load_recipe("digits-lt"))}
+    assert {name for name, run in found.items() if run.folder in shared} == {"sgd", "imbsam"}  # the defaults written out
+    again = parse_recipe(tomllib.loads(tomli_w.dumps(resolve(recipe).resolved())))
+    assert [run.folder for run in runs(again)] == [run.folder for run in runs(recipe)]
+
+
+def test_the_same_optimizer_with_the_same_settings_is_refused():
+    with pytest.raises(OptimizerError, match=r"\[optimizers.mine\] is \[optimizers.imbsam\] again"):
+        runs(load_recipe("digits-lt", ["optimizers.mine.rule='imbsam'", "optimizers.mine.normalisation='batch'"]))
+    assert runs(load_recipe("digits-lt", ["optimizers.mine.rule='imbsam'", "optimizers.mine.normalisation='group'"]))
 
 
 def test_missing_and_damaged_recipes(tmp_path):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from saddlescope.analysis.study import load_study
 from saddlescope.training.accuracy import class_groups, measure_accuracy
 from saddlescope.training.checkpoint import StateError
 from saddlescope.training.datasets import load_data
@@ -116,6 +117,27 @@ def test_finished_runs_are_left_alone_and_unfinished_ones_counted(tmp_path):
     train_study(tiny, tmp_path, jobs=2)
     assert (folders[0] / "checkpoint.pt").stat().st_mtime_ns == stamp
     assert epochs_done(tmp_path, tiny) == (10, 10)
+
+
+def test_a_named_variant_trains_as_its_rule_does_and_says_so(tmp_path):
+    group = {"normalisation": "group"}
+    variants = recipe(optimizers={"imbsam": {}, "imbsam-group": {"rule": "imbsam", **group}})
+    plain, named = (json.loads((f / "checkpoint.json").read_text()) for f in train_study(variants, tmp_path / "variants"))
+    (alone,) = (
+        json.loads((f / "checkpoint.json").read_text()) for f in train_study(recipe(optimizers={"imbsam": group}), tmp_path)
+    )
+    assert named["sha256"] == alone["sha256"] != plain["sha256"]
+    assert (named["training"]["optimizer"], named["training"]["rule"]) == ("imbsam-group", "imbsam")
+    assert named["training"]["optimizer_settings"] == alone["training"]["optimizer_settings"]
+    assert "rule" not in plain["training"]
+    assert "rule" not in plain["recipe"]
+    study = load_study(tmp_path / "variants").variants
+    assert {key: entry.named("ImbSAM") for key, entry in study.items()} == {
+        "imbsam": "ImbSAM (batch)",
+        "imbsam-group": "ImbSAM (group)",
+    }
+    with pytest.raises(OptimizerError, match=r"\[optimizers.imbsam-group\] has unknown setting 'rhoo'; it takes: "):
+        train_study(recipe(optimizers={"imbsam-group": {"rule": "imbsam", "rhoo": 1}}), tmp_path / "bad")
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def difference_entry(row: Mapping[str, Any]) -> Entry:
     if pd.isna(row["low"]):
         return Entry(text, f"one seed, no interval; {seeds}", value)
     tone = "decided" if row["decision"] in ("higher", "lower") else ""
-    return Entry(f"{text} {interval(float(row['low']), float(row['high']))}", seeds, value, tone)
+    return Entry(f"{text} {interval(float(row['low']), float(row['high']), signed=True)}", seeds, value, tone)
 
 
 def measured_entry(row: Mapping[str, Any], quantity: str) -> Entry:

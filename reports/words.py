@@ -65,15 +65,18 @@ def with_spread(mean: float, spread: float | None) -> str:
     return f"{_fixed(mean, decimals)} ± {_fixed(spread, decimals)}"
 
 
-def interval(low: float | None, high: float | None) -> str:
-    """``[low, high]``, rounded outwards enough to show the width; an unknown side is written as infinite."""
+def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
+    """``[low, high]``, rounded outwards enough to show the width; an unknown side is written as infinite.
+
+    ``signed``: whether zero is inside matters, so that an end is never rounded onto it.
+    """
     if low is None or high is None:
         return f"[{number(low) if low is not None else MINUS + '∞'}, {number(high) if high is not None else '∞'}]"
     width, largest = high - low, max(abs(low), abs(high))
     if width <= 0 or not 1e-3 <= largest < 1e5 or width < 1e-5 * largest:
         return f"[{number(low, 4)}, {number(high, 4)}]"
     decimals = _decimals(width)
-    if low > 0 or high < 0:  # an end rounded to 0 would say that zero is inside
+    if signed and (low > 0 or high < 0):
         decimals = max(decimals, _decimals(10 * min(abs(low), abs(high))))
     scale = 10.0**decimals
     # an interval rounded inwards would claim more than was found

@@ -90,7 +90,7 @@ def test_registry_takes_an_items_own_study_before_others(build_variants, whole_s
 
 @pytest.mark.parametrize("ends", [(-0.1308, -0.00789), (0.00033, 0.1126), (-0.1065, -0.001655), (1e-9, 0.5)])
 def test_an_interval_that_leaves_out_zero_is_not_rounded_onto_it(ends):
-    low, high = (float(end.replace("−", "-")) for end in interval(*ends).strip("[]").split(", "))
+    low, high = (float(end.replace("−", "-")) for end in interval(*ends, signed=True).strip("[]").split(", "))
     assert low * high > 0
     assert low <= ends[0]
     assert high >= ends[1]

@@ -47,6 +47,7 @@ def _sheet(study: Study, scheme: str | None, rule: str) -> Sheet:
     shown = tables.by_seed(study, scheme)
     groups = [group for group in dict.fromkeys(data["group"]) if any(g == group and q != "accuracy" for _, g, q in shown)]
     groups = groups or list(dict.fromkeys(data["group"]))
+    data = data[data["group"].isin(groups)]
     rows = []
     for (quantity, optimizer, against), part in data.groupby(["quantity", "optimizer", "against"], sort=False):
         found = {row["group"]: row for row in records(part)}

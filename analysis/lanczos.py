@@ -19,10 +19,8 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
+from .basis import KrylovBasis, Place
 from .linear import LinearOperator
-
-#: Columns of the basis that are widened to float64 at once.
-_COLUMNS = 1 << 14
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
 _MOST_PASSES = 4
@@ -65,7 +63,7 @@ class Lanczos:
         operator: symmetric, fixed.
         seed: of the random start, and of the fresh directions after a breakdown.
         start: ``[n]``, instead of a random one.
-        basis_device: where the m basis vectors (m n numbers) are kept; default: the operator's device.
+        place: where the basis vectors are kept.
 
     Attributes:
         alphas, betas: diagonal of T, and the residual norm after each step (``betas[j]`` couples j and j + 1).
@@ -76,7 +74,7 @@ class Lanczos:
     """
 
     def __init__(
-        self, operator: LinearOperator, seed: int = 0, *, start: Tensor | None = None, basis_device: torch.device | None = None
+        self, operator: LinearOperator, seed: int = 0, *, start: Tensor | None = None, place: Place = "device"
     ) -> None:
         self.operator, self.seed = operator, seed
         self.alphas: list[float] = []
@@ -84,14 +82,13 @@ class Lanczos:
         self.restarts: list[int] = []
         self.dropped: list[float] = []
         self.exhausted = False
-        self._basis_device = basis_device or operator.device
         first = (
             random_start(operator, seed)
             if start is None
             else (start.double() / start.double().norm()).to(operator.device, operator.dtype)
         )
-        self._basis = torch.empty((8, operator.size), dtype=operator.dtype, device=self._basis_device)
-        self._basis[0] = first
+        self._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        self._basis.append(first)
         self._ritz: Ritz | None = None
 
     @property
@@ -127,12 +124,12 @@ class Lanczos:
     def ritz_vector(self, index: int) -> Tensor:
         """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
         coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
-        vector: Tensor = self._basis[: self.steps].T @ coefficients.to(self._basis)
+        vector = self._basis.combined(coefficients)
         return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
 
     def project(self, z: Tensor) -> np.ndarray:
         """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
-        return self._overlap(z.to(self._basis_device, torch.float64), self.steps).cpu().numpy()
+        return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
 
     def tridiagonal_times(self, y: np.ndarray) -> np.ndarray:
         """``T y`` for y ``[m]``."""
@@ -146,7 +143,7 @@ class Lanczos:
         """Stores everything needed to continue (safetensors)."""
         kept = min(self.steps + 1, self.operator.size)
         tensors = {
-            "basis": self._basis[:kept].cpu().contiguous(),
+            "basis": self._basis.rows(kept).cpu().contiguous(),
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
@@ -158,7 +155,7 @@ class Lanczos:
         partial.replace(path)
 
     @classmethod
-    def load(cls, operator: LinearOperator, path: Path, basis_device: torch.device | None = None) -> Lanczos:
+    def load(cls, operator: LinearOperator, path: Path, place: Place = "device") -> Lanczos:
         """Continues a stored run on the same operator.
 
         Raises:
@@ -174,9 +171,11 @@ class Lanczos:
                 f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {operator.size} in "
                 f"{operator.dtype}; delete it to begin again"
             )
-        run = cls(operator, state[0], start=basis[0], basis_device=basis_device)
-        # A fresh allocation: products with memory-mapped rows could differ in the last digit.
-        run._basis = torch.empty_like(basis, device=run._basis_device).copy_(basis)
+        run = cls(operator, state[0], place=place)
+        # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
+        run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        for row in basis:
+            run._basis.append(row)
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
@@ -203,17 +202,17 @@ class Lanczos:
             self._restart(j + 1)
         else:
             self.betas.append(beta)
-            self._append(w / beta)
+            self._basis.append(w / beta)
 
     def _restart(self, filled: int) -> None:
         w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._append(w / w.norm())
+        self._basis.append(w / w.norm())
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
         j = self.steps
-        w = w.to(self._basis_device, torch.float64) - alpha * self._basis[j].double()
+        w = w.to(self._basis.device, torch.float64) - alpha * self._basis[j].double()
         if j and self.betas[-1]:
             w -= self.betas[-1] * self._basis[j - 1].double()
         return w
@@ -224,29 +223,10 @@ class Lanczos:
         Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
         what it leaves along the basis, relative to the rest, above round-off.
         """
-        basis = self._columns(filled)
-        w = w.to(self._basis_device, torch.float64)
+        w = w.to(self._basis.device, torch.float64)
         for _ in range(_MOST_PASSES):
             before = float(w.norm())
-            overlap = self._overlap(w, filled)
-            w = torch.cat([x - overlap @ b.double() for b, x in zip(basis, w.split(_COLUMNS), strict=True)])
+            w = self._basis.without(w, self._basis.overlap(w, filled))
             if float(w.norm()) > before / 2:
                 break
         return w
-
-    def _columns(self, filled: int) -> tuple[Tensor, ...]:
-        columns: tuple[Tensor, ...] = self._basis[:filled].split(_COLUMNS, dim=1)
-        return columns
-
-    def _overlap(self, w: Tensor, filled: int) -> Tensor:
-        # Summed in float64: at 1e5 parameters float32 sums leave overlaps of 2e-5, which shift a small eigenvalue beside a
-        # large one by 1e-4 of its size. In parts, so that the float64 copy of the basis stays small.
-        return torch.stack([b.double() @ x for b, x in zip(self._columns(filled), w.split(_COLUMNS), strict=True)]).sum(0)
-
-    def _append(self, q: Tensor) -> None:
-        filled = self.steps
-        if filled >= len(self._basis):
-            grown = torch.empty((len(self._basis) + 16, self.operator.size), dtype=self._basis.dtype, device=self._basis_device)
-            grown[:filled] = self._basis[:filled]
-            self._basis = grown
-        self._basis[filled] = q / q.norm()

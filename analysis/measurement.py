@@ -225,6 +225,7 @@ class Measurement:
             tau=settings.tau,
             mass_width=settings.mass_width,
             max_starts=settings.max_starts,
+            place=settings.basis,
             store=store,
             progress=step,
         )

@@ -51,6 +51,7 @@ class AnalysisSettings(BaseModel):
     )
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
     memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: half of what is free")
+    basis: Literal["device", "cpu", "disk"] = Field("device", description="where the vectors of the Krylov space are kept")
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
 

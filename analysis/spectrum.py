@@ -11,6 +11,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
+from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import guard
 from .lanczos import Lanczos
@@ -65,7 +66,7 @@ def measure_spectrum(
     tau: float | None = None,
     mass_width: float | None = None,
     max_starts: int = 32,
-    basis_device: torch.device | None = None,
+    place: Place = "device",
     store: StartStore | None = None,
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -85,7 +86,7 @@ def measure_spectrum(
         tau: go on, up to the step limit, until it is decided whether an eigenvalue lies below ``-tau lambda_max``.
         mass_width: add starts until the interval of every negative mass is at most so wide.
         max_starts: but no more than so many in all.
-        basis_device: where the Krylov basis is kept.
+        place: where the Krylov basis is kept.
         store: where finished and running starts are kept, to be continued and added to.
         progress: called with 1 after each Lanczos step.
 
@@ -127,9 +128,9 @@ def measure_spectrum(
     while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
         later = most - 1 - len(runs)
         if store is not None:
-            run = store.finish(operator, seed + len(runs), k, steps, stop, guarded.products, later, basis_device)
+            run = store.finish(operator, seed + len(runs), k, steps, stop, guarded.products, later, place)
         else:
-            lanczos = Lanczos(operator, seed + len(runs), basis_device=basis_device).run(steps, stop)
+            lanczos = Lanczos(operator, seed + len(runs), place=place).run(steps, stop)
             run = Start.of(lanczos, k, guarded.products, later)
             del lanczos  # its basis, before the next one grows
         for end, pairs, sign in (("min", run.lowest, 1), ("max", run.highest, -1)):

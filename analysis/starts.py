@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
+from .basis import Place
 from .bounds import mass_bracket
 from .lanczos import Lanczos, LanczosError, random_start
 from .linear import LinearOperator
@@ -180,7 +181,7 @@ class StartStore:
         stop: Callable[[Lanczos], bool],
         products: Mapping[int, Tensor],
         further: int,
-        basis_device: torch.device | None = None,
+        place: Place = "device",
     ) -> Start:
         """The start of a seed: from the folder, or run to its end from wherever it was.
 
@@ -192,14 +193,14 @@ class StartStore:
             stop: when to stop earlier.
             products: see ``Controls.of``.
             further: see ``Controls.of``.
-            basis_device: where the basis is kept.
+            place: where the Krylov basis is kept.
         """
         finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
         kept = Start.load(finished, operator.device)
         if kept is not None:
             operator.matvecs += kept.steps
             return kept
-        run = self._continued(operator, running, basis_device) or Lanczos(operator, seed, basis_device=basis_device)
+        run = self._continued(operator, running, place) or Lanczos(operator, seed, place=place)
         operator.matvecs += run.steps
         due = time.monotonic() + STORE_EVERY
 
@@ -219,8 +220,8 @@ class StartStore:
         running.unlink(missing_ok=True)
         return start
 
-    def _continued(self, operator: LinearOperator, path: Path, basis_device: torch.device | None) -> Lanczos | None:
+    def _continued(self, operator: LinearOperator, path: Path, place: Place) -> Lanczos | None:
         try:
-            return Lanczos.load(operator, path, basis_device)
+            return Lanczos.load(operator, path, place)
         except (FileNotFoundError, LanczosError):
             return None

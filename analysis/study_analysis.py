@@ -7,8 +7,10 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from .analyze import analyze
@@ -111,7 +113,7 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
     named_alike = (
         source.checkpoint_sha256 == file_sha256(item.checkpoint)
-        and source.settings == resolved(item.settings, eta).model_dump(mode="json")
+        and _same(source.settings, resolved(item.settings, eta))
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
         and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
@@ -119,6 +121,14 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
     ours = all(factory.startswith("saddlescope.") for factory in parts) and not given.record()
     return named_alike and (ours or _behaves_as(stored, item, given))
+
+
+def _same(stored: dict[str, Any], wanted: AnalysisSettings) -> bool:
+    """Whether settings mean the same measurement; fields that a stored result does not know yet have their defaults."""
+    try:
+        return AnalysisSettings.model_validate(stored | {"basis": wanted.basis}) == wanted
+    except ValidationError:
+        return False
 
 
 def _whole(vectors: Path) -> bool:

@@ -1,5 +1,7 @@
 """Lanczos on prescribed spectra: no ghosts, honest residuals, exact quadrature, breakdowns, and resuming to the digit."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ def bulk(n, outliers, width=0.01, seed=0):
 
 
 def basis_of(run):
-    return run._basis[: run.steps].double()
+    return run._basis.rows(run.steps).double()
 
 
 def test_basis_is_orthonormal_and_no_eigenvalue_is_found_twice(diagonal):
@@ -208,3 +210,17 @@ def test_a_run_of_another_operator_or_a_damaged_file_is_refused(diagonal, tmp_pa
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(LanczosError, match="not a stored Lanczos run"):
         Lanczos.load(diagonal([1.0, 2, 3]), path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_place_of_the_basis_does_not_change_a_digit(diagonal, tmp_path, monkeypatch, dtype):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spectrum = torch.cat([torch.linspace(-1, 5, 20), torch.zeros(20_011)]).double()
+    operator = diagonal(spectrum.to(dtype))
+    runs = [Lanczos(operator, 3, place=place).run(45) for place in ("device", "cpu", "disk")]
+    assert list(tmp_path.iterdir())  # the file, which has grown more than once
+    for run in runs[1:]:
+        assert (run.alphas, run.betas) == (runs[0].alphas, runs[0].betas)
+        assert torch.equal(run.ritz_vector(0), runs[0].ritz_vector(0))
+    del run, runs
+    assert not list(tmp_path.iterdir())

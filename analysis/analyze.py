@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import time
@@ -17,6 +16,7 @@ from .groups import GroupError, make_scheme
 from .linear import OperatorError
 from .losses import BatchLoss
 from .measurement import Measurement, Progress
+from .modules import copied
 from .provenance import Source, describe, weights_sha256
 from .results import CurvatureResult, Scheme
 from .samples import Samples
@@ -69,7 +69,7 @@ def analyze(
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
     scheme = scheme or make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, mapping=settings.groups)
     work = Measurement(
-        copy.deepcopy(model).to(device, dtype),
+        copied(model).to(device, dtype),
         samples,
         loss,
         scheme,

@@ -14,7 +14,11 @@ Overrides = Annotated[
 Jobs = Annotated[int | None, typer.Option(min=1, help="Checkpoints at a time; default: one per core.")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder to look for the data in first.")]
 Model = Annotated[
-    str | None, typer.Option(help="file.py:factory, package.module:factory, exported.pt2, or a model of ours (resnet32-cifar).")
+    str | None,
+    typer.Option(
+        help="file.py:factory, package.module:factory, torchvision:resnet18, timm:resnet10t, exported.pt2, or a model of ours "
+        "(resnet32-cifar)."
+    ),
 ]
 Data = Annotated[
     str | None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 
 import numpy as np
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from .groups import group_indices, make_scheme
 from .memory import free_bytes
+from .modules import copied
 from .operator import HessianOperator
 from .study_plan import CurvatureItem
 from .subject import Given, open_checkpoint
@@ -35,7 +35,7 @@ def print_cost(item: CurvatureItem, given: Given, count: int = 1) -> None:
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     eta = settings.eta if settings.eta is not None else subject.eta
     scheme = make_scheme(settings.scheme, subject.samples.class_counts, eta=eta, mapping=settings.groups)
-    model = copy.deepcopy(subject.model).to(device, dtype)
+    model = copied(subject.model).to(device, dtype)
     table = Table(title=f"{item.checkpoint.name}: at most {settings.starts} x {settings.steps} Lanczos steps a group")
     for heading in ("group", "samples", "seconds a product", "products, at most", "minutes, at most", "graph memory"):
         table.add_column(heading, justify="left" if heading == "group" else "right")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from .linear import LinearOperator
 from .memory import free_bytes
+from .modules import copied
 from .operator import HessianOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
@@ -30,7 +30,7 @@ class TooLargeError(ValueError):
 
 def in_float64(operator: HessianOperator) -> HessianOperator:
     """The same Hessian over a float64 copy of the model."""
-    model = copy.deepcopy(operator.model).double()
+    model = copied(operator.model).double()
     wanted = ",".join(operator.parameter_names)
     return HessianOperator(
         model,

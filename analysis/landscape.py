@@ -6,7 +6,6 @@ is analysed. All groups are evaluated in one pass over the samples.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from .escape import shifted
 from .evaluate import group_means
 from .groups import group_indices
 from .losses import BatchLoss, classification_loss
+from .modules import copied, select_parameters
 from .operator import HessianOperator
 from .provenance import Source, describe
 from .results import Direction, Scheme, Slice
@@ -80,7 +80,7 @@ def slice_loss(
     if convexity is not None and len(axes) != 2:
         raise LandscapeError("a convexity map needs a plane, such as tail-plane; this slice is a line")
     where = torch.device(device)
-    moved = copy.deepcopy(model).to(where, dtype)
+    moved = copied(model).to(where, dtype)
     output = loss or classification_loss()
     operator = HessianOperator(moved, samples, output, params=params, accelerate=False)
     wrong = [len(axis.vector) for axis in axes if len(axis.vector) != operator.size]
@@ -147,7 +147,7 @@ def _measured(
 ) -> Direction:
     """The axis with every group's slope ``<d, g>`` and curvature ``d^T H d`` at the centre, in float64."""
     slope, curvature = {}, {}
-    precise = copy.deepcopy(model).to(device, torch.float64)
+    precise = copied(model).to(device, torch.float64)
     for name in scheme.groups:
         operator = HessianOperator(precise, samples.subset(indices[name]), loss, params=params, accelerate=False, memory=1)
         d = axis.vector.to(device)
@@ -169,6 +169,4 @@ def _measured(
 
 def flat_weights(model: nn.Module, params: str | None = None) -> Tensor:
     """The chosen parameters as one float64 vector ``[n]`` on the CPU."""
-    from .modules import select_parameters
-
     return torch.cat([p.detach().cpu().double().reshape(-1) for p in select_parameters(model, params)[1]])

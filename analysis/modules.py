@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,17 +14,30 @@ from torch import nn
 from .linear import OperatorError
 
 
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of its own, which the analysis may move and change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own, of exported programs
+        return copy.deepcopy(model)
+
+
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's training flag and every buffer as before afterwards, also after an exception."""
+    """Eval mode and dense gradients of embeddings inside; flags and buffers as before afterwards, also after an exception."""
     flags = [(module, module.training) for module in model.modules()]
+    # Sparse gradients have no second derivative; dense ones hold the same numbers.
+    sparse = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
+    for module in sparse:
+        module.sparse = False
     try:
         yield
     finally:
         for module, flag in flags:
             module.training = flag
+        for module in sparse:
+            module.sparse = True
         with torch.no_grad():
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):

@@ -208,7 +208,9 @@ class HessianOperator:
             products = torch.autograd.grad(outputs, self.parameters, vectors, retain_graph=retain, allow_unused=True)
         except RuntimeError as error:
             if "derivative for" in str(error) and "not implemented" in str(error):
-                raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}") from error
+                choice = "; let the model not choose its attention kernel: the math kernel is taken here, which can be"
+                hint = choice if "attention" in str(error) else ""
+                raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}{hint}") from error
             raise
         return self._flat(products)
 
@@ -283,7 +285,9 @@ class HessianOperator:
         return [part.view_as(p) for part, p in zip(v.split(sizes), self.parameters, strict=True)]
 
     def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
-        pairs = zip(parts, self.parameters, strict=True)
+        pairs = list(zip(parts, self.parameters, strict=True))
+        if any(part is not None and part.is_sparse for part, _ in pairs):
+            raise OperatorError("the gradient of a parameter is sparse and cannot be differentiated again: give sparse=False")
         return torch.cat([(torch.zeros_like(p) if part is None else part.detach()).reshape(-1) for part, p in pairs])
 
 

@@ -20,7 +20,7 @@ from .settings import SettingsError
 from .study import read_json
 from .study_plan import SliceItem, curvature_item
 from .subject import Given, Subject, open_checkpoint
-from .user_code import build_model
+from .user_models import build_model
 from .weights import fit_weights, load_weights
 
 #: called with (points done, points in all)

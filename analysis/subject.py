@@ -16,7 +16,8 @@ from .losses import BatchLoss, classification_loss
 from .provenance import Source, file_sha256
 from .results import ResultError
 from .samples import Samples
-from .user_code import SubjectError, build_loss, build_model, call, load_samples
+from .user_code import SubjectError, build_loss, call, load_samples
+from .user_models import build_model
 from .weights import fit_weights, load_weights
 
 SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1
@@ -27,7 +28,7 @@ class Given:
     """What the command line says about a checkpoint; ``None`` leaves it to the side-car.
 
     Attributes:
-        model: see :func:`~saddlescope.analysis.user_code.build_model`.
+        model: see :func:`~saddlescope.analysis.user_models.build_model`.
         model_args: its keyword arguments.
         data: see :func:`~saddlescope.analysis.user_code.load_samples`.
         data_args: its keyword arguments.
@@ -136,7 +137,8 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         raise SubjectError(
             f"{checkpoint}: no side-car {checkpoint.stem}.json beside it, so say what it is with {' and '.join(missing)}"
         )
-    state = load_weights(checkpoint, trust=given.trust, key=given.key)
+    itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
+    state = None if itself else load_weights(checkpoint, trust=given.trust, key=given.key)
     digest = file_sha256(checkpoint)
     if side_car is not None and digest != side_car["sha256"]:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
@@ -148,7 +150,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         assert side_car is not None
         model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
         name = str(side_car["model"]["args"].get("name") or side_car["model"]["factory"])
-    notes = fit_weights(model, state, checkpoint)
+    notes = fit_weights(model, state, checkpoint) if state is not None else []
     if given.loss is None and side_car is not None:
         loss_name = side_car["loss"]["name"]
         record = side_car["loss"]

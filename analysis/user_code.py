@@ -1,4 +1,4 @@
-"""Models, losses and data that a user names on the command line, or a side-car names for us: one mechanism for both."""
+"""Losses and data that a user names on the command line, or a side-car names for us: one mechanism for both."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -27,8 +27,7 @@ from saddlescope import load_factory
 from .losses import BatchLoss, classification_loss
 from .samples import Samples
 
-#: factories of the suite's own models, data sets and losses: found by name, like anybody's
-OUR_MODELS = "saddlescope.training.models:build_model"
+#: factories of the suite's own data sets and losses: found by name, like anybody's
 OUR_DATA = "saddlescope.training.datasets:analysis_set"
 OUR_LOSSES = "saddlescope.training.losses:build_loss"
 
@@ -55,50 +54,6 @@ def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, An
         if type(error).__module__.split(".")[0] == "saddlescope":
             raise  # says itself what is wrong
         raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
-
-
-def build_model(reference: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> nn.Module:
-    """The model that a reference names.
-
-    Args:
-        reference: ``file.py:factory``, ``package.module:factory`` (``torchvision.models:resnet18``, ``timm:create_model``), a
-            model of the suite (``resnet32-cifar``), or an exported program (``.pt2``).
-        arguments: keyword arguments of the factory.
-        num_classes: given to a factory that asks for it and did not get it.
-
-    Raises:
-        SubjectError: the factory raised, or returned no module.
-        FactoryError: it cannot be found or imported.
-    """
-    if reference.endswith(".pt2"):
-        return _exported(Path(reference))
-    if ":" not in reference:
-        reference, arguments = OUR_MODELS, {"name": reference, **arguments}
-    factory = load_factory(reference)
-    if isinstance(factory, nn.Module):
-        return factory
-    if num_classes is not None and "num_classes" not in arguments and _asks_for_classes(factory, reference):
-        arguments = {**arguments, "num_classes": num_classes}
-    model = call(factory, reference, arguments)
-    if not isinstance(model, nn.Module):
-        raise SubjectError(f"model factory {reference} returned {type(model).__name__}, not a torch.nn.Module")
-    return model
-
-
-def _asks_for_classes(factory: Callable[..., Any], reference: str) -> bool:
-    try:
-        wanted = inspect.signature(factory).parameters.get("num_classes")
-    except ValueError:
-        return False
-    return wanted is not None and (wanted.default is wanted.empty or reference == OUR_MODELS)
-
-
-def _exported(path: Path) -> nn.Module:
-    try:
-        program = torch.export.load(path)
-    except Exception as error:
-        raise SubjectError(f"{path}: cannot be read as an exported program: {error}") from None
-    return program.module(check_guards=False)
 
 
 def build_loss(reference: str | None, class_counts: list[int]) -> tuple[BatchLoss, str]:

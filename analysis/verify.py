@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from .escape import shifted, vector_sha256
 from .groups import group_indices
+from .modules import copied
 from .operator import HessianOperator
 from .results import CurvatureResult, ResultError, load
 from .samples import Samples
@@ -106,7 +106,7 @@ def verify(
 def _quotients(
     subject: Subject, samples: Samples, vector: Tensor, params: str | None, dtype: torch.dtype
 ) -> tuple[float, float]:
-    model = copy.deepcopy(subject.model).to(dtype)
+    model = copied(subject.model).to(dtype)
     operator = HessianOperator(model, samples, subject.loss, params=params, accelerate=False, memory=1)
     v = vector.double() / vector.double().norm()
     product = float(torch.dot(operator.matvec(v).double(), v))

@@ -5,6 +5,7 @@ Files are read with ``weights_only=True`` on the CPU: a pickle that would run co
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,9 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 #: keys under which training codes keep the state dict, the preferred ones first
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "module", "ema")
+_NEVER_RUN = (
+    "holds layers without weights: a lazy layer (LazyLinear ...) has none before its first batch. Run the model on one batch "
+    "and save it again"
+)
 #: what wrappers put before every key
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "_forward_module.")
 
@@ -36,10 +42,17 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    if path.suffix == ".pt2":
+        raise CheckpointError(
+            f"{path}: an exported program, weights and model in one: name it as the model as well, --model {path} (reading it "
+            "can run code that it brings along)"
+        )
     content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path, trust)
     if isinstance(content, nn.Module):
         content = content.state_dict()
     state = _find_state(content, key, path)
+    if any(is_lazy(tensor) for tensor in state.values()):
+        raise CheckpointError(f"{path}: {_NEVER_RUN}")
     return {name: tensor.detach() for name, tensor in state.items()}
 
 
@@ -54,12 +67,16 @@ def _safetensors(path: Path) -> Any:
 
 
 def _torch_file(path: Path, trust: bool) -> Any:
+    if _is_torchscript(path):
+        return _torchscript(path, trust)
     try:
         return torch.load(path, map_location="cpu", weights_only=not trust)
     except PermissionError:
         raise
     except Exception as error:
         text = str(error)
+        if "UninitializedParameter" in text or "UninitializedBuffer" in text:
+            raise CheckpointError(f"{path}: {_NEVER_RUN}") from None
         if "weights_only" in text or "Unsupported" in text or "WeightsUnpickler" in text:
             what = next(
                 (line.strip() for line in text.splitlines() if "GLOBAL" in line or "class" in line), text.splitlines()[0]
@@ -72,6 +89,28 @@ def _torch_file(path: Path, trust: bool) -> Any:
         raise CheckpointError(
             f"{path}: cannot be read: {text.splitlines()[0][:200] if text else type(error).__name__}.{whole}"
         ) from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _torchscript(path: Path, trust: bool) -> Any:
+    if not trust:
+        raise CheckpointError(
+            f"{path}: a TorchScript program, and reading it can run code that it brings along. If the file is your own, add "
+            "--trust-checkpoint; better, save model.state_dict()"
+        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; its files are still about
+            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:
+        raise CheckpointError(f"{path}: cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from None
 
 
 def _find_state(content: Any, key: str | None, path: Path) -> dict[str, Tensor]:
@@ -120,23 +159,28 @@ def _names(content: Mapping[Any, Any]) -> str:
 def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str = "checkpoint") -> list[str]:
     """Loads ``state`` into ``model`` strictly, after taking off the prefixes of wrappers.
 
+    A tensor that the model has under several names (tied weights) may be in the file under one of them. Lazy layers take the
+    shapes of the file.
+
     Returns:
         Notes: prefixes taken off, counters that the file lacked.
 
     Raises:
-        CheckpointError: names or shapes differ; the message lists what is missing, unexpected and of another shape.
+        CheckpointError: names or shapes differ, and the message lists what is missing, unexpected and of another shape; or the
+            file gives two values to one tensor, or none to a lazy layer.
     """
     wanted = model.state_dict()
     state, notes = _without_prefixes(dict(state), set(wanted))
     for name in list(wanted):
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = wanted[name]  # absent from files of torch < 0.4.1; does not enter any result
+    _tie(model, state, path)
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
     shapes = [
         f"{name} (file {list(state[name].shape)}, model {list(wanted[name].shape)})"
         for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
+        if name in state and not is_lazy(wanted[name]) and state[name].shape != wanted[name].shape
     ]
     if missing or unexpected or shapes:
         parts = [
@@ -146,10 +190,29 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str 
         ]
         raise CheckpointError(
             f"{path}: does not fit {type(model).__name__} ({len(wanted)} tensors in the model, {len(state)} in the file). "
-            f"{'; '.join(parts)}. Is it the right architecture, with the right arguments?"
+            f"{'; '.join(parts)}. Is it the right architecture, with the right --model-args?"
         )
     model.load_state_dict(state)
     return notes
+
+
+def _tie(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:
+    """Completes the names of tied tensors; such files are left behind by safetensors, among others.
+
+    Raises:
+        CheckpointError: the file has different values for one tensor, of which loading would silently take the last.
+    """
+    names_of: dict[int, list[str]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names_of.setdefault(id(tensor), []).append(name)
+    for names in names_of.values():
+        there = [name for name in names if name in state]
+        if there and not all(torch.equal(state[name], state[there[0]]) for name in there):
+            raise CheckpointError(
+                f"{path}: {' and '.join(there)} are one tensor in {type(model).__name__} and differ in the file: were they "
+                "not tied when it was trained?"
+            )
+        state.update({name: state[there[0]] for name in names if there and name not in there})
 
 
 def _without_prefixes(state: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:

@@ -214,3 +214,59 @@ def test_losses_that_return_nothing_useful_are_refused(answer):
     samples = Samples.from_tensors(torch.randn(6, 5), torch.arange(6) % 3)
     with pytest.raises(ValueError, match="mask" if answer == "raise" else "as a tensor"):
         HessianOperator(nn.Linear(5, 3), samples, loss)
+
+
+class Words(nn.Module):
+    """A text model with an embedding whose gradient is sparse, and parameters that no loss reaches."""
+
+    def __init__(self, sparse):
+        super().__init__()
+        self.embedding, self.last, self.unused = nn.Embedding(7, 3, sparse=sparse), nn.Linear(3, 2), nn.Linear(2, 2)
+
+    def forward(self, x):
+        return self.last(self.embedding(x).mean(1).tanh())
+
+
+def test_sparse_embeddings_and_unused_parameters_have_the_hessian_of_dense_ones():
+    x, y = torch.randint(0, 7, (12, 4), generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    torch.manual_seed(0)
+    sparse, dense = Words(True).double(), Words(False).double()
+    dense.load_state_dict(sparse.state_dict())
+    ours, plain = (HessianOperator(model, Samples.from_tensors(x, y)) for model in (sparse, dense))
+    v = vectors(plain.size, 1)[:, 0]
+    assert torch.equal(ours.matvec(v), plain.matvec(v))
+    assert float(plain.matvec(v)[-6:].abs().max()) == 0
+    assert sparse.embedding.sparse
+    assert not dense.embedding.sparse
+
+
+def test_a_gradient_that_is_sparse_whatever_one_does_is_refused():
+    model = Words(False)
+    model.forward = lambda x: model.last(functional.embedding(x, model.embedding.weight, sparse=True).mean(1))
+    samples = Samples.from_tensors(torch.randint(0, 7, (12, 4)), torch.arange(12) % 2)
+    with pytest.raises(OperatorError, match="give sparse=False"):
+        HessianOperator(model, samples, accelerate=False).loss_and_gradient()
+
+
+def test_attention_is_differentiated_twice_unless_the_model_forbids_it():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project, self.last = nn.Linear(4, 12), nn.Linear(4, 2)
+
+        def forward(self, x):
+            q, k, v = self.project(x).unsqueeze(1).chunk(3, dim=-1)
+            return self.last(functional.scaled_dot_product_attention(q, k, v).mean((1, 2)))
+
+    samples = Samples.from_tensors(torch.randn(10, 5, 4, generator=torch.Generator().manual_seed(0)), torch.arange(10) % 2)
+    operator = HessianOperator(Attention(), samples, accelerate=False)
+    assert float(operator.matvec(torch.ones(operator.size)).norm()) > 0
+
+    class Forced(Attention):
+        def forward(self, x):
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+                return super().forward(x)
+
+    operator = HessianOperator(Forced(), samples, accelerate=False)
+    with pytest.raises(OperatorError, match=r"cannot be differentiated twice.*the math kernel is taken"):
+        operator.matvec(torch.ones(operator.size))

@@ -104,3 +104,59 @@ def test_an_optimizer_state_is_no_checkpoint(tmp_path):
     torch.save({"optimizer": {"state": {}, "param_groups": []}, "epoch": 3}, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="no state dict found; its keys are optimizer, epoch"):
         load_weights(tmp_path / "c.pt")
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.decoder = nn.Embedding(5, 3), nn.Linear(3, 5, bias=False)
+        self.decoder.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize("kept", ["embedding.weight", "decoder.weight"])
+def test_tied_weights_may_be_stored_once(kept):
+    value = torch.randn(5, 3)
+    model = Tied()
+    fit_weights(model, {kept: value})
+    assert torch.equal(model.embedding.weight, value)
+    assert model.embedding.weight is model.decoder.weight
+
+
+def test_tied_weights_with_two_values_are_refused():
+    state = {"embedding.weight": torch.ones(5, 3), "decoder.weight": torch.zeros(5, 3)}
+    with pytest.raises(CheckpointError, match=r"are one tensor in Tied and differ in the file"):
+        fit_weights(Tied(), state)
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules:UserWarning")
+def test_lazy_layers_take_the_shapes_of_the_file(tmp_path):
+    model = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+    torch.save(model.state_dict(), tmp_path / "never.pt")
+    for trust in (False, True):
+        with pytest.raises(CheckpointError, match=r"holds layers without weights.*one batch"):
+            load_weights(tmp_path / "never.pt", trust=trust)
+    model(torch.randn(6, 3))
+    fresh = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d())
+    fit_weights(fresh, model.state_dict())
+    x = torch.randn(2, 3)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_torchscript_is_read_only_when_trusted(tmp_path):
+    model = net()
+    torch.jit.script(model).save(str(tmp_path / "script.pt"))
+    with pytest.raises(CheckpointError, match=r"a TorchScript program.*--trust-checkpoint"):
+        load_weights(tmp_path / "script.pt")
+    state = load_weights(tmp_path / "script.pt", trust=True)
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+
+
+def test_buffers_that_differ_are_named():
+    model = nn.Linear(2, 2)
+    model.register_buffer("scale", torch.ones(2))
+    state = model.state_dict()
+    for name, other, said in (("scale", None, "missing in the file: scale"), ("scale", torch.ones(3), r"scale \(file \[3\]")):
+        changed = {key: value for key, value in {**state, name: other}.items() if value is not None}
+        with pytest.raises(CheckpointError, match=said):
+            fit_weights(model, changed)

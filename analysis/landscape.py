@@ -101,7 +101,7 @@ def slice_loss(
             progress(1)
     shape = [len(grid) for grid in grids]
     return Slice(
-        directions=[_measured(axis, model, samples, scheme, indices, loss, where, params) for axis in axes],
+        directions=_directions(axes, model, samples, scheme, indices, loss, where, params),
         axes=[list(grid) for grid in grids],
         loss={name: _shaped([row[0][name] for row in table], shape) for name in indices},
         accuracy={name: _shaped([row[1][name] for row in table], shape) for name in indices if table[0][1][name] is not None},
@@ -135,8 +135,8 @@ def _map(values: list[float | None], shape: list[int]) -> list[list[float | None
     return [values[row * shape[1] : (row + 1) * shape[1]] for row in range(shape[0])]
 
 
-def _measured(
-    axis: Axis,
+def _directions(
+    axes: Sequence[Axis],
     model: nn.Module,
     samples: Samples,
     scheme: Scheme,
@@ -144,27 +144,29 @@ def _measured(
     loss: BatchLoss | None,
     device: torch.device,
     params: str | None,
-) -> Direction:
-    """The axis with every group's slope ``<d, g>`` and curvature ``d^T H d`` at the centre, in float64."""
-    slope, curvature = {}, {}
+) -> list[Direction]:
+    """The axes with every group's slope ``<d, g>`` and curvature ``d^T H d`` at the centre, in float64."""
     precise = copied(model).to(device, torch.float64)
+    vectors = torch.stack([axis.vector.double() for axis in axes], dim=1).to(device)
+    slopes, curvatures = {}, {}
     for name in scheme.groups:
-        operator = HessianOperator(precise, samples.subset(indices[name]), loss, params=params, accelerate=False, memory=1)
-        d = axis.vector.to(device)
-        slope[name] = float(torch.dot(operator.loss_and_gradient()[1], d))
-        curvature[name] = float(torch.dot(operator.matvec(d), d))
-    eigenvalue = curvature[axis.group] if axis.group in curvature and axis.kind.endswith("eigenvector") else None
-    return Direction(
-        kind=axis.kind,
-        normalisation="filter" if axis.normalisation == "filter" else "none",
-        group=axis.group,
-        eigenvalue=eigenvalue,
-        slope=slope,
-        curvature=curvature,
-        norm=float(axis.vector.norm()),
-        seed=axis.seed,
-        explained_variance=axis.explained_variance,
-    )
+        operator = HessianOperator(precise, samples.subset(indices[name]), loss, params=params, memory=1)
+        slopes[name] = (operator.loss_and_gradient()[1] @ vectors).tolist()
+        curvatures[name] = (operator.matmat(vectors) * vectors).sum(0).tolist()
+    return [
+        Direction(
+            kind=axis.kind,
+            normalisation="filter" if axis.normalisation == "filter" else "none",
+            group=axis.group,
+            eigenvalue=curvatures[axis.group][i] if axis.group in curvatures and axis.kind.endswith("eigenvector") else None,
+            slope={name: values[i] for name, values in slopes.items()},
+            curvature={name: values[i] for name, values in curvatures.items()},
+            norm=float(axis.vector.norm()),
+            seed=axis.seed,
+            explained_variance=axis.explained_variance,
+        )
+        for i, axis in enumerate(axes)
+    ]
 
 
 def flat_weights(model: nn.Module, params: str | None = None) -> Tensor:

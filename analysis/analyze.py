@@ -67,7 +67,9 @@ def analyze(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
-    scheme = scheme or make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, mapping=settings.groups)
+    scheme = scheme or make_scheme(
+        settings.scheme, samples.class_counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups
+    )
     work = Measurement(
         copied(model).to(device, dtype),
         samples,
@@ -121,7 +123,7 @@ def _usable(name: str) -> torch.device:
 
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
-    "scheme", "eta", "groups", "only", "starts", "mass_width", "max_starts", "thresholds", "stationarity",
+    "scheme", "eta", "many", "few", "groups", "only", "starts", "mass_width", "max_starts", "thresholds", "stationarity",
     "seed", "gauss_newton", "escape", "rho", "memory", "subsample",
 }  # fmt: skip
 

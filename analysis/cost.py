@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .groups import group_indices, make_scheme
@@ -22,8 +25,48 @@ EXTRA = 8
 SAMPLE = 512
 
 
-def print_cost(item: CurvatureItem, given: Given, count: int = 1) -> None:
-    """Prints time and memory of one checkpoint's analysis and of all of them; measures one product a group and stores nothing.
+@dataclass(frozen=True)
+class GroupCost:
+    """What one group takes, at most."""
+
+    group: str
+    samples: int
+    seconds_a_product: float
+    products: int
+    minutes: float
+    graph_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the analysis of one checkpoint takes, at most, and how many checkpoints there are.
+
+    Attributes:
+        basis_bytes: of the Krylov basis of one start.
+        graph_budget_bytes: graphs are kept up to here and recomputed beyond.
+    """
+
+    checkpoint: str
+    checkpoints: int
+    starts: int
+    steps: int
+    parameters: int
+    basis_bytes: int
+    graph_budget_bytes: int
+    groups: list[GroupCost]
+
+    @property
+    def minutes(self) -> float:
+        """Of one checkpoint."""
+        return sum(group.minutes for group in self.groups)
+
+    def record(self) -> dict[str, object]:
+        """For ``--dry-run --json``."""
+        return asdict(self) | {"minutes": self.minutes, "minutes_in_all": self.minutes * self.checkpoints}
+
+
+def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
+    """Measures one product a group; stores nothing.
 
     Args:
         item: the first checkpoint.
@@ -31,39 +74,58 @@ def print_cost(item: CurvatureItem, given: Given, count: int = 1) -> None:
         count: how many checkpoints there are.
     """
     subject = open_checkpoint(item.checkpoint, given)
-    settings = item.settings
+    settings = item.settings.with_groups_of(subject.groups)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    eta = settings.eta if settings.eta is not None else subject.eta
-    scheme = make_scheme(settings.scheme, subject.samples.class_counts, eta=eta, mapping=settings.groups)
+    counts = subject.samples.class_counts
+    scheme = make_scheme(settings.scheme, counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups)
     model = copied(subject.model).to(device, dtype)
-    table = Table(title=f"{item.checkpoint.name}: at most {settings.starts} x {settings.steps} Lanczos steps a group")
-    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes, at most", "graph memory"):
-        table.add_column(heading, justify="left" if heading == "group" else "right")
-    minutes = 0.0
-    products = settings.starts * settings.steps + EXTRA
-    parameters = 0
+    groups, parameters = [], 0
     for name, indices in group_indices(scheme, subject.samples.labels).items():
         size = len(indices) if settings.subsample is None else min(len(indices), settings.subsample)
         part = indices[np.linspace(0, len(indices) - 1, min(size, SAMPLE)).astype(int)]
         operator = HessianOperator(model, subject.samples.subset(part), subject.loss, params=settings.params)
         parameters = operator.size
-        products = parameters if settings.engine == "exact" else min(products, settings.starts * parameters + EXTRA)
+        exact = settings.engine == "exact"
+        products = parameters if exact else settings.starts * min(settings.steps, parameters) + EXTRA
         v = torch.ones(operator.size, dtype=dtype, device=device)
         operator.matvec(v)
         began = time.perf_counter()
         operator.matvec(v)
         seconds = (time.perf_counter() - began) * size / len(part)
-        memory = operator.kept_bytes * size / len(part)
-        minutes += seconds * products / 60
-        table.add_row(
-            name, str(size), f"{seconds:.3g}", str(products), f"{seconds * products / 60:.3g}", f"{memory / 2**20:,.0f} MiB"
-        )
+        memory = operator.kept_bytes * size // len(part)
+        groups.append(GroupCost(name, size, seconds, products, seconds * products / 60, memory))
         operator.release()
+    return Cost(
+        checkpoint=str(item.checkpoint),
+        checkpoints=count,
+        starts=settings.starts,
+        steps=settings.steps,
+        parameters=parameters,
+        basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
+        graph_budget_bytes=settings.memory or free_bytes(device) // 2,
+        groups=groups,
+    )
+
+
+def print_cost(cost: Cost) -> None:
+    """Prints time and memory of one checkpoint's analysis and of all of them."""
+    title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
+    table = Table(title=escape(title))
+    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes, at most", "graph memory"):
+        table.add_column(heading, justify="left" if heading == "group" else "right")
+    for group in cost.groups:
+        table.add_row(
+            escape(group.group),
+            str(group.samples),
+            f"{group.seconds_a_product:.3g}",
+            str(group.products),
+            f"{group.minutes:.3g}",
+            f"{group.graph_bytes / 2**20:,.0f} MiB",
+        )
     console = Console()
     console.print(table)
-    budget = settings.memory or free_bytes(device) // 2
-    basis = settings.steps * parameters * torch.finfo(dtype).bits // 8
     console.print(
-        f"{parameters:,} parameters; Krylov basis {basis / 2**20:,.0f} MiB; graphs are kept up to {budget / 2**20:,.0f} MiB, "
-        f"recomputed beyond. At most {minutes:.2g} minutes a checkpoint, {minutes * count:.2g} for all {count}."
+        f"{cost.parameters:,} parameters; Krylov basis {cost.basis_bytes / 2**20:,.0f} MiB; graphs are kept up to "
+        f"{cost.graph_budget_bytes / 2**20:,.0f} MiB, recomputed beyond. At most {cost.minutes:.2g} minutes a checkpoint, "
+        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}."
     )

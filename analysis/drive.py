@@ -70,9 +70,13 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         for settings in _layers(checkpoint, request)
     ]
     if request.dry_run:
-        from .cost import print_cost
+        from .cost import measure_cost, print_cost
 
-        print_cost(items[0], request.given, count=len(items))
+        cost = measure_cost(items[0], request.given, count=len(items))
+        if request.as_json:
+            print(json.dumps(cost.record(), indent=1))
+        else:
+            print_cost(cost)
         return
     with world_of(request.settings.device) as world:
         measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]

@@ -25,6 +25,7 @@ def make_scheme(
     class_counts: Sequence[int] | np.ndarray,
     *,
     eta: int | None = None,
+    shots: tuple[int, int] | None = None,
     mapping: Mapping[str, Sequence[int]] | None = None,
 ) -> Scheme:
     """Names the groups of a data set; every scheme also holds the group ``all``, first.
@@ -32,9 +33,10 @@ def make_scheme(
     Args:
         name: ``all``, ``head-tail`` (a class with fewer than ``eta`` samples is tail), ``many-medium-few`` (over 1000 / under
             200 where classes have 500 samples or more on average, as CIFAR-10-LT papers do, else more than 100 / fewer
-            than 20), ``per-class``, or ``custom`` with ``mapping``.
+            than 20, unless ``shots`` tells), ``per-class``, or ``custom`` with ``mapping``.
         class_counts: samples of each class, ``[C]``.
         eta: threshold of ``head-tail``.
+        shots: thresholds ``(many, few)`` of ``many-medium-few``.
         mapping: group name -> classes.
 
     Raises:
@@ -51,7 +53,7 @@ def make_scheme(
             )
         groups = {"head": [c for c in classes if counts[c] >= eta], "tail": [c for c in classes if counts[c] < eta]}
     elif name == "many-medium-few":
-        many, few = _SHOTS["large" if counts.mean() >= _LARGE else "small"]
+        many, few = shots or _SHOTS["large" if counts.mean() >= _LARGE else "small"]
         groups = {
             "many": [c for c in classes if counts[c] > many],
             "medium": [c for c in classes if few <= counts[c] <= many],
@@ -75,7 +77,10 @@ def make_scheme(
     empty = [group for group, size in sizes.items() if size == 0]
     if empty:
         hint = f" with eta = {eta}" if eta is not None else ""
-        raise GroupError(f"group {', '.join(empty)} of scheme {name}{hint} is empty; class counts: {counts.tolist()}")
+        limits = ""
+        if name == "many-medium-few":
+            limits = f" (many: over {many} samples, few: under {few}; others with --set many=N --set few=N)"
+        raise GroupError(f"group {', '.join(empty)} of scheme {name}{hint} is empty; class counts: {counts.tolist()}{limits}")
     return Scheme(name=name, eta=eta if name == "head-tail" else None, groups=groups, sizes=sizes)
 
 

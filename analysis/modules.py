@@ -29,15 +29,15 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     sparse = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
-    for module in sparse:
-        module.sparse = False
+    for embedding in sparse:
+        embedding.sparse = False
     try:
         yield
     finally:
         for module, flag in flags:
             module.training = flag
-        for module in sparse:
-            module.sparse = True
+        for embedding in sparse:
+            embedding.sparse = True
         with torch.no_grad():
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,8 @@ class AnalysisSettings(BaseModel):
 
     scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom"] = "head-tail"
     eta: int | None = Field(None, ge=1, description="a class is tail if it has fewer training samples; default: the side-car's")
+    many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
+    few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
     only: list[str] | None = Field(None, description="measure these groups only; default: all of the scheme")
     steps: int = Field(100, ge=2, description="Lanczos step limit of each start")
@@ -55,10 +57,26 @@ class AnalysisSettings(BaseModel):
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
 
+    @property
+    def shots(self) -> tuple[int, int] | None:
+        """``(many, few)``, where they are given."""
+        return None if self.many is None or self.few is None else (self.many, self.few)
+
+    def with_groups_of(self, side_car: Mapping[str, int]) -> AnalysisSettings:
+        """The settings with the thresholds of the scheme taken from a side-car's ``groups`` where they leave them open."""
+        wanted = {"head-tail": ("eta",), "many-medium-few": ("many", "few")}.get(self.scheme, ())
+        if any(getattr(self, name) is not None for name in wanted):
+            return self
+        return self.model_copy(update={name: side_car.get(name) for name in wanted})
+
     @model_validator(mode="after")
     def _custom_needs_groups(self) -> AnalysisSettings:
         if (self.scheme == "custom") != (self.groups is not None):
             raise ValueError("scheme 'custom' and 'groups' go together: give both or neither")
+        if (self.many is None) != (self.few is None):
+            raise ValueError("'many' and 'few' go together: give both or neither")
+        if self.many is not None and self.few is not None and self.few > self.many + 1:
+            raise ValueError(f"few = {self.few} above many = {self.many}: a class would be both")
         return self
 
 

@@ -88,13 +88,6 @@ def analyze_study(
     return measured
 
 
-def resolved(settings: AnalysisSettings, eta: int | None) -> AnalysisSettings:
-    """The settings with ``eta`` taken from the side-car where they leave it open."""
-    if settings.eta is not None or settings.scheme != "head-tail":
-        return settings
-    return settings.model_copy(update={"eta": eta})
-
-
 def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> bool:
     """True if the stored result is of these weights, these settings, and of this model, data and loss.
 
@@ -108,12 +101,11 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         return False
     if not item.checkpoint.is_file():
         return False
-    eta = (side_car or {}).get("groups", {}).get("eta")
     source = stored.provenance
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
     named_alike = (
         source.checkpoint_sha256 == file_sha256(item.checkpoint)
-        and _same(source.settings, resolved(item.settings, eta))
+        and _same(source.settings, item.settings.with_groups_of((side_car or {}).get("groups", {})))
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
         and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
@@ -144,7 +136,7 @@ def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> b
     subject = open_checkpoint(item.checkpoint, given)
     if subject.samples.sha256() != stored.provenance.data_sha256:
         return False
-    settings = resolved(item.settings, subject.eta)
+    settings = item.settings.with_groups_of(subject.groups)
     name, group = next(iter(stored.groups.items()))
     indices = group_indices(stored.scheme, subject.samples.labels)[name]
     if settings.subsample is not None and settings.subsample < len(indices):
@@ -178,7 +170,7 @@ def do_curvature(
         subject.model,
         subject.samples,
         loss=subject.loss,
-        settings=resolved(item.settings, subject.eta),
+        settings=item.settings.with_groups_of(subject.groups),
         source=subject.source,
         vectors=item.output.with_suffix(".vectors.safetensors"),
         progress=progress,

@@ -83,8 +83,8 @@ class Subject:
     """A model at a checkpoint, its samples and its loss.
 
     Attributes:
-        eta: threshold of head and tail, where the side-car tells.
         source: names for the provenance.
+        groups: thresholds of the class groups (``eta``, ``many``, ``few``), where the side-car tells.
         notes: what was done to make the file fit.
     """
 
@@ -92,7 +92,7 @@ class Subject:
     samples: Samples
     loss: BatchLoss
     source: Source
-    eta: int | None = None
+    groups: Mapping[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
@@ -167,7 +167,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         training=side_car["training"] if side_car is not None else None,
         subject=given.record(),
     )
-    return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}).get("eta"), notes)
+    return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}), notes)
 
 
 def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) -> tuple[Samples, str]:

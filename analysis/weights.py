@@ -108,7 +108,7 @@ def _torchscript(path: Path, trust: bool) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; its files are still about
-            return torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return torch.jit.load(path, map_location="cpu")
     except Exception as error:
         raise CheckpointError(f"{path}: cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from None
 
@@ -207,7 +207,7 @@ def _tie(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:
         names_of.setdefault(id(tensor), []).append(name)
     for names in names_of.values():
         there = [name for name in names if name in state]
-        if there and not all(torch.equal(state[name], state[there[0]]) for name in there):
+        if there and not all(torch.equal(state[name], state[there[0]]) for name in there[1:]):
             raise CheckpointError(
                 f"{path}: {' and '.join(there)} are one tensor in {type(model).__name__} and differ in the file: were they "
                 "not tied when it was trained?"

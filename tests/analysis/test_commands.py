@@ -217,6 +217,11 @@ def test_dry_run_writes_nothing(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
     assert code == 0
     assert "minutes" in out
+    code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run", "--json")
+    assert code == 0
+    cost = json.loads(out)
+    assert [group["group"] for group in cost["groups"]] == ["all", "head", "tail"]
+    assert cost["minutes_in_all"] == cost["minutes"] == sum(group["minutes"] for group in cost["groups"]) > 0
     assert not (project / "curvature").exists()
 
 

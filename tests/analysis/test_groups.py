@@ -93,3 +93,10 @@ def test_groups_partition_the_samples(labels, eta):
     assert sorted([*indices["head"], *indices["tail"]]) == list(range(len(labels))) == list(indices["all"])
     assert {name: len(where) for name, where in indices.items()} == scheme.sizes
     assert all(counts[labels[i]] < eta for i in indices["tail"])
+
+
+def test_thresholds_of_many_and_few_may_be_given():
+    scheme = make_scheme("many-medium-few", [70, 60, 15, 14], shots=(60, 15))
+    assert scheme.groups == {"all": [0, 1, 2, 3], "many": [0], "medium": [1, 2], "few": [3]}
+    with pytest.raises(GroupError, match=r"many: over 100 samples, few: under 20; others with --set many=N --set few=N"):
+        make_scheme("many-medium-few", [70, 60, 15, 14])

@@ -169,3 +169,21 @@ def test_a_result_of_other_weights_is_not_taken_for_this_checkpoint(study):
     result = load(CurvatureResult, path)
     save(result.model_copy(update={"provenance": result.provenance.model_copy(update={"checkpoint_sha256": "0" * 64})}), path)
     assert analyze_study(study, PLAN) == 1
+
+
+def test_many_and_few_are_those_of_the_recipe(study):
+    from saddlescope.analysis.settings import AnalysisSettings
+    from saddlescope.analysis.study_analysis import curvature_is_current, do_curvature
+    from saddlescope.analysis.study_plan import curvature_item
+
+    (checkpoint, *_) = sorted(study.glob("*/checkpoint.pt"))
+    fast = AnalysisSettings(scheme="many-medium-few", steps=2, min_steps=2, escape=False)
+    item = curvature_item(checkpoint, fast)
+    do_curvature(item)
+    stored = load(CurvatureResult, item.output)
+    counts = stored.provenance.class_counts
+    assert stored.scheme.groups["many"] == [c for c, n in enumerate(counts) if n > 30]
+    assert stored.scheme.groups["few"] == [c for c, n in enumerate(counts) if n < 8]
+    assert (stored.provenance.settings["many"], stored.provenance.settings["few"]) == (30, 8)
+    assert curvature_is_current(item)
+    assert not curvature_is_current(curvature_item(checkpoint, fast.model_copy(update={"many": 20, "few": 8})))

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from .distributed import World
@@ -21,6 +20,7 @@ from .provenance import Source, describe, weights_sha256
 from .results import CurvatureResult, Scheme
 from .samples import Samples
 from .settings import AnalysisSettings, SettingsError
+from .tensors import save_tensors
 
 
 def analyze(
@@ -89,10 +89,7 @@ def analyze(
     if settings.only is not None:
         groups = {name: groups[name] for name in names if name in settings.only}
     if vectors is not None and world.first:
-        vectors.parent.mkdir(parents=True, exist_ok=True)
-        partial = vectors.with_name(f".{vectors.name}.partial")
-        save_file({key: v.cpu().contiguous() for key, v in work.vectors.items()}, partial)
-        partial.replace(vectors)
+        save_tensors(work.vectors, vectors)
     provenance = describe(
         source,
         model,

@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from .basis import KrylovBasis, Place
 from .linear import LinearOperator
+from .tensors import save_tensors
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
 _MOST_PASSES = 4
@@ -143,16 +144,14 @@ class Lanczos:
         """Stores everything needed to continue (safetensors)."""
         kept = min(self.steps + 1, self.operator.size)
         tensors = {
-            "basis": self._basis.rows(kept).cpu().contiguous(),
+            "basis": self._basis.rows(kept),
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
             "dropped": torch.tensor(self.dropped, dtype=torch.float64),
             "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
         }
-        partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial)
-        partial.replace(path)
+        save_tensors(tensors, path)
 
     @classmethod
     def load(cls, operator: LinearOperator, path: Path, place: Place = "device") -> Lanczos:

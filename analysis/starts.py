@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from .basis import Place
 from .bounds import mass_bracket
 from .lanczos import Lanczos, LanczosError, random_start
 from .linear import LinearOperator
+from .tensors import save_tensors
 from .trace import Controls
 
 #: seconds between two states stored of a running start
@@ -104,11 +105,7 @@ class Start:
         arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
-        tensors |= {f"vector {name}": vector.cpu().contiguous() for name, vector in self.vectors.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        save_file(tensors, partial)
-        partial.replace(path)
+        save_tensors(tensors | {f"vector {name}": vector for name, vector in self.vectors.items()}, path)
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> Start | None:
@@ -166,11 +163,8 @@ class StartStore:
             if before.shape == now.shape and float((now.cpu().double() - before.double()).norm()) <= _SAME * size:
                 return
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         seed, product = next(iter(products.items()))
-        partial = path.with_name(f".{path.name}.partial")
-        save_file({str(seed): product.cpu().contiguous()}, partial)
-        partial.replace(path)
+        save_tensors({str(seed): product}, path)
 
     def finish(
         self,

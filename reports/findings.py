@@ -133,7 +133,7 @@ def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable
     stuck = [group for group in groups if mine[group] == "saddle"]
     if stuck:
         same = [name_of(name) for name in others if all(by[name, group] == "saddle" for group in stuck)]
-        also = f"; so is {listed(same)}" if len(same) == 1 else f"; so are {listed(same)}" if same else ""
+        also = f"; so does {listed(same)}" if len(same) == 1 else f"; so do {listed(same)}" if same else ""
         return "No", f"SSE-SAM ends at a saddle of {listed(stuck)} in every seed{also}."
     if set(mine.values()) == {"free"}:
         free = [name for name in others if all(by[name, group] == "free" for group in groups)]

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from safetensors.torch import load_file
 from saddlescope.analysis import tensors
 from saddlescope.analysis.tensors import save_tensors
+from safetensors.torch import load_file
 
 
 def test_a_full_disk_leaves_the_old_file_and_names_it(tmp_path, monkeypatch):

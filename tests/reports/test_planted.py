@@ -30,7 +30,7 @@ BASELINE = Path(__file__).parents[2] / "reports" / "baselines" / "digits-sgd.jso
 
 def measured(**changed: object) -> CurvatureResult:
     subject = open_checkpoint(CHECKPOINT)
-    settings = AnalysisSettings.model_validate({"starts": 2, "k": 3, "eta": subject.eta} | changed)
+    settings = AnalysisSettings.model_validate({"starts": 2, "k": 3, "eta": subject.groups["eta"]} | changed)
     return analyze(subject.model, subject.samples, loss=subject.loss, settings=settings, source=subject.source)
 
 

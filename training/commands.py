@@ -22,11 +22,25 @@ def train(
     data_root: Annotated[str | None, typer.Option(help="Folder to look for the data in first.")] = None,
     only: Annotated[list[str] | None, typer.Option("--optimizer", help="Train these optimizers only.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs trained at a time; default: one per core.")] = None,
+    shard: Annotated[str | None, typer.Option(metavar="I/N", help="This process's share of the runs: 0/4.")] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write each run's curves for TensorBoard, under its folder.")
+    ] = False,
 ) -> None:
     """Train every optimizer of RECIPE with every seed; run it again to continue after an interruption."""
     from .progress import train_with_progress
     from .recipe import load_recipe
 
     plan = load_recipe(recipe, overrides or [])
-    folders = train_with_progress(plan, out / plan.name, data_root=data_root, jobs=jobs, only=only)
+    if tensorboard:
+        from .tensorboard import require
+
+        require()
+    folders = train_with_progress(plan, out / plan.name, data_root=data_root, jobs=jobs, only=only, shard=shard)
+    if tensorboard:
+        from .tensorboard import write_events
+
+        for folder in folders:
+            write_events(folder)
+        typer.echo(f"tensorboard --logdir {out / plan.name}")
     typer.echo(f"{len(folders)} runs under {out / plan.name}")

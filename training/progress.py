@@ -13,7 +13,13 @@ from .study import epochs_done, train_study
 
 
 def train_with_progress(
-    recipe: Recipe, folder: Path, *, data_root: str | None = None, jobs: int | None = None, only: list[str] | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: str | None = None,
+    jobs: int | None = None,
+    only: list[str] | None = None,
+    shard: str | None = None,
 ) -> list[Path]:
     """:func:`~saddlescope.training.study.train_study` under a bar with the time left; arguments and errors as there.
 
@@ -23,6 +29,7 @@ def train_with_progress(
         data_root: as there.
         jobs: default: one run per core.
         only: as there.
+        shard: as there.
     """
     finished = threading.Event()
     columns = (
@@ -35,18 +42,18 @@ def train_with_progress(
         TimeRemainingColumn(),
     )
     with Progress(*columns) as bar:
-        done, total = epochs_done(folder, recipe, only)
+        done, total = epochs_done(folder, recipe, only, shard)
         task = bar.add_task(f"train {recipe.name}", total=total, completed=done)
 
         def watch() -> None:
             while not finished.wait(0.3):
-                bar.update(task, completed=epochs_done(folder, recipe, only)[0])
+                bar.update(task, completed=epochs_done(folder, recipe, only, shard)[0])
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
         try:
-            return train_study(recipe, folder, data_root=data_root, jobs=jobs or joblib.cpu_count(), only=only)
+            return train_study(recipe, folder, data_root=data_root, jobs=jobs or joblib.cpu_count(), only=only, shard=shard)
         finally:
             finished.set()
             thread.join()
-            bar.update(task, completed=epochs_done(folder, recipe, only)[0])
+            bar.update(task, completed=epochs_done(folder, recipe, only, shard)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,13 @@ from .session import make_optimizer, model_arguments
 
 
 def train_study(
-    recipe: Recipe, folder: Path, *, data_root: str | None = None, jobs: int = 1, only: list[str] | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data_root: str | None = None,
+    jobs: int = 1,
+    only: list[str] | None = None,
+    shard: str | None = None,
 ) -> list[Path]:
     """Trains the runs of a recipe that are not finished; call it again after an interruption.
 
@@ -37,6 +44,8 @@ def train_study(
         data_root: folder to look for data in first.
         jobs: runs trained at a time, each in a process of its own. The digits do not depend on it.
         only: optimizer keys; default: all of the recipe.
+        shard: ``i/n``, the part of these runs that is this process's, so that several processes or machines with a common
+            folder share them.
 
     Returns:
         The folders of the runs asked for, in the recipe's order.
@@ -49,7 +58,7 @@ def train_study(
     wanted = runs(recipe)
     check(wanted, data_root)
     store_plan(recipe, wanted, folder)
-    chosen = _chosen(wanted, only)
+    chosen = _chosen(wanted, only, shard)
     open_runs = [run for run in chosen if not (folder / run.folder / "checkpoint.json").exists()]
     workers = Parallel(n_jobs=max(1, min(jobs, len(open_runs))), return_as="generator_unordered", max_nbytes=None)
     failures = [failure for failure in workers(delayed(_train)(run, folder, data_root) for run in open_runs) if failure]
@@ -59,17 +68,23 @@ def train_study(
     return [folder / run.folder for run in chosen]
 
 
-def _chosen(wanted: list[RunSettings], only: list[str] | None) -> list[RunSettings]:
-    """The runs of the optimizers ``only``.
+def _chosen(wanted: list[RunSettings], only: list[str] | None, shard: str | None) -> list[RunSettings]:
+    """The runs of the optimizers ``only``, and of these the share ``i/n``.
 
     Raises:
-        RecipeError: an optimizer that the recipe does not have.
+        RecipeError: an optimizer that the recipe does not have; a share that is not of that form.
     """
     known = list(dict.fromkeys(run.optimizer for run in wanted))
     unknown = [key for key in only or [] if key not in known]
     if unknown:
         raise RecipeError(f"optimizer {unknown[0]!r} is not in the recipe; it has: {', '.join(known)}")
-    return [run for run in wanted if only is None or run.optimizer in only]
+    chosen = [run for run in wanted if only is None or run.optimizer in only]
+    if shard is None:
+        return chosen
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise RecipeError(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
+    return chosen[int(match[1]) :: int(match[2])]
 
 
 def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:
@@ -94,9 +109,9 @@ def store_plan(recipe: Recipe, wanted: list[RunSettings], folder: Path) -> None:
     write_json(folder / "study.json", {"name": recipe.name, "recipe_sha256": hashlib.sha256(text).hexdigest(), "runs": index})
 
 
-def epochs_done(folder: Path, recipe: Recipe, only: list[str] | None = None) -> tuple[int, int]:
+def epochs_done(folder: Path, recipe: Recipe, only: list[str] | None = None, shard: str | None = None) -> tuple[int, int]:
     """``(done, asked for)`` epochs of all runs, read from their logs: works from any process, at any moment."""
-    wanted = _chosen(runs(recipe), only)
+    wanted = _chosen(runs(recipe), only, shard)
     total = recipe.training.epochs
     done = 0
     for run in wanted:

@@ -18,6 +18,7 @@ from saddlescope.training.run import runs
 from saddlescope.training.session import Session
 from saddlescope.training.sources import DataError
 from saddlescope.training.study import epochs_done, train_study
+from saddlescope.training.tensorboard import scalars, write_events
 
 RECIPE = {
     "name": "tiny",
@@ -195,3 +196,39 @@ def test_accuracies_are_measured_where_they_are_due(tmp_path):
     final = [json.loads((folder / "checkpoint.json").read_text()) for folder in (run, each)]
     assert final[0]["sha256"] == final[1]["sha256"]
     assert final[0]["training"]["accuracy"] == final[1]["training"]["accuracy"]
+
+
+def test_shares_of_two_processes_are_the_whole_study(tmp_path):
+    plan = recipe(optimizers={"sgd": {}, "imbsam": {}}, training={"epochs": 1, "checkpoint_every": 1})
+    parts = [train_study(plan, tmp_path / "shared", shard=f"{i}/2") for i in range(2)]
+    assert epochs_done(tmp_path / "shared", plan, shard="1/2") == (1, 1)
+    assert not set(parts[0]) & set(parts[1])
+    whole = train_study(plan, tmp_path / "alone")
+    assert sorted(path.name for part in parts for path in part) == sorted(path.name for path in whole)
+    assert all(content(path) == content(tmp_path / "shared" / path.name) for path in whole)
+    for wrong in ("2/2", "1", "-1/2", "1/0"):
+        with pytest.raises(RecipeError, match=f"--shard {wrong}: write i/n"):
+            train_study(plan, tmp_path / "wrong", shard=wrong)
+
+
+def test_tensorboard_gets_what_was_measured():
+    row = {
+        "epoch": 3,
+        "stage": None,
+        "lr": 0.1,
+        "train_loss": 0.5,
+        "accuracy": {"all": 0.9, "few": None, "per_class": [1.0, 0.8]},
+    }
+    expected = {"lr": 0.1, "train loss": 0.5, "accuracy/all": 0.9, "accuracy per class/0": 1.0, "accuracy per class/1": 0.8}
+    assert scalars(row) == expected
+    assert scalars({**row, "accuracy": None, "stage": 2}) == {"lr": 0.1, "train loss": 0.5, "stage": 2}
+
+
+def test_tensorboard_files_are_written_anew(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    rows = [{"epoch": e, "stage": None, "lr": 0.1, "train_loss": 1.0 / e, "accuracy": None} for e in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for _ in range(2):
+        reader = events.EventAccumulator(str(write_events(tmp_path)))
+        reader.Reload()
+        assert [(point.step, point.value) for point in reader.Scalars("train loss")] == [(1, 1.0), (2, 0.5)]

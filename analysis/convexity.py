@@ -17,7 +17,7 @@ from .linear import NotFiniteError
 from .losses import BatchLoss
 from .operator import HessianOperator
 from .samples import Samples
-from .spectrum import LOOK_EVERY, converged
+from .spectrum import LOOK_EVERY, allowed_residual, converged
 from .subsampling import disjoint_subsets
 
 #: (lambda_min, lambda_max); None where it is not known
@@ -119,6 +119,7 @@ class EndsOfGroups:
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.
         rounding = 8 * torch.finfo(operator.dtype).eps * run.scale
-        allowed = [rtol * max(abs(values[end]), 0.01 * max(abs(values[0]), abs(values[-1]))) + rounding for end in (0, -1)]
+        scale = max(abs(values[0]), abs(values[-1]))
+        allowed = [allowed_residual(values[end], scale, rtol) + rounding for end in (0, -1)]
         low, high = (float(values[end]) if residuals[end] <= most else None for end, most in zip((0, -1), allowed, strict=True))
         return low, high

@@ -161,7 +161,7 @@ def measure_spectrum(
             interval=interval,
             confidence=confidence,
             residual_interval=(value - residual - fuzz[end], value + residual + fuzz[end]),
-            converged=residual <= rtol * max(abs(value), 0.01 * scale) + noise.absolute,
+            converged=residual <= allowed_residual(value, scale, rtol) + noise.absolute,
             noise=fuzz[end],
             rayleigh_quotient=quotients[end] if rank == 0 else None,
         )
@@ -214,12 +214,17 @@ def _widest(runs: Sequence[Start], thresholds: Sequence[float], n: int, delta: f
     return max((mass.interval[1] - mass.interval[0] for mass in masses), default=0.0)
 
 
+def allowed_residual(value: float, scale: float, rtol: float) -> float:
+    """Residual up to which a Ritz value is converged: ``rtol`` of its size, or of 1 % of ``scale``, the larger end's size."""
+    return rtol * max(abs(value), 0.01 * scale)
+
+
 def converged(run: Lanczos, k: int, rtol: float) -> bool:
     """Whether the k outermost Ritz pairs of both ends have residuals within ``rtol``, as in ``measure_spectrum``."""
     values, residuals = run.ritz.values, run.ritz.residuals
     scale = max(abs(values[0]), abs(values[-1]))
     wanted = [*range(k), *range(-1, -1 - k, -1)]
-    return all(residuals[i] <= rtol * max(abs(values[i]), 0.01 * scale) for i in wanted)
+    return all(residuals[i] <= allowed_residual(values[i], scale, rtol) for i in wanted)
 
 
 def _rayleigh(operator: LinearOperator, v: Tensor) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from .distributed import World
-from .groups import GroupError, make_scheme
+from .groups import GroupError, scheme_of
 from .linear import OperatorError
 from .losses import BatchLoss
 from .measurement import Measurement, Progress
@@ -67,9 +67,7 @@ def analyze(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
-    scheme = scheme or make_scheme(
-        settings.scheme, samples.class_counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups
-    )
+    scheme = scheme or scheme_of(settings, samples.class_counts)
     work = Measurement(
         copied(model).to(device, dtype),
         samples,
@@ -121,7 +119,7 @@ def _usable(name: str) -> torch.device:
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "starts", "mass_width", "max_starts", "thresholds", "stationarity",
-    "seed", "gauss_newton", "escape", "rho", "memory", "subsample",
+    "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from .losses import BatchLoss
 from .operator import HessianOperator
 from .samples import Samples
 from .spectrum import LOOK_EVERY, allowed_residual, converged
-from .subsampling import disjoint_subsets
+from .subsampling import looked_at
 
 #: (lambda_min, lambda_max); None where it is not known
 Ends = tuple[float | None, float | None]
@@ -88,9 +88,7 @@ class EndsOfGroups:
         self.settings = settings
         self.operators: dict[str, HessianOperator] = {}
         for name in settings.groups or indices:
-            rows = indices[name]
-            if settings.subsample is not None and settings.subsample < len(rows):
-                rows = disjoint_subsets(rows, settings.subsample, settings.seed)[0]
+            rows = looked_at(indices[name], settings.subsample, settings.seed)
             operator = HessianOperator(
                 model, samples.subset(rows), loss, params=params, micro_batch=settings.micro_batch, memory=settings.memory
             )

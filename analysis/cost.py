@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .groups import group_indices, make_scheme
+from .groups import group_indices, scheme_of
 from .memory import free_bytes
 from .modules import copied
 from .operator import HessianOperator
@@ -76,8 +76,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     subject = open_checkpoint(item.checkpoint, given)
     settings = item.settings.with_groups_of(subject.groups)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    counts = subject.samples.class_counts
-    scheme = make_scheme(settings.scheme, counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups)
+    scheme = scheme_of(settings, subject.samples.class_counts)
     model = copied(subject.model).to(device, dtype)
     groups, parameters = [], 0
     for name, indices in group_indices(scheme, subject.samples.labels).items():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .results import Scheme
+from .settings import AnalysisSettings
 
 
 class GroupError(ValueError):
@@ -82,6 +83,15 @@ def make_scheme(
             limits = f" (many: over {many} samples, few: under {few}; others with --set many=N --set few=N)"
         raise GroupError(f"group {', '.join(empty)} of scheme {name}{hint} is empty; class counts: {counts.tolist()}{limits}")
     return Scheme(name=name, eta=eta if name == "head-tail" else None, groups=groups, sizes=sizes)
+
+
+def scheme_of(settings: AnalysisSettings, class_counts: Sequence[int] | np.ndarray) -> Scheme:
+    """The scheme that the settings ask for.
+
+    Raises:
+        GroupError: as :func:`make_scheme`.
+    """
+    return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups)
 
 
 def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:

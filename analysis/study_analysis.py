@@ -24,7 +24,7 @@ from .settings import AnalysisSettings
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from .study_slices import do_slice, slice_is_current
 from .subject import Given, open_checkpoint, side_car_of
-from .subsampling import disjoint_subsets
+from .subsampling import looked_at
 from .work import run_items
 
 #: called with (items done, items in all)
@@ -139,8 +139,7 @@ def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> b
     settings = item.settings.with_groups_of(subject.groups)
     name, group = next(iter(stored.groups.items()))
     indices = group_indices(stored.scheme, subject.samples.labels)[name]
-    if settings.subsample is not None and settings.subsample < len(indices):
-        indices = disjoint_subsets(indices, settings.subsample, settings.seed)[0]
+    indices = looked_at(indices, settings.subsample, settings.seed)
     model = subject.model.to(getattr(torch, stored.provenance.dtype))
     operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
     loss, gradient = operator.loss_and_gradient()

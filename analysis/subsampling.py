@@ -32,6 +32,11 @@ def disjoint_subsets(indices: np.ndarray, size: int, seed: int) -> list[np.ndarr
     return [np.sort(shuffled[i * size : (i + 1) * size]) for i in range(count)]
 
 
+def looked_at(indices: np.ndarray, size: int | None, seed: int) -> np.ndarray:
+    """The samples that stand for a group: all of them, or the first of its :func:`disjoint_subsets`."""
+    return indices if size is None or size >= len(indices) else disjoint_subsets(indices, size, seed)[0]
+
+
 def sampling_error(subsets: Sequence[np.ndarray], population: int, measured: Sequence[Spectrum]) -> SamplingError:
     """Mean and standard error of the extremes and masses over the subsets.
 

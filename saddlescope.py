@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 __version__ = "0.1.0"
+Item = TypeVar("Item")
 _HERE = Path(__file__).resolve().parent
 __path__ = [str(_HERE / "saddlescope" if (_HERE / "saddlescope").is_dir() else _HERE)]
 
@@ -108,6 +110,20 @@ def _load_file(path: Path) -> Any:
         for place in places:
             sys.path.remove(place)
     return module
+
+
+def share(items: list[Item], shard: str | None, error: type[ValueError]) -> list[Item]:
+    """The part of one process of several, ``--shard i/n``: every n-th item from the i-th on; all of them without.
+
+    Raises:
+        ValueError: As the given class, if ``shard`` is not of that form.
+    """
+    if shard is None:
+        return items
+    match = re.fullmatch(r"(\d+)/(\d+)", shard)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise error(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
+    return items[int(match[1]) :: int(match[2])]
 
 
 def application() -> typer.Typer:

@@ -31,7 +31,7 @@ from .study_analysis import analyze_study, curvature_is_current, do_curvature, s
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, result_names
 from .study_slices import do_slice, slice_is_current
 from .subject import Given, open_checkpoint
-from .targets import TargetError, find_checkpoints, share, thin
+from .targets import TargetError, find_checkpoints, share_of, thin
 from .work import default_jobs, run_items
 
 
@@ -62,7 +62,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     """
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
-    checkpoints = share(thin(find_checkpoints(targets), request.every), request.shard)
+    checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
     names = result_names(checkpoints, request.out)
     items = [
         curvature_item(checkpoint, settings, request.out, name)

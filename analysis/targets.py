@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from saddlescope import share
+
 from .settings import SettingsError
 
 
@@ -60,18 +62,13 @@ def thin(checkpoints: list[Path], every: int) -> list[Path]:
     return checkpoints[::-1][::every][::-1]
 
 
-def share(checkpoints: list[Path], shard: str | None) -> list[Path]:
-    """The part of one process of several, ``i/n``; all of them without.
+def share_of(checkpoints: list[Path], shard: str | None) -> list[Path]:
+    """This process's :func:`saddlescope.share`, which may not be empty.
 
     Raises:
-        SettingsError: not of that form, or nothing is left for this part.
+        SettingsError: not of the form ``i/n``, or nothing is left for this part.
     """
-    if shard is None:
-        return checkpoints
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise SettingsError(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
-    share = checkpoints[int(match[1]) :: int(match[2])]
-    if not share:
+    part = share(checkpoints, shard, SettingsError)
+    if not part:
         raise SettingsError(f"--shard {shard}: {len(checkpoints)} checkpoints leave nothing for this share")
-    return share
+    return part

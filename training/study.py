@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ import numpy as np
 import tomli_w
 import torch
 from joblib import Parallel, delayed
+
+from saddlescope import share
 
 from .datasets import LongTailedData, load_data
 from .files import write_bytes, write_json
@@ -79,12 +80,7 @@ def _chosen(wanted: list[RunSettings], only: list[str] | None, shard: str | None
     if unknown:
         raise RecipeError(f"optimizer {unknown[0]!r} is not in the recipe; it has: {', '.join(known)}")
     chosen = [run for run in wanted if only is None or run.optimizer in only]
-    if shard is None:
-        return chosen
-    match = re.fullmatch(r"(\d+)/(\d+)", shard)
-    if match is None or int(match[1]) >= int(match[2]):
-        raise RecipeError(f"--shard {shard}: write i/n with 0 <= i < n, such as 0/4")
-    return chosen[int(match[1]) :: int(match[2])]
+    return share(chosen, shard, RecipeError)
 
 
 def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .basis import Place
 from .groups import GroupError
 from .guards import guard
 from .lanczos import Lanczos
@@ -37,6 +38,7 @@ class Convexity:
         subsample: at most so many samples a group, those that the curvature analysis takes.
         micro_batch: as for the operator.
         memory: as for the operator.
+        basis: where the vectors of the Krylov space are kept; the map does not depend on it.
     """
 
     groups: tuple[str, ...] | None = None
@@ -47,13 +49,15 @@ class Convexity:
     subsample: int | None = None
     micro_batch: int | None = None
     memory: int | None = None
+    basis: Place = "device"
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any] | None) -> Convexity | None:
-        """From a provenance; None where there is no map, or one of settings that are no longer known."""
-        if stored is None or set(stored) != set(cls.__dataclass_fields__):
+    def read(cls, stored: Mapping[str, Any] | None, basis: Place = "device") -> Convexity | None:
+        """From a provenance; None where there is no map or it has other fields. It is the same map whatever ``basis``."""
+        if stored is None or {*stored, "basis"} != set(cls.__dataclass_fields__):
             return None
-        return cls(**{**stored, "groups": None if stored["groups"] is None else tuple(stored["groups"])})
+        groups = None if stored["groups"] is None else tuple(stored["groups"])
+        return cls(**{**stored, "groups": groups, "basis": basis})
 
 
 class EndsOfGroups:
@@ -113,7 +117,7 @@ class EndsOfGroups:
         def stop(run: Lanczos) -> bool:
             return run.steps >= least and run.steps % LOOK_EVERY == 0 and converged(run, 1, rtol)
 
-        run = Lanczos(operator, self.settings.seed).run(self.settings.steps, stop)
+        run = Lanczos(operator, self.settings.seed, place=self.settings.basis).run(self.settings.steps, stop)
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.
         rounding = 8 * torch.finfo(operator.dtype).eps * run.scale

@@ -1,10 +1,9 @@
 """Lanczos tridiagonalisation with full reorthogonalisation, resumable to the same digits.
 
 The three-term recurrence loses orthogonality as soon as a Ritz pair converges (Paige 1976) and then reports the same eigenvalue
-again and again. So every new vector is orthogonalised against its two neighbours and then against the whole basis, as many times as its
-loss of length calls for.
-Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and basis have the operator's
-dtype.
+again and again. So every new vector is orthogonalised against its two neighbours, then against the whole basis as many times as
+its loss of length calls for. Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and
+basis have the operator's dtype.
 """
 
 from __future__ import annotations

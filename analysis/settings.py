@@ -69,6 +69,13 @@ class AnalysisSettings(BaseModel):
             return self
         return self.model_copy(update={name: side_car.get(name) for name in wanted})
 
+    def measure_as(self, stored: Mapping[str, Any]) -> bool:
+        """Whether stored settings mean the same measurement; fields that were not known then have their defaults."""
+        try:
+            return AnalysisSettings.model_validate({**stored, "basis": self.basis}) == self
+        except ValidationError:
+            return False
+
     @model_validator(mode="after")
     def _custom_needs_groups(self) -> AnalysisSettings:
         if (self.scheme == "custom") != (self.groups is not None):

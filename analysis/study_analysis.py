@@ -7,10 +7,8 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from .analyze import analyze
@@ -20,7 +18,6 @@ from .measurement import Progress as Steps
 from .operator import HessianOperator
 from .provenance import file_sha256
 from .results import CurvatureResult, ResultError, load, save
-from .settings import AnalysisSettings
 from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from .study_slices import do_slice, slice_is_current
 from .subject import Given, open_checkpoint, side_car_of
@@ -105,7 +102,7 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
     named_alike = (
         source.checkpoint_sha256 == file_sha256(item.checkpoint)
-        and _same(source.settings, item.settings.with_groups_of((side_car or {}).get("groups", {})))
+        and item.settings.with_groups_of((side_car or {}).get("groups", {})).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
         and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
@@ -113,14 +110,6 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
     ours = all(factory.startswith("saddlescope.") for factory in parts) and not given.record()
     return named_alike and (ours or _behaves_as(stored, item, given))
-
-
-def _same(stored: dict[str, Any], wanted: AnalysisSettings) -> bool:
-    """Whether settings mean the same measurement; fields that a stored result does not know yet have their defaults."""
-    try:
-        return AnalysisSettings.model_validate(stored | {"basis": wanted.basis}) == wanted
-    except ValidationError:
-        return False
 
 
 def _whole(vectors: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,10 +38,13 @@ def slice_is_current(item: SliceItem) -> bool:
     except ResultError:
         return False
     settings, wanted = stored.provenance.settings, _convexity(item)
+    found, asked = _without_names(settings.get("slice", {})), _slice_settings(item)
+    asked.pop("analysis")
     return (
         stored.provenance.checkpoint_sha256 == read_json(item.checkpoint.with_suffix(".json"))["sha256"]
-        and _without_names(settings.get("slice", {})) == _slice_settings(item)
-        and (wanted is None or Convexity.read(settings.get("convexity")) == wanted)
+        and item.analysis.measure_as(found.pop("analysis", {}))
+        and found == asked
+        and (wanted is None or Convexity.read(settings.get("convexity"), basis=wanted.basis) == wanted)
     )
 
 
@@ -98,15 +102,16 @@ def _convexity(item: SliceItem) -> Convexity | None:
         subsample=analysis.subsample,
         micro_batch=analysis.micro_batch,
         memory=analysis.memory,
+        basis=analysis.basis,
     )
 
 
-def _slice_settings(item: SliceItem) -> dict[str, object]:
+def _slice_settings(item: SliceItem) -> dict[str, Any]:
     own = _without_names(item.settings.model_dump(mode="json"))
     return {"name": item.name, **own, "analysis": item.analysis.model_dump(mode="json")}
 
 
-def _without_names(settings: dict[str, object]) -> dict[str, object]:
+def _without_names(settings: dict[str, Any]) -> dict[str, Any]:
     """What makes one slice: not which others a recipe asks for (results of earlier versions stored that, too)."""
     names = ("lines", "planes", "plane_seeds")
     return {name: value for name, value in settings.items() if name not in names and not name.startswith("convexity")}

@@ -84,6 +84,9 @@ def test_the_settings_are_kept_with_the_map_and_the_losses_are_those_without_one
     stored = piece.provenance.settings["convexity"]
     assert stored == asdict(Convexity())
     assert Convexity.read({**stored, "groups": ["tail"]}) == Convexity(groups=("tail",))
+    older = {field: value for field, value in stored.items() if field != "basis"}
+    # The map is the same wherever the vectors were kept.
+    assert Convexity.read(older, basis="disk") == Convexity(basis="disk")
     assert Convexity.read(None) is None
     assert Convexity.read({"rtol": 1.0}) is None
     without = slice_loss(model, reference.samples, scheme, plane(model), GRIDS)

@@ -105,6 +105,8 @@ def test_what_is_current_is_left_alone_and_what_is_not_is_done_again(study):
     (sgd / "slices" / "random.json").unlink()
     (sgd / "curvature" / "checkpoint.per-class.vectors.safetensors").unlink()
     assert analyze_study(study, PLAN) == 3
+    elsewhere = StudyAnalysis.parse({**RECIPE, "analysis": {**RECIPE["analysis"], "basis": "disk"}})
+    assert analyze_study(study, elsewhere) == 0  # no digit depends on where the vectors were kept
     changed = StudyAnalysis.parse({**RECIPE, "analysis": {**RECIPE["analysis"], "along": {"starts": 2, "escape": False}}})
     assert analyze_study(study, changed) == 6
 

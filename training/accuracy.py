@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .images import Images
+from .images import ImageSet
 
 
 def class_groups(class_counts: Sequence[int], eta: int, many: int, few: int) -> dict[str, list[int]]:
@@ -27,7 +27,7 @@ def class_groups(class_counts: Sequence[int], eta: int, many: int, few: int) -> 
 @torch.no_grad()
 def measure_accuracy(
     model: nn.Module,
-    images: Images,
+    images: ImageSet,
     groups: dict[str, list[int]],
     *,
     batch_size: int | None = None,
@@ -51,11 +51,9 @@ def measure_accuracy(
     device = images.targets.device
     batch_size = batch_size or (100 if device.type == "cpu" else 1000)
     right = torch.zeros(classes, dtype=torch.long, device=device)
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
+    for inputs, targets in zip(images.clean_batches(batch_size), images.targets.split(batch_size), strict=True):
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            predicted = model(images.clean(part)).argmax(1)
-        targets = images.targets[part]
+            predicted = model(inputs).argmax(1)
         right += torch.bincount(targets[predicted == targets], minlength=classes)
     model.train(was_training)
     total = torch.bincount(images.targets, minlength=classes).tolist()

@@ -6,13 +6,50 @@ are redrawn at every product is a random operator, and shows negative curvature 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 Augment = Literal["none", "crop", "crop-flip"]
+
+
+class ImageSet(Protocol):
+    """What training and accuracy ask of a set of labelled images, wherever its pixels are.
+
+    :class:`Images` holds them in memory, :class:`~saddlescope.training.photos.Photos` reads them when they are needed. The
+    iterators exist for the latter: it reads one batch ahead.
+    """
+
+    @property
+    def targets(self) -> Tensor:
+        """Classes, int64 ``[N]``."""
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of an image."""
+
+    def __len__(self) -> int: ...
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same images, handed out on another device."""
+
+    def subset(self, index: Tensor) -> ImageSet:
+        """The images at ``index``, in its order."""
+
+    def clean(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """Normalised inputs ``[n, C, H, W]``, the same at every call."""
+
+    def clean_batches(self, size: int) -> Iterator[Tensor]:
+        """All clean inputs in order, ``size`` at a time."""
+
+    def augmented(self, index: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
+        """Inputs of a training step; all draws come from the CPU ``generator``."""
+
+    def augmented_batches(self, batches: Iterable[tuple[Tensor, torch.Generator]], augment: Augment) -> Iterator[Tensor]:
+        """:meth:`augmented` for one ``(index, generator)`` after another."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +102,10 @@ class Images:
         """Normalised inputs ``[n, C, H, W]``, the same at every call."""
         return self.normalisation(self.pixels[index])
 
+    def clean_batches(self, size: int) -> Iterator[Tensor]:
+        """All clean inputs in order, ``size`` at a time."""
+        return (self.clean(slice(start, start + size)) for start in range(0, len(self), size))
+
     def augmented(self, index: Tensor, augment: Augment, generator: torch.Generator) -> Tensor:
         """Inputs for a training step: random crop after padding by an eighth of the height (4 of 32), and mirror image.
 
@@ -88,3 +129,7 @@ class Images:
         picture = torch.arange(n, device=pixels.device)[:, None, None]
         cropped = padded[picture, :, rows[:, :, None], columns[:, None, :]]
         return self.normalisation(cropped.permute(0, 3, 1, 2))
+
+    def augmented_batches(self, batches: Iterable[tuple[Tensor, torch.Generator]], augment: Augment) -> Iterator[Tensor]:
+        """:meth:`augmented` for one ``(index, generator)`` after another."""
+        return (self.augmented(index, augment, generator) for index, generator in batches)

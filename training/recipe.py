@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from .optimizers import OPTIMIZERS
 
@@ -34,6 +42,15 @@ class DataTable(_Table):
     seed: int = Field(0, ge=0, description="of the protocol and of the held-out part; not the training seed")
     n_max: int | None = Field(None, ge=1, description="size of the largest class; default: all there is")
     held_out: int | None = Field(None, ge=1, description="images of each class set aside, for sets that come in one part")
+    train_list: str | None = Field(None, description="image-list: 'path label' lines of the training images")
+    test_list: str | None = Field(None, description="image-list: lines of the images that accuracy is measured on")
+    image_size: int | None = Field(None, ge=1, description="listed images: height and width of the inputs; default 224")
+
+    @model_serializer(mode="wrap")
+    def _without_lists(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields of listed images only where they are given: a run's folder is named after all of its settings."""
+        fields: dict[str, Any] = handler(self)
+        return {k: v for k, v in fields.items() if v is not None or k not in ("train_list", "test_list", "image_size")}
 
 
 class GroupsTable(_Table):

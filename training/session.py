@@ -104,9 +104,10 @@ class Session:
         batches = order.split(table.batch_size)
         if self.loss_sum is None:
             self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        for number in range(self.step, len(batches)):
+        numbers = range(self.step, len(batches))
+        draws = ((batches[number], _generator(seed, AUGMENT, self.epoch, number)) for number in numbers)
+        for number, inputs in zip(numbers, train.augmented_batches(draws, table.augment), strict=True):
             index = batches[number]
-            inputs = train.augmented(index, table.augment, _generator(seed, AUGMENT, self.epoch, number))
             torch.manual_seed(derived_seed(seed, LAYERS, self.epoch, number))  # dropout; train_run puts the global state back
             outcome = self.optimizer.step(self.model, self.loss, (inputs, train.targets[index]))
             self.loss_sum += outcome.loss.double() * len(index)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .images import Images
+from .images import ImageSet
 
 
 class DataError(ValueError):
@@ -23,12 +23,14 @@ class Source:
         train: the part that training samples are taken from.
         test: the part that accuracy is measured on; never used to choose anything.
         split: one phrase that says what ``test`` is.
+        unchanged: how the training part is called where no long tail is cut from it.
     """
 
     title: str
-    train: Images
-    test: Images
+    train: ImageSet
+    test: ImageSet
     split: str
+    unchanged: str = "as published"
 
 
 #: where packaged data sets usually lie, after --data-root and $SADDLESCOPE_DATA

@@ -20,7 +20,7 @@ from .provenance import Source, describe
 from .results import AugmentationControl, ControlEntry, ControlPanel, save
 from .samples import Samples
 from .subject import Given, Subject, open_checkpoint, side_car_of
-from .user_code import load_samples
+from .user_code import as_samples, load_samples
 
 NAME = "augmentation_control"
 #: the long tail of each of our sets, unless --data-args says otherwise
@@ -75,8 +75,9 @@ def _opened(path: Path, wanted: Wanted) -> Subject:
 
 
 def _regression(wanted: Wanted) -> ControlPanel:
-    samples, name, index = _data(wanted)
-    inputs, targets = _images(samples).batch
+    given, name, index = _data(wanted)
+    samples = _images(given)
+    inputs, targets = samples.batch
     print(f"softmax regression on {name}: fitting {samples.num_samples} samples ...", flush=True)
     model, gradient = softmax_regression(inputs, targets, samples.num_classes)
     training = {"optimizer": "L-BFGS", "weight_decay": WEIGHT_DECAY, "largest_gradient_entry": gradient, "augment": "none"}
@@ -97,20 +98,21 @@ def _data(wanted: Wanted) -> tuple[Samples, str, str | None]:
     data = load_factory(_LOAD_DATA)(
         name=wanted.data, root=wanted.data_root, **(TAILS.get(wanted.data, {"imbalance_factor": 100}) | given)
     )
-    samples = Samples.from_tensors(data.train.clean(), data.train.targets, data.num_classes)
-    return samples, data.title, data.index_sha256
+    return as_samples(data.train.for_analysis(), wanted.data, data.num_classes), data.title, data.index_sha256
 
 
 def _images(samples: Samples) -> Samples:
-    """The same samples, if they are pairs of images and labels.
+    """The same samples in memory, if they are pairs of images and labels.
 
     Raises:
         ControlError: they are not.
+        SamplesError: they are too many for the memory.
     """
-    pair = isinstance(samples.batch, tuple | list) and len(samples.batch) == 2
-    if not pair or not all(isinstance(part, Tensor) for part in samples.batch):
+    held = samples.in_memory()
+    pair = isinstance(held.batch, tuple | list) and len(held.batch) == 2
+    if not pair or not all(isinstance(part, Tensor) for part in held.batch):
         raise ControlError("the control crops images at random: give data of pairs (image, label)")
-    return samples
+    return held
 
 
 def _panel(

@@ -185,4 +185,9 @@ def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) ->
             f"{checkpoint}: trained on class counts {data['class_counts']}, but {data['factory']} now gives "
             f"{samples.class_counts.tolist()}; the data have changed"
         )
+    if samples.index_sha256 not in (None, data["index_sha256"]):
+        raise SubjectError(
+            f"{checkpoint}: not the samples that it was trained on, though as many of each class: the list that names them, or "
+            "the seed of the long tail, has changed; restore it, or train the run again"
+        )
     return samples, data["name"]

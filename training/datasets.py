@@ -125,16 +125,12 @@ def analysis_set(**args: object) -> tuple[Tensor, Tensor] | Photos:
     Args:
         **args: as for :func:`load_data`.
     """
-    return _for_analysis(load_data(**args).train)  # type: ignore[arg-type]  # JSON from a side-car
+    return load_data(**args).train.for_analysis()  # type: ignore[arg-type,no-any-return]  # JSON from a side-car
 
 
 def evaluation_set(**args: object) -> tuple[Tensor, Tensor] | Photos:
     """The held-out part, clean and in its fixed order; arguments and forms as in :func:`analysis_set`."""
-    return _for_analysis(load_data(**args).test)  # type: ignore[arg-type]
-
-
-def _for_analysis(images: ImageSet) -> tuple[Tensor, Tensor] | Photos:
-    return images if isinstance(images, Photos) else (images.clean(), images.targets)
+    return load_data(**args).test.for_analysis()  # type: ignore[arg-type,no-any-return]
 
 
 #: names in recipes of the sets whose images a list names

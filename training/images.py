@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class ImageSet(Protocol):
 
     def subset(self, index: Tensor) -> ImageSet:
         """The images at ``index``, in its order."""
+
+    def for_analysis(self) -> Any:
+        """All of them clean, as ``Samples`` take them: ``(inputs, targets)``, or a map-style data set of such pairs."""
 
     def clean(self, index: Tensor | slice = slice(None)) -> Tensor:
         """Normalised inputs ``[n, C, H, W]``, the same at every call."""
@@ -97,6 +100,10 @@ class Images:
     def subset(self, index: Tensor) -> Images:
         """The images at ``index``, in its order."""
         return replace(self, pixels=self.pixels[index], targets=self.targets[index])
+
+    def for_analysis(self) -> tuple[Tensor, Tensor]:
+        """Clean inputs ``[N, C, H, W]`` and classes ``[N]``."""
+        return self.clean(), self.targets
 
     def clean(self, index: Tensor | slice = slice(None)) -> Tensor:
         """Normalised inputs ``[n, C, H, W]``, the same at every call."""

@@ -98,6 +98,10 @@ class Photos:
         names = tuple(self.names[row] for row in rows)
         return replace(self, names=names, targets=self.targets[index.to(self.targets.device)], lines=self.lines[rows])
 
+    def for_analysis(self) -> Photos:
+        """These: items ``(input, class)``, read as they are needed."""
+        return self
+
     def clean(self, index: Tensor | slice = slice(None)) -> Tensor:
         """Normalised inputs ``[n, 3, size, size]``, the same at every call."""
         return next(self._read(iter([_clean_orders(torch.arange(len(self))[_host(index)])])))

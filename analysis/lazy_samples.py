@@ -1,0 +1,265 @@
+"""Samples that memory does not hold: read from a map-style data set as they are needed, the next batch ahead of its use."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from threading import Lock
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import Subset
+
+from .memory import free_bytes
+from .samples import (
+    Samples,
+    SamplesError,
+    find_labels,
+    move,
+    require_finite,
+    require_stillness,
+    stacked,
+    tensors_of,
+    whole_numbers,
+)
+
+#: part of the free memory in which items of a group are kept from one pass to the next
+_KEPT_SHARE = 8
+
+
+class LazyDataset(Protocol):
+    """What a map-style data set can have beside items, to be read piece by piece. Only ``lazy`` and ``targets`` are needed.
+
+    A set may also have ``content_sha256() -> str``, a hash of all that decides its items, which spares a pass over all of them;
+    what it covers is the set's to say. And ``list_sha256() -> str``, the identity of the choice of samples, which must be the
+    ``index_sha256`` of a side-car.
+    """
+
+    #: true: read items when they are needed, in any order, several threads at once
+    lazy: bool
+    #: class of each item ``[N]``, known without reading it
+    targets: Sequence[int] | Tensor
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, item: int) -> Any: ...
+
+
+def lazily(dataset: Any, num_classes: int | None, labels: Any = None) -> LazySamples | None:
+    """Samples that are read as needed, if the data set asks for that or is too large for memory; None: read it whole.
+
+    Raises:
+        SamplesError: the set must be read piece by piece, but its labels are not known without reading; or it changes.
+    """
+    known = known_labels(dataset) if labels is None else whole_numbers(labels)
+    asks = bool(getattr(dataset, "lazy", False))
+    if not asks:
+        needed = len(dataset) * _item_bytes(dataset)
+        free = free_bytes(torch.device("cpu"))
+        if 2 * needed <= free or (known is None and needed <= free):  # items and their batch are held at once for a moment
+            return None
+    if known is None:
+        why = (
+            "asks to be read piece by piece"
+            if asks
+            else f"needs {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB that are free"
+        )
+        raise SamplesError(
+            f"the data set {why}: give it an attribute 'targets', the class of each item, known without reading it"
+        )
+    if len(known) != len(dataset):
+        raise SamplesError(f"{len(known)} labels for {len(dataset)} items of the data set")
+    items = _Items(dataset, known, told=labels is not None)
+    require_stillness(dataset, items.dataset.__getitem__)
+    return LazySamples(items, np.arange(len(known)), num_classes)
+
+
+def known_labels(dataset: Any) -> np.ndarray | None:
+    """Classes of a data set ``[N]`` by its attribute ``targets`` or ``labels``; None where there is none that fits."""
+    if isinstance(dataset, Subset):
+        inner = known_labels(dataset.dataset)
+        return None if inner is None else inner[np.asarray(dataset.indices, dtype=np.int64)]
+    for name in ("targets", "labels"):
+        try:
+            found = whole_numbers(getattr(dataset, name))
+        except (AttributeError, SamplesError, ValueError, TypeError):
+            continue
+        if len(found) == len(dataset):
+            return found
+    return None
+
+
+def _item_bytes(dataset: Any) -> int:
+    """Of the first item, as a part of a batch; 0 for one that makes no batch (which the caller says)."""
+    try:
+        leaves = tree_leaves(stacked([dataset[0]]))
+    except SamplesError:
+        return 0
+    return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _readers() -> int:
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+class _Items:
+    """The items of a data set and what is known of all of them."""
+
+    def __init__(self, dataset: Any, labels: np.ndarray, told: bool) -> None:
+        self.dataset, self.labels, self.told = dataset, labels, told
+        asks = bool(getattr(dataset, "lazy", False))
+        self.threads = _readers() if asks else 1
+        # A set that did not say so may hold one file handle for all its items: one thread, and one iterator at a time.
+        self._turn: AbstractContextManager[Any] = nullcontext() if asks else Lock()
+        first = stacked([dataset[0]])
+        self.shapes, self.bytes = _shapes(first), max(1, sum(leaf.nbytes for leaf in tensors_of(first)))
+
+    def read(self, row: int) -> Any:
+        with self._turn:
+            return self.dataset[row]
+
+    def batch(self, rows: np.ndarray, items: list[Any]) -> Any:
+        """The items as one checked batch."""
+        batch = stacked(items)
+        tensors = tensors_of(batch)
+        if _shapes(batch) != self.shapes:
+            raise SamplesError(
+                f"items {rows[0]} to {rows[-1]} are of another shape or type ({_shapes(batch)}) than item 0 ({self.shapes}); "
+                "resize or pad all of them to one shape"
+            )
+        require_finite(tensors, rows)
+        if not self.told:
+            found = find_labels(batch)
+            wrong = np.flatnonzero(found != self.labels[rows])
+            if len(wrong):
+                row = int(wrong[0])
+                raise SamplesError(
+                    f"item {rows[row]} of the data set has label {found[row]}, but its attribute 'targets' (or 'labels') says "
+                    f"{self.labels[rows[row]]}"
+                )
+        return batch
+
+
+class LazySamples(Samples):
+    """Labelled samples in a fixed order, read from a data set as they are handed out. Made by :meth:`Samples.from_dataset`.
+
+    A group (:meth:`subset`) keeps as many of its items between passes as an eighth of the free memory holds.
+
+    Args:
+        items: of the data set.
+        rows: which of them, in order.
+        num_classes: C; default: largest label + 1.
+        kept: items of the group that this is a part of.
+    """
+
+    def __init__(self, items: _Items, rows: np.ndarray, num_classes: int | None = None, kept: _Kept | None = None) -> None:
+        self._items, self._rows, self._kept = items, rows, kept
+        self._take_labels(items.labels[rows], num_classes)
+        self._digest: str | None = None
+        whole = kept is None
+        self.index_sha256 = items.dataset.list_sha256() if whole and hasattr(items.dataset, "list_sha256") else None
+
+    @property
+    def batch(self) -> Any:
+        """All samples as one nested structure, read now.
+
+        Raises:
+            SamplesError: they are too many for the memory.
+        """
+        return self.in_memory().batch
+
+    def in_memory(self) -> Samples:
+        """The same samples, read now.
+
+        Raises:
+            SamplesError: they are too many for the memory.
+        """
+        needed, free = self.num_samples * self._items.bytes, free_bytes(torch.device("cpu"))
+        if 3 * needed > free:
+            raise SamplesError(
+                f"{self.num_samples:,} samples of {self._items.bytes / 1e6:.3g} MB do not fit into {free / 1e9:.3g} GB of free "
+                "memory all at once, which is needed here; give fewer or smaller ones"
+            )
+        (batch,) = self.batches(self.num_samples)
+        return Samples(batch, self.labels, self.num_classes)
+
+    def subset(self, indices: np.ndarray) -> LazySamples:
+        """The samples at ``indices``, in that order; nothing is read.
+
+        Raises:
+            SamplesError: ``indices`` is empty.
+        """
+        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+        kept = self._kept or _Kept(free_bytes(torch.device("cpu")) // _KEPT_SHARE // self._items.bytes)
+        return LazySamples(self._items, rows, self.num_classes, kept)
+
+    def batches(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Iterator[Any]:
+        """As of :class:`Samples`; while the caller works on one batch, the next is read.
+
+        Raises:
+            SamplesError: an item holds NaN or infinity, has another shape than the first one, or another label than promised.
+        """
+        pool = ThreadPoolExecutor(self._items.threads, thread_name_prefix="samples")
+        try:
+            waiting = [pool.submit(self._item, row) for row in self._rows[:size].tolist()]
+            for start in range(0, self.num_samples, size):
+                rows, after = self._rows[start : start + size], self._rows[start + size : start + 2 * size]
+                items = [item.result() for item in waiting]
+                waiting = [pool.submit(self._item, row) for row in after.tolist()]
+                yield move(self._items.batch(rows, items), device, dtype)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def sha256(self) -> str:
+        """Hash of all samples in order.
+
+        Of the data set's own ``content_sha256`` and the rows, where it has one. Otherwise of all tensors and labels, as for
+        samples in memory and equal to theirs: how much memory there is does not make a set another one.
+        """
+        if self._digest is None:
+            own = getattr(self._items.dataset, "content_sha256", None)
+            self._digest = self._of_content() if own is None else self._of_rows(own())
+        return self._digest
+
+    def _of_rows(self, content: str) -> str:
+        return hashlib.sha256(content.encode() + np.ascontiguousarray(self._rows, dtype="<i8").tobytes()).hexdigest()
+
+    def _of_content(self) -> str:
+        digest = hashlib.sha256()
+        size = max(1, 2**28 // self._items.bytes)
+        for leaf, (shape, dtype) in enumerate(self._items.shapes):
+            digest.update(f"{(self.num_samples, *shape)} {dtype}".encode())
+            for batch in self.batches(size):
+                digest.update(tree_leaves(batch)[leaf].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{(self.num_samples,)} {torch.int64}".encode())
+        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        return digest.hexdigest()
+
+    def _item(self, row: int) -> Any:
+        return self._items.read(row) if self._kept is None else self._kept.item(row, self._items)
+
+
+class _Kept:
+    """Items of a group that stay in memory: the first ones read. Replacing them would keep none, in passes in one order."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._held = room, dict[int, Any]()
+
+    def item(self, row: int, items: _Items) -> Any:
+        held = self._held.get(row)
+        if held is None:
+            held = items.read(row)
+            if len(self._held) < self._room:
+                self._held[row] = held
+        return held
+
+
+def _shapes(batch: Any) -> list[tuple[tuple[int, ...], torch.dtype]]:
+    """Shape and type of each tensor, without the sample dimension."""
+    return [(tuple(leaf.shape[1:]), leaf.dtype) for leaf in tensors_of(batch)]

@@ -73,7 +73,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
         if known["checkpoint_sha256"] == digest:
             return known
     problem = _problem(job)
-    operator = Ours("reference").operator(problem)
+    operator = Ours("reference", together=True).operator(problem)
     # The start that ARPACK and hessian-eigenthings are given: what is tried on T is then what they will do.
     run = Lanczos(operator, start=fixed_start(problem.size)).run(min(REFERENCE_MOST, operator.size), _settled)
     values = run.ritz.values
@@ -122,6 +122,8 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
         choice["micro_batch"] = _micro_batch(competitor, problem)
     steps = _our_steps(known)
     products = dict.fromkeys(("extremes", "density"), steps + BESIDE)
+    if ours and not competitor.together:
+        products["extremes"] = 0  # run to the end in any case: what its start saves is not in T
     if job["competitor"] == "curvlinops":
         tried = _eigsh_choices(known, problem.size)
         choice |= {"ends": tried[0]["ends"], "ncv": tried[0]["ncv"]}
@@ -129,7 +131,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     if isinstance(competitor, Eigenthings):
         choice["steps"] = _steps_to_ends(known)
         products["extremes"] = sum(choice["steps"])
-    if not competitor.together:
+    if not competitor.together and not ours:
         choice["density_steps"] = products["density"] = steps  # as many, so as accurate
     elif not ours:
         products = dict.fromkeys(products, min(100, problem.size))
@@ -141,7 +143,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
         "takes_part": True,
         "title": competitor.title,
         "together": competitor.together,
-        "questions": ["extremes"] if competitor.together or problem.operator is not None else ["extremes", "density"],
+        "questions": ["extremes"] if ours or competitor.together or problem.operator is not None else ["extremes", "density"],
         "plan": choice,
         "tried": tried,
         "products": products,

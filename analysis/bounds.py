@@ -16,7 +16,7 @@ from scipy.stats import beta
 from .results import Interval
 
 
-def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1) -> float | None:
+def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilution: float = 1.0) -> float | None:
     """Relative error eps that holds at one end with probability >= 1 - delta.
 
     For one start, ``P[(lambda_max - theta_max) / spread > eps] <= 1.648 sqrt(n) exp(-sqrt(eps) (2 m - 1))``; the failures of
@@ -27,11 +27,12 @@ def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1) -> f
         steps: m of each independent random start.
         delta: failure probability allowed.
         looks: moments at which a run could have stopped.
+        dilution: ``|w| + |r|`` over ``|r|``, of starts ``w + r`` whose random part is r (see ``ends``).
 
     Returns:
         eps, or None where the statement needs eps >= 1/2 and so says nothing.
     """
-    head = math.log(1.648 * math.sqrt(n))
+    head = math.log(1.648 * math.sqrt(n) * dilution)
     target = math.log(delta) - len(steps) * math.log(looks)
 
     def log_failure(root: float) -> float:

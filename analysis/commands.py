@@ -69,6 +69,10 @@ def analyze(
     seed: Annotated[int | None, typer.Option(help="Of the random starts.")] = None,
     memory: Annotated[str | None, typer.Option(help="Budget for kept graphs: 2GB, 500MB.")] = None,
     subsample: Annotated[int | None, typer.Option(min=2, help="Largest number of samples a group; error measured.")] = None,
+    goal: Annotated[
+        str | None,
+        typer.Option(help="spectrum; ends: lambda_min and lambda_max alone, fewer products; verdict: stop once decided."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="An answer in about a minute; says what it gave up.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Every n-th of the checkpoints, the last one always.")] = 1,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="This process's share of the checkpoints: 0/4.")] = None,

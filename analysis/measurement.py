@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import escape as leaving
 from .distributed import World
+from .ends import measure_ends, part_of
 from .evaluate import group_means
 from .exact import exact_spectrum, in_float64, rechecked
 from .gauss_newton import measure_gauss_newton
@@ -87,7 +88,10 @@ class Measurement:
         mean, gradient = operator.loss_and_gradient()
         if name == "all":
             self._whole = gradient
-        spectrum = self._spectrum(name, operator, indices)
+        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
+        # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
+        enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
+        spectrum = self._spectrum(name, operator, indices, enough)
         warnings = []
         judge = operator
         if operator.dtype != torch.float64:
@@ -102,7 +106,7 @@ class Measurement:
         sampling = None
         if subsets:
             operator.release()
-            others = [self._spectrum(name, self.operator(part), part) for part in subsets[1:]]
+            others = [self._spectrum(name, self.operator(part), part, enough) for part in subsets[1:]]
             sampling = sampling_error(subsets, len(self.indices[name]), [spectrum, *others])
             warnings.append(
                 f"measured on {len(indices)} of {len(self.indices[name])} samples: lambda_min {sampling.lambda_min.value:.3g} "
@@ -112,7 +116,6 @@ class Measurement:
         else:
             common = random_start(operator, settings.seed + 303)
             self._products[name] = (operator.num_samples, operator.matvec(common).double())
-        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
         verdict = leaving.verdict(
             spectrum.lambda_min,
             spectrum.lambda_max,
@@ -193,7 +196,7 @@ class Measurement:
             self._accuracy = group_means(self.model, self.samples, self.indices, loss, device=device, dtype=dtype)[1]
         return self._accuracy
 
-    def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray) -> Spectrum:
+    def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
         settings = self.settings
         store = StartStore(self.cache / index_name(indices)) if self.cache is not None else None
 
@@ -210,6 +213,21 @@ class Measurement:
                 starts=settings.starts,
                 thresholds=settings.thresholds,
                 seed=settings.seed,
+                progress=step,
+            )
+        if settings.goal != "spectrum":
+            part = part_of(indices, self.samples.labels)
+            return measure_ends(
+                operator,
+                part=None if part is None else self.operator(part),
+                steps=settings.steps,
+                rtol=settings.rtol,
+                delta=settings.delta,
+                thresholds=settings.thresholds,
+                seed=settings.seed,
+                tau=settings.tau,
+                enough=enough if settings.goal == "verdict" else None,
+                place=settings.basis,
                 progress=step,
             )
         return measure_spectrum(

@@ -27,6 +27,10 @@ class AnalysisSettings(BaseModel):
     many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
     few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
+    goal: Literal["spectrum", "ends", "verdict"] = Field(
+        "spectrum",
+        description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound)",
+    )
     only: list[str] | None = Field(None, description="measure these groups only; default: all of the scheme")
     steps: int = Field(100, ge=2, description="Lanczos step limit of each start")
     min_steps: int = Field(30, ge=1, description="steps done even where both ends converge sooner, for density and interval")
@@ -84,6 +88,14 @@ class AnalysisSettings(BaseModel):
             raise ValueError("'many' and 'few' go together: give both or neither")
         if self.many is not None and self.few is not None and self.few > self.many + 1:
             raise ValueError(f"few = {self.few} above many = {self.many}: a class would be both")
+        return self
+
+    @model_validator(mode="after")
+    def _goal_leaves_out(self) -> AnalysisSettings:
+        idle = {"k": 1, "starts": 1, "mass_width": None, "engine": "saddlescope"}
+        asked = [name for name, value in idle.items() if getattr(self, name) != value]
+        if self.goal != "spectrum" and asked:
+            raise ValueError(f"goal '{self.goal}' measures one pair at each end from one start: leave out {', '.join(asked)}")
         return self
 
 

@@ -31,7 +31,8 @@ Progress = Callable[[int], None]
 class Spectrum:
     """What was measured of one operator (fields as in ``results.GroupResult``).
 
-    ``vectors`` holds the unit Ritz vectors ``min`` and ``max`` ``[n]``, and ``min-2`` ... where k > 1.
+    ``vectors`` holds the unit Ritz vectors ``min`` and ``max`` ``[n]``, and ``min-2`` ... where k > 1. Masses, energy, trace
+    and density are missing where only the ends were asked for.
     """
 
     lambda_min: Extreme
@@ -39,16 +40,16 @@ class Spectrum:
     lowest: list[Extreme]
     highest: list[Extreme]
     negative_ratio: Estimate
-    negative_mass: list[MassAtThreshold]
-    negative_energy: Estimate
     saddle_index: list[IndexBound]
-    trace: Estimate
-    density: Density
     noise: OperatorNoise
     steps: list[int]
     matvecs: int
     looks: int
     vectors: dict[str, Tensor]
+    negative_mass: list[MassAtThreshold] = field(default_factory=list)
+    negative_energy: Estimate | None = None
+    trace: Estimate | None = None
+    density: Density | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -104,16 +105,8 @@ def measure_spectrum(
         if progress is not None:
             progress(1)
         due = run.steps % LOOK_EVERY == 0 and run.steps >= first_look
-        return due and converged(run, k, rtol) and (tau is None or decided(run, tau))
-
-    def decided(run: Lanczos, tau: float) -> bool:
-        low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
-        edge = -tau * max(high, 0.0)
-        if low < edge - noise.absolute:
-            return True
-        eps = start_error(operator.size, [run.steps], delta / 2, looks)  # of this start alone: others may be added
-        bound = end_intervals(low, high, eps, noise.absolute, noise.absolute)[0][0]
-        return bound is not None and bound > edge
+        # Of this start alone: others may be added.
+        return due and converged(run, k, rtol) and (tau is None or decided(run, tau, noise, delta, looks))
 
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
@@ -140,11 +133,8 @@ def measure_spectrum(
                 vectors |= {name: vector for name, vector in run.vectors.items() if name.startswith(end)}
         run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
         runs.append(run)
-    # The guard's random vectors may miss the largest eigenvalue, whose rounding the Ritz values carry. (Second term: sums of
-    # n products in float64.)
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
-    rounding = 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
-    noise = noise.model_copy(update={"absolute": max(noise.absolute, rounding * scale)})
+    noise = with_rounding(noise, operator, scale)
     quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
     exhausted = any(run.exhausted for run in runs)
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
@@ -176,14 +166,6 @@ def measure_spectrum(
     highest = [extreme("max", j, further("max", j)) for j in range(len(best["max"]))]
     top = max(ends["max"][0], 0.0)
     ladder = [(c, c * top) for c in thresholds]
-    warnings = []
-    for end, pair in (("lambda_min", lowest[0]), ("lambda_max", highest[0])):
-        if not pair.converged:
-            warnings.append(
-                f"{end} not converged after {max(run.steps for run in runs)} steps (residual {pair.residual:.1e}): a bound"
-            )
-    if top == 0:
-        warnings.append(NO_RATIO)
     return Spectrum(
         lambda_min=lowest[0],
         lambda_max=highest[0],
@@ -203,8 +185,34 @@ def measure_spectrum(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=vectors,
-        warnings=warnings,
+        warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)),
     )
+
+
+def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks: int, dilution: float = 1.0) -> bool:
+    """Whether a run says if an eigenvalue lies below ``-tau lambda_max``; arguments as in ``start_error``."""
+    low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
+    edge = -tau * max(high, 0.0)
+    if low < edge - noise.absolute:
+        return True
+    eps = start_error(run.operator.size, [run.steps], delta / 2, looks, dilution)
+    bound = end_intervals(low, high, eps, noise.absolute, noise.absolute)[0][0]
+    return bound is not None and bound > edge
+
+
+def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) -> OperatorNoise:
+    """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss."""
+    # Second term: sums of n products in float64.
+    rounding = 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
+    return noise.model_copy(update={"absolute": max(noise.absolute, rounding * scale)})
+
+
+def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:
+    """Warnings about ends that are bounds only, and a ratio that does not exist."""
+    pairs = (("lambda_min", lowest), ("lambda_max", highest))
+    open_ends = [(end, pair) for end, pair in pairs if not pair.converged]
+    said = [f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound" for end, pair in open_ends]
+    return said if highest.value > 0 else [*said, NO_RATIO]
 
 
 def _widest(runs: Sequence[Start], thresholds: Sequence[float], n: int, delta: float, noise: OperatorNoise) -> float:

@@ -19,7 +19,7 @@ NAME = "bench"
 FORMAT, VERSION = "saddlescope-bench", 1
 #: competitor -> look; Okabe and Ito's colours as elsewhere, with a marker each
 PEERS = {
-    "ours-1e-2": Look("saddlescope, rtol 1e-2", "#2B2B2B", "o"),
+    "ours": Look("saddlescope, defaults", "#2B2B2B", "o"),
     "curvlinops": Look("curvlinops + SciPy eigsh", "#0072B2", "s"),
     "eigenthings": Look("hessian-eigenthings", "#D55E00", "D"),
     "pyhessian": Look("PyHessian", "#009E73", "^"),

@@ -46,6 +46,10 @@ def test_looks_share_the_failure_probability():
     assert start_error(2000, [60, 60], 1e-3, looks=15) == pytest.approx(start_error(2000, [60, 60], 1e-3 / 225))
 
 
+def test_a_start_that_is_half_random_counts_like_one_of_four_times_the_size():
+    assert start_error(1000, [40], 1e-3, dilution=2.0) == pytest.approx(start_error(4000, [40], 1e-3))
+
+
 def test_start_error_says_nothing_rather_than_something_false():
     assert start_error(2000, [5], 1e-3) is None  # eps would be 1.5
     assert start_error(2000, [11], 1e-3) is not None

@@ -210,9 +210,9 @@ class LazySamples(Samples):
             waiting = [pool.submit(self._item, row) for row in self._rows[:size].tolist()]
             for start in range(0, self.num_samples, size):
                 rows, after = self._rows[start : start + size], self._rows[start + size : start + 2 * size]
-                items = [item.result() for item in waiting]
+                batch = self._items.batch(rows, [item.result() for item in waiting])
                 waiting = [pool.submit(self._item, row) for row in after.tolist()]
-                yield move(self._items.batch(rows, items), device, dtype)
+                yield move(batch, device, dtype)
         finally:
             pool.shutdown(cancel_futures=True)
 

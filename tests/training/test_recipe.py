@@ -12,7 +12,9 @@ from saddlescope.training.recipe import RecipeError, load_recipe, parse_recipe, 
 from saddlescope.training.run import resolve, runs
 
 
-@pytest.mark.parametrize("name", ["digits-lt", "digits-lt-imbsam-weightings", "fashion-mnist-lt", "cifar10-lt-small"])
+@pytest.mark.parametrize(
+    "name", ["digits-lt", "digits-lt-imbsam-weightings", "fashion-mnist-lt", "cifar10-lt-small", "imagenet-lt-rangwani"]
+)
 def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
     assert name in recipe_names()
     recipe = load_recipe(name)

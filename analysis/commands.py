@@ -158,7 +158,7 @@ def slice_(
     data_root: DataRoot = None,
 ) -> None:
     """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
-    from .drive import slice_target
+    from .slice_drive import slice_target
     from .subject import given_from_flags
 
     given = given_from_flags(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,11 @@ from rich.progress import (
 from saddlescope import load_factory
 
 from .distributed import World, world_of
-from .results import CurvatureResult, ResultError, load
-from .settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
+from .results import CurvatureResult, load
+from .settings import AnalysisSettings
 from .show import compare, show
 from .study_analysis import analyze_study, curvature_is_current, do_curvature, study_of
-from .study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, result_names
-from .study_slices import do_slice, slice_is_current
+from .study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
 from .subject import Given, open_checkpoint
 from .targets import TargetError, find_checkpoints, share_of, thin
 from .work import default_jobs, run_items
@@ -83,7 +82,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         world.wait()  # before the first result changes what is current
         if len(measure) == 1 or world.size > 1:
             for item in measure:
-                _with_steps(item, request.given, world)
+                measure_with_steps(item, request.given, world)
         else:
             _with_items(measure, request)
         world.wait()
@@ -134,7 +133,7 @@ def _analyze_of_study(target: Path, request: Request) -> bool:
         flags = ", ".join("--" + _FLAGS.get(name, name.replace("_", "-")) for name in ignored)
         raise TargetError(f"{target} is analysed as its recipe says: name its checkpoint files instead to use {flags}")
     changed = request.settings.model_dump(mode="json", exclude_unset=True)
-    plan = StudyAnalysis.parse(_recipe(study, changed), str(study / "recipe.toml"))
+    plan = StudyAnalysis.parse(recipe_of(study, changed), str(study / "recipe.toml"))
     analyze_with_progress(study, plan, data_root=request.given.data_root, jobs=request.jobs, runs=runs)
     if runs is None:
         print(f"results under {study}; draw and report them with: saddlescope figures {study}, saddlescope report {study}")
@@ -154,78 +153,10 @@ def _asked(request: Request, name: str) -> bool:
     return bool(getattr(request, name) != getattr(Request(), name))
 
 
-def _recipe(study: Path, analysis: dict[str, Any]) -> dict[str, Any]:
+def recipe_of(study: Path, analysis: dict[str, Any]) -> dict[str, Any]:
+    """A study's recipe, with changes to its ``[analysis]`` table."""
     recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
     return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
-
-
-def slice_target(
-    target: Path,
-    name: str,
-    overrides: Sequence[str],
-    given: Given | None = None,
-    *,
-    convexity: bool = False,
-    figures: Path | None = None,
-) -> None:
-    """``saddlescope slice``. A slice of a study's run is as the study's recipe says, but for the overrides.
-
-    Args:
-        target: a run folder or a checkpoint.
-        name: of the slice.
-        overrides: ``field=value`` of the tables slices and analysis.
-        given: what the command line says of model, data and loss.
-        convexity: also the ends of each group's Hessian at every cell of the plane.
-        figures: folder for the pictures.
-
-    Raises:
-        TargetError: no checkpoint there.
-    """
-    checkpoint = target / "checkpoint.pt" if target.is_dir() else target
-    if not checkpoint.is_file():
-        raise TargetError(f"{target}: no checkpoint there (looked for {checkpoint})")
-    table = read_overrides(overrides)
-    of_slices = {key: value for key, value in table.items() if key in SliceSettings.model_fields}
-    own = {key: value for key, value in table.items() if key not in SliceSettings.model_fields}
-    study = study_of(checkpoint.parent)
-    if study is not None:
-        recipe = _recipe(study, own)
-        stored, of_slices = StudyAnalysis.parse(recipe).final, recipe.get("slices", {}) | of_slices
-    else:
-        stored = parse_settings(own, "--set")
-    if convexity:
-        of_slices |= {"planes": [name], "convexity": [name]}
-    slices = parse_slices(of_slices)
-    curvature = curvature_item(checkpoint, stored)
-    if study is None and not own:
-        curvature, given = _as_it_was_measured(curvature, given or Given())
-        stored = curvature.settings
-    stem = name if checkpoint.stem == "checkpoint" else f"{checkpoint.stem}.{name}"
-    output = curvature.output.parent.parent / "slices" / f"{stem}.json"
-    item = SliceItem(checkpoint, name, slices, stored, output)
-    measured = curvature_is_current(curvature, given)
-    if not measured:
-        _with_steps(curvature, given or Given())
-    if not (measured and study is not None and slice_is_current(item)):
-        with _bar("points") as bar:
-            task = bar.add_task(name, total=None)
-            do_slice(item, given, lambda done, total: bar.update(task, completed=done, total=total))
-    print(output)
-    if figures is not None:
-        load_factory("saddlescope.figures.draw:draw_slice")(output, figures)
-        print(f"figures in {figures}")
-
-
-def _as_it_was_measured(item: CurvatureItem, given: Given) -> tuple[CurvatureItem, Given]:
-    """Settings and subject of the result that is there, so that a slice does not replace it by one of its own."""
-    try:
-        source = load(CurvatureResult, item.output).provenance
-        settings = AnalysisSettings.model_validate(source.settings)
-    except (ResultError, ValueError):
-        return item, given
-    if not given.record():
-        given = Given(**source.subject, trust=given.trust, data_root=given.data_root)
-    return replace(item, settings=settings), given
 
 
 class ClaimError(RuntimeError):
@@ -255,7 +186,7 @@ def verify_result(result: Path, checkpoint: Path | None = None, data_root: str |
         raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
 
 
-def _with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
+def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
     """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=world is not None and not world.first) as bar:
@@ -270,13 +201,14 @@ def _with_steps(item: CurvatureItem, given: Given, world: World | None = None) -
 
 
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("analyze", total=len(items))
         for _ in run_items(partial(do_curvature, given=request.given), items, request.jobs or default_jobs()):
             bar.update(task, advance=1)
 
 
-def _bar(what: str = "results") -> Progress:
+def progress_bar(what: str = "results") -> Progress:
+    """A bar on standard error that counts ``what``."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -306,7 +238,7 @@ def analyze_with_progress(
         jobs: default: one per core.
         runs: as there.
     """
-    with _bar() as bar:
+    with progress_bar() as bar:
         task = bar.add_task(f"analyze {study.name}", total=None)
         return analyze_study(
             study,

@@ -65,14 +65,8 @@ def lazily(dataset: Any, num_classes: int | None, labels: Any = None) -> LazySam
         if 2 * needed <= free or (known is None and needed <= free):  # items and their batch are held at once for a moment
             return None
     if known is None:
-        why = (
-            "asks to be read piece by piece"
-            if asks
-            else f"needs {needed / 1e9:.3g} GB of the {free / 1e9:.3g} GB that are free"
-        )
-        raise SamplesError(
-            f"the data set {why}: give it an attribute 'targets', the class of each item, known without reading it"
-        )
+        why = "asks to be read piece by piece" if asks else f"needs {needed / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free"
+        raise SamplesError(f"the data set {why}: give it an attribute 'targets', the class of each item")
     if len(known) != len(dataset):
         raise SamplesError(f"{len(known)} labels for {len(dataset)} items of the data set")
     items = _Items(dataset, known, told=labels is not None)

@@ -22,7 +22,7 @@ from .canvas import column_width, heading, new_figure
 from .looks import Look, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, setting, slices_by_name, spread_names
 from .planes import axis_words, mark, one_seed, plane_words, whose
-from .scales import decades, number_label, plain_ticks
+from .scales import colour_bar, number_label, plain_ticks
 
 PREFIX, ENDS = "convexity", "convexity_ends"
 PAPER = "F9 (Li et al. 2018: convexity map; here per group)"
@@ -151,10 +151,7 @@ def draw_ends(study: Study, name: str, runs: list[Run]) -> Drawing:
         for group, row in zip(found.groups, rows, strict=True):
             for axes, piece in zip(row, found.pieces.values(), strict=True):
                 _map(axes, piece, number(piece, group), norm)
-        bar = figure.colorbar(_image(rows[0, 0]), ax=list(rows.flat), label=label, aspect=30, pad=0.02)
-        marks = decades(norm.vmin or 1.0, norm.vmax or 1.0, 6)
-        bar.set_ticks(marks, labels=[number_label(mark) for mark in marks])
-        bar.ax.minorticks_off()
+        colour_bar(figure, _image(rows[0, 0]), rows.flat, norm.vmin or 1.0, norm.vmax or 1.0, label, aspect=30)
     what = plane_words(found.first)
     heading(figure, f"Both ends of each group's Hessian on the plane of {what}, {found.whose}", _setting(found))
     words = (

@@ -114,7 +114,8 @@ def _panel(axes: Axes, seeds: dict[int, Walk], look: Look) -> None:
         )  # fmt: skip
     falls = sorted(100 * (1 - one.lowest[1]) for one in seeds.values())
     words = " to ".join(dict.fromkeys(f"{fall:.2g}" for fall in (falls[0], falls[-1])))
-    axes.text(0.5, 0.96, f"falls by {words} %", transform=axes.transAxes, fontsize=7.5, color=look.ink, ha="center", va="top")
+    axes.text(0.5, 0.96, f"falls by {words} %", transform=axes.transAxes, fontsize=7.5, color=look.ink, ha="center", va="top",
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}, zorder=5)  # fmt: skip
 
 
 def _legend() -> list[Line2D]:

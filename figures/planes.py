@@ -17,7 +17,7 @@ from ..analysis.study import Run, Study
 from .canvas import column_width, heading, new_figure
 from .looks import Look, looks_of
 from .material import Drawing, NothingToDraw, Planned, gap_words, hessian_words, setting, slices_by_name
-from .scales import decades, number_label, plain_ticks
+from .scales import colour_bar, plain_ticks
 
 PREFIX = "surface"
 PAPER = "F8 (Li et al. 2018; head and tail panels as in ImbSAM and Focal-SAM)"
@@ -69,10 +69,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
         plain_ticks(panels[0, column].xaxis, 4 if len(pieces) < 5 else 2)
     for row, group in enumerate(groups):
         panels[row, 0].set_ylabel(f"{group}\n{axis_words(first, 2, short=True)}")
-    bar = figure.colorbar(drawn, ax=list(panels.flat), label="loss (log)", aspect=40, pad=0.02)
-    marks = decades(levels[0], levels[-1], 6)
-    bar.set_ticks(marks, labels=[number_label(mark) for mark in marks])
-    bar.ax.minorticks_off()
+    colour_bar(figure, drawn, panels.flat, levels[0], levels[-1], "loss (log)", aspect=40)
     what = plane_words(first)
     heading(figure, f"Group losses on the plane of {what}, {whose(first, seed)}", setting(first.provenance))
     missing = [looks[key].name for key in study.optimizers if key not in pieces]

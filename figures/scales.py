@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
+from matplotlib.cm import ScalarMappable
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 #: a range of magnitudes above this is shown on a logarithmic axis
@@ -82,23 +85,42 @@ def log_axis(axes: Axes, which: str, values: Iterable[float], *, ticks: int = 6,
     low, high = min(positive) / pad, max(positive) * pad
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
     (axes.set_xlim if which == "x" else axes.set_ylim)(low, high)
+    marks = log_marks(low, high, ticks)
+    fix_ticks(axes.xaxis if which == "x" else axes.yaxis, marks)
+
+
+def log_marks(low: float, high: float, ticks: int) -> list[float]:
+    """Decades of a logarithmic scale; where it holds fewer than three, its 1, 2 and 5; on a short one a few round numbers."""
     marks = decades(low, high, ticks) if high / low > 10 else []
-    if len(marks) < 3:
-        exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        fine = [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
-        marks = fine if len(fine) > len(marks) else marks
-    axis = axes.xaxis if which == "x" else axes.yaxis
+    if len(marks) >= 3:
+        return marks
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    fine = [m * 10.0**e for e in exponents for m in (1, 2, 5) if low <= m * 10.0**e <= high]
+    marks = fine if len(fine) > len(marks) else marks
     if len(marks) >= 2:
-        fix_ticks(axis, marks)
-    else:
-        plain_ticks(axis)
+        return marks
+    return [float(mark) for mark in _round_numbers(5).tick_values(low, high) if low <= mark <= high]
+
+
+def colour_bar(
+    figure: Figure, image: ScalarMappable | ContourSet, panels: Iterable[Axes], low: float, high: float, label: str, aspect: int
+) -> None:
+    """A colour bar of a logarithmic scale from ``low`` to ``high``, ticked like an axis."""
+    bar = figure.colorbar(image, ax=list(panels), label=label, aspect=aspect, pad=0.02)
+    marks = log_marks(low, high, 6)
+    bar.set_ticks(marks, labels=[number_label(mark) for mark in marks])
+    bar.ax.minorticks_off()
 
 
 def plain_ticks(axis: Axis, most: int = 5) -> None:
     """A few round numbers."""
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_locator(_round_numbers(most))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(number_label))
+
+
+def _round_numbers(most: int) -> MaxNLocator:
+    return MaxNLocator(most, steps=[1, 2, 2.5, 5, 10])
 
 
 def value_axis(axes: Axes, values: Sequence[float], threshold: float) -> str:

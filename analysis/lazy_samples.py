@@ -29,7 +29,7 @@ from .samples import (
     whole_numbers,
 )
 
-#: part of the free memory in which items of a group are kept from one pass to the next
+#: one part in so many of the free memory keeps items from one pass to the next
 _KEPT_SHARE = 8
 
 
@@ -114,7 +114,13 @@ class _Items:
         first = stacked([dataset[0]])
         self.shapes, self.bytes = _shapes(first), max(1, sum(leaf.nbytes for leaf in tensors_of(first)))
 
+    @property
+    def room(self) -> int:
+        """Items that the memory has room for, beside all else."""
+        return free_bytes(torch.device("cpu")) // _KEPT_SHARE // self.bytes
+
     def read(self, row: int) -> Any:
+        """One item, as the data set gives it."""
         with self._turn:
             return self.dataset[row]
 
@@ -143,17 +149,19 @@ class _Items:
 class LazySamples(Samples):
     """Labelled samples in a fixed order, read from a data set as they are handed out. Made by :meth:`Samples.from_dataset`.
 
-    A group (:meth:`subset`) keeps as many of its items between passes as an eighth of the free memory holds.
+    A set that an eighth of the free memory holds is read once and kept; of a larger one, every group (:meth:`subset`) keeps as
+    many items between passes as that.
 
     Args:
         items: of the data set.
         rows: which of them, in order.
         num_classes: C; default: largest label + 1.
-        kept: items of the group that this is a part of.
+        kept: items of what this is a part of.
     """
 
     def __init__(self, items: _Items, rows: np.ndarray, num_classes: int | None = None, kept: _Kept | None = None) -> None:
-        self._items, self._rows, self._kept = items, rows, kept
+        self._items, self._rows = items, rows
+        self._kept = kept or _Kept(items.room if items.room >= len(rows) else 0)
         self._take_labels(items.labels[rows], num_classes)
         self._digest: str | None = None
         whole = kept is None
@@ -190,7 +198,7 @@ class LazySamples(Samples):
             SamplesError: ``indices`` is empty.
         """
         rows = self._rows[np.asarray(indices, dtype=np.int64)]
-        kept = self._kept or _Kept(free_bytes(torch.device("cpu")) // _KEPT_SHARE // self._items.bytes)
+        kept = self._kept if self._kept.room else _Kept(self._items.room)
         return LazySamples(self._items, rows, self.num_classes, kept)
 
     def batches(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Iterator[Any]:
@@ -236,20 +244,20 @@ class LazySamples(Samples):
         return digest.hexdigest()
 
     def _item(self, row: int) -> Any:
-        return self._items.read(row) if self._kept is None else self._kept.item(row, self._items)
+        return self._kept.item(row, self._items)
 
 
 class _Kept:
-    """Items of a group that stay in memory: the first ones read. Replacing them would keep none, in passes in one order."""
+    """Items that stay in memory: the first ones read. Replacing them would keep none, in passes in one order."""
 
     def __init__(self, room: int) -> None:
-        self._room, self._held = room, dict[int, Any]()
+        self.room, self._held = room, dict[int, Any]()
 
     def item(self, row: int, items: _Items) -> Any:
         held = self._held.get(row)
         if held is None:
             held = items.read(row)
-            if len(self._held) < self._room:
+            if len(self._held) < self.room:
                 self._held[row] = held
         return held
 

@@ -84,6 +84,8 @@ def test_clean_photos_are_those_computed_by_hand(tmp_path):
         assert torch.equal(images.clean(slice(2, 4)), images.clean(torch.tensor([2, 3])))
         assert torch.equal(images.subset(torch.tensor([5, 0])).clean(), images.clean(torch.tensor([5, 0])))
         assert torch.equal(torch.stack([images[i][0] for i in range(len(images))]), images.clean())
+    larger = load_data("image-list", train_list="train.txt", test_list="test.txt", image_size=11, root=tmp_path).test
+    assert np.abs(larger.clean().numpy() - np.stack([by_hand(tmp_path / n, 11) for n in larger.names])).max() < 1e-6
     assert data.train.in_channels == 3
     assert data.class_counts == [12, 7, 4]
     assert data.title == "image list train as listed"
@@ -140,6 +142,16 @@ def test_augmented_photos_are_drawn_before_anything_is_read(tmp_path, monkeypatc
         pairs = ((part, torch.Generator().manual_seed(int(part[0]))) for part in index.split(3))
         alone = [train.augmented(part, "crop", torch.Generator().manual_seed(int(part[0]))) for part in index.split(3)]
         assert torch.equal(torch.cat(list(train.augmented_batches(pairs, "crop"))), torch.cat(alone))
+
+
+def test_no_thread_outlives_what_asked_for_it(tmp_path, monkeypatch):
+    write_set(tmp_path)
+    train, read = load(tmp_path).train, photos_module.Photos._pixels
+    monkeypatch.setattr(photos_module.Photos, "_pixels", lambda *order: threading.Event().wait(0.05) or read(*order))
+    batches = train.clean_batches(4)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("photos")]
 
 
 def test_random_crops_have_the_area_and_ratio_that_were_drawn(monkeypatch):

@@ -219,7 +219,7 @@ def bench(
     ] = None,
     competitors: Annotated[
         list[str] | None,
-        typer.Option("--competitor", metavar="NAME", help="ours-1e-2, curvlinops, eigenthings, pyhessian; default: all."),
+        typer.Option("--competitor", metavar="NAME", help="ours, curvlinops, eigenthings, pyhessian; default: all."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
     longest: Annotated[

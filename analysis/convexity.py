@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .basis import Place
+from .ends import between_ends, ends_settled
 from .groups import GroupError
 from .guards import guard
-from .lanczos import Lanczos
+from .lanczos import Lanczos, random_start
 from .linear import NotFiniteError
 from .losses import BatchLoss
 from .operator import HessianOperator
 from .samples import Samples
-from .spectrum import LOOK_EVERY, allowed_residual, converged
 from .subsampling import looked_at
 
 #: (lambda_min, lambda_max); None where it is not known
@@ -31,7 +31,7 @@ class Convexity:
 
     Attributes:
         groups: of the scheme; default: all.
-        rtol: residual at which an end counts as converged, relative to its size or to 1 % of the larger end.
+        rtol: estimated error at which an end counts as converged, relative to its size (see ``ends``).
         steps: Lanczos step limit; what has not converged by then is a gap in the map.
         min_steps: steps done even where both ends converge sooner, lest a Ritz value rest on an eigenvalue further in.
         seed: of the start vector, the same at every cell.
@@ -91,6 +91,7 @@ class EndsOfGroups:
             raise GroupError(f"no group {', '.join(unknown)} for the convexity map; there are: {', '.join(indices)}")
         self.settings = settings
         self.operators: dict[str, HessianOperator] = {}
+        self._shown: dict[str, Tensor] = {}
         for name in settings.groups or indices:
             rows = looked_at(indices[name], settings.subsample, settings.seed)
             operator = HessianOperator(
@@ -105,23 +106,29 @@ class EndsOfGroups:
         found = {}
         for name, operator in self.operators.items():
             try:
-                found[name] = self._ends(operator)
+                found[name] = self._ends(name, operator)
             except NotFiniteError:  # weights so far out that the loss overflows
                 found[name] = (None, None)
+                self._shown.pop(name, None)
             operator.release()  # the next group needs the memory, and the next cell has other weights
         return found
 
-    def _ends(self, operator: HessianOperator) -> Ends:
+    def _ends(self, name: str, operator: HessianOperator) -> Ends:
         rtol, least = self.settings.rtol, self.settings.min_steps
+        start, settled = random_start(operator, self.settings.seed), 0
+        if name in self._shown:  # the cell before: its eigenvectors are near this one's, the random half finds what is not
+            start = start.double() + self._shown[name]
 
         def stop(run: Lanczos) -> bool:
-            return run.steps >= least and run.steps % LOOK_EVERY == 0 and converged(run, 1, rtol)
+            nonlocal settled
+            settled = settled + 1 if all(ends_settled(run, rtol)) else 0
+            return run.steps >= least and settled > 1
 
-        run = Lanczos(operator, self.settings.seed, place=self.settings.basis).run(self.settings.steps, stop)
+        run = Lanczos(operator, self.settings.seed, start=start, place=self.settings.basis).run(self.settings.steps, stop)
+        self._shown[name] = between_ends(run)
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.
         rounding = 8 * torch.finfo(operator.dtype).eps * run.scale
-        scale = max(abs(values[0]), abs(values[-1]))
-        allowed = [allowed_residual(values[end], scale, rtol) + rounding for end in (0, -1)]
-        low, high = (float(values[end]) if residuals[end] <= most else None for end, most in zip((0, -1), allowed, strict=True))
+        known = [one or residuals[end] <= rounding for end, one in zip((0, -1), ends_settled(run, rtol), strict=True)]
+        low, high = (float(values[end]) if one else None for end, one in zip((0, -1), known, strict=True))
         return low, high

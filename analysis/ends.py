@@ -143,8 +143,13 @@ def measure_ends(
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:
-    """A unit vector ``[n]`` in float64, half way between both extreme eigenvectors of the part."""
+    """What the extreme eigenvectors of the part say, as :func:`between_ends`."""
     run = Lanczos(part, seed + 404).run(PART_STEPS, lambda run: run.steps >= FIRST_LOOK and all(ends_settled(run, PART_RTOL)))
+    return between_ends(run)
+
+
+def between_ends(run: Lanczos) -> Tensor:
+    """The unit vector ``[n]`` in float64 half way between the Ritz vectors of both ends."""
     both: Tensor = run.ritz_vector(0).double() + run.ritz_vector(-1).double()
     return both.div(both.norm())
 

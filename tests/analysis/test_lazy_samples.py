@@ -310,7 +310,9 @@ def test_a_checkpoint_on_listed_photos(listed):
     assert subject.samples.subset(np.arange(4)).index_sha256 is None
     digests = {subject.samples.sha256(), subject.samples.subset(np.arange(4)).sha256()}
     digests.add(subject.samples.subset(np.array([1, 0, 2, 3])).sha256())
-    assert len(digests) == 3
+    larger = open_checkpoint(checkpoint, Given(data_args={"image_size": 9})).samples
+    digests |= {larger.sha256(), larger.subset(np.arange(4)).sha256()}
+    assert len(digests) == 5
     held = subject.samples.in_memory()
     settings = AnalysisSettings(eta=5, steps=10, min_steps=5)
     one, other = (analyze(subject.model, samples, settings=settings) for samples in (subject.samples, held))

@@ -66,13 +66,13 @@ def draw(record: dict[str, Any]) -> Drawing:
     machine = record["machine"]
     heading(
         figure,
-        "Time of the same answers, relative to saddlescope's defaults",
+        "Time of the same answers, relative to saddlescope",
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads; right of 1 saddlescope is faster",
     )
     hollow = any(_hollow(entry) for entry in every)
     caption = (
-        "Seconds of each peer over those of saddlescope at its defaults in the same round: median and span of rounds, every "
-        "measurement in a process of its own, peers at their best configuration."
+        "Seconds of each peer over those of saddlescope in the same round (left: asked for the ends alone; right: at its "
+        "defaults): median and span of rounds, every measurement in a process of its own, peers at their best configuration."
     )
     if hollow:
         caption += " Hollow: extrapolated from a few products, or an end was missed by more than 1 %."

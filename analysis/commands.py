@@ -99,6 +99,7 @@ def analyze(
 
     flags = {
         "eta": eta,
+        "goal": goal,
         "steps": steps,
         "starts": starts,
         "k": k,

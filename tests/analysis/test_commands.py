@@ -225,6 +225,27 @@ def test_dry_run_writes_nothing(project, run):
     assert not (project / "curvature").exists()
 
 
+@pytest.mark.parametrize("goal", ["ends", "verdict"])
+def test_a_goal_measures_less_and_says_what_is_a_bound(project, run, goal):
+    given = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "10")
+    assert run("analyze", "ckpt.pt", *given)[0] == 0
+    whole = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json")
+    code, out, _ = run("analyze", "ckpt.pt", *given, "--goal", goal, "--out", "less", "--figures", "pictures")
+    assert code == 0
+    found = load(CurvatureResult, project / "less" / "ckpt.head-tail.json")
+    assert found.provenance.settings["goal"] == goal
+    for name, group in found.groups.items():
+        assert group.density is None
+        assert group.verdict.label == whole.groups[name].verdict.label
+        assert group.steps < whole.groups[name].steps
+    assert ("a bound" in out) == any(not group.lambda_min.converged for group in found.groups.values())
+    assert (project / "pictures" / "extremes.png").exists()
+    assert not (project / "pictures" / "density.png").exists()
+    code, _, errors = run("analyze", "ckpt.pt", *given, "--goal", goal, "--k", "3", "--out", "less")
+    assert code == 2
+    assert "leave out k" in errors
+
+
 def test_quick_says_what_it_gave_up(project, run):
     given = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "10")
     code, out, _ = run("analyze", "ckpt.pt", *given, "--quick")

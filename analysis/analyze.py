@@ -118,8 +118,8 @@ def _usable(name: str) -> torch.device:
 
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
-    "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds", "stationarity",
-    "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
+    "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
+    "stationarity", "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
 }  # fmt: skip
 
 

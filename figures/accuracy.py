@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ..analysis.study import Run, Study
 from .along import draw_curves, mark_switches, switch_handles, switch_words, switches
-from .canvas import FigureError, heading, new_figure
+from .canvas import FigureError, heading, legend_below, new_figure
 from .extremes import Point, seed_points
 from .looks import Look, handle, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, study_title
@@ -79,7 +79,7 @@ def draw_final(study: Study) -> Drawing:
         low = min([*values, 100.0])
         axes.set_ylim(max(0.0, low - 0.06 * (100 - low) - 1), 100)
         plain_ticks(axes.yaxis, 6)
-    figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
+    legend_below(figure, [handle(look) for look in looks.values()])
     heading(figure, "Accuracy per group and class", study_title(study))
     return Drawing(figure, "Accuracy per optimizer, group and class", _final_caption(study, runs, groups))
 
@@ -173,7 +173,7 @@ def draw_curves_over_epochs(study: Study) -> Drawing:
     for entry in handles:
         entry.set_marker("")
     handles += switch_handles(switch, looks)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    legend_below(figure, handles)
     heading(figure, "Training", study_title(study))
     unfinished = [f"{looks[run.optimizer].name} seed {run.seed} (unfinished)" for run in study.missing]
     mean = "thin lines are seeds, thick ones their mean" if len(seeds) > 1 else "one line per run"

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ..analysis.results import CurvatureResult
 from ..analysis.study import Run, Study
-from .canvas import FigureError, heading, new_figure
+from .canvas import FigureError, heading, legend_below, new_figure
 from .extremes import ROWS
 from .looks import Look, handle, looks_of
 from .material import (
@@ -25,7 +25,7 @@ from .material import (
     seeds_of,
     setting,
 )
-from .scales import plain_ticks, value_axis
+from .scales import SCALE_WORDS, plain_ticks, value_axis
 
 NAME = "along_training"
 PAPER = "F4 (Rangwani et al. 2022, slide 19: |λ_min/λ_max| along training)"
@@ -101,8 +101,8 @@ def draw(study: Study) -> Drawing:
                 }
                 inside += draw_curves(axes, curves, looks[optimizer], len(seeds))
             mark_switches(axes, switch, looks)
-        value_axis(panels[row, 0], inside, relative if row == 2 else tau)
-        panels[row, 0].set_ylabel(label)
+        kind = value_axis(panels[row, 0], inside, relative if row == 2 else tau)
+        panels[row, 0].set_ylabel(label + SCALE_WORDS[kind])
     for column, group in enumerate(groups):
         panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
         panels[0, column].axhline(0, color="#999999", linewidth=0.6, zorder=1)
@@ -112,7 +112,7 @@ def draw(study: Study) -> Drawing:
     figure.align_ylabels(list(panels[:, 0]))
     handles = [handle(look, line=True) for key, look in looks.items() if key in found]
     handles += switch_handles(switch, looks)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 6))
+    legend_below(figure, handles)
     heading(figure, "Curvature along training", setting(first.provenance))
     return Drawing(figure, "λ_min, λ_max and their ratio along training", _caption(study, found, switch, tau), PAPER)
 
@@ -182,9 +182,25 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     return (
         "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
         f"(epochs {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of extremes. "
-        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{switch_words(switch, looks)} {count(len(seeds), 'training seed')}."
+        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs)}{switch_words(switch, looks)} "
+        f"{count(len(seeds), 'training seed')}."
         f"{gap_words(gaps)}"
     )
+
+
+def _rarer(found: dict[str, dict[int, Path]], epochs: Sequence[int]) -> str:
+    """The groups that were not measured at every epoch drawn, with those at which they were."""
+    measured: dict[str, set[int]] = {}
+    for runs in found.values():
+        for path in runs.values():
+            for epoch, result in path.items():
+                for group in result.groups:
+                    measured.setdefault(group, set()).add(epoch)
+    by_epochs: dict[tuple[int, ...], list[str]] = {}
+    for group, at in measured.items():
+        if len(at) < len(epochs):
+            by_epochs.setdefault(tuple(sorted(at)), []).append(group)
+    return "".join(f" Measured at epoch {_some(at)} only: {', '.join(groups)}." for at, groups in by_epochs.items())
 
 
 def _some(epochs: Sequence[int]) -> str:

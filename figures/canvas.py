@@ -6,12 +6,13 @@ import io
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import matplotlib
+from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
@@ -59,6 +60,19 @@ def heading(figure: Figure, title: str, subtitle: str) -> None:
     above = figure.suptitle("\n".join([*first, *(" " for _ in second)]))
     below = Annotation("\n".join(second), xy=(0.5, 0), xycoords=above, ha="center", va="bottom", fontsize=9, color="#444444")
     figure.add_artist(below)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend under the panels, in as few rows as the figure's width allows."""
+    widths = [0.58 + 0.078 * len(str(handle.get_label())) for handle in handles]
+    # matplotlib fills a legend column by column
+    rows = next(
+        rows
+        for rows in range(1, len(widths) + 1)
+        if rows == len(widths)
+        or sum(max(widths[at : at + rows]) for at in range(0, len(widths), rows)) <= figure.get_figwidth()
+    )
+    figure.legend(handles=handles, loc="outside lower center", ncols=-(-len(widths) // rows))
 
 
 def check_formats(formats: tuple[str, ...]) -> tuple[str, ...]:

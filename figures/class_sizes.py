@@ -8,11 +8,11 @@ import numpy as np
 
 from ..analysis.results import GroupResult
 from ..analysis.study import Study
-from .canvas import heading, new_figure
+from .canvas import heading, legend_below, new_figure
 from .extremes import ROWS, Point
 from .looks import handle
 from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, setting
-from .scales import fix_ticks, value_axis
+from .scales import SCALE_WORDS, fix_ticks, value_axis
 
 NAME = "class_sizes"
 SCHEME = "per-class"
@@ -74,12 +74,12 @@ def draw(found: Finals) -> Drawing:
             if means:
                 axes.plot(*zip(*means, strict=True), color=look.colour, linestyle=look.line, linewidth=1.3, gid="mean")
         axes.set_xscale("log")
-        axes.set_title(label, fontweight="normal")
         axes.set_xlabel("training samples of the class (log)")
-        value_axis(axes, inside, tau / top if row == len(ROWS) - 1 else tau)
+        kind = value_axis(axes, inside, tau / top if row == len(ROWS) - 1 else tau)
+        axes.set_title(label + SCALE_WORDS[kind], fontweight="normal")
     step = max(1, round(len(sizes) / 6))
     fix_ticks(panels[0].xaxis, sizes[::-1][::step])
-    figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
+    legend_below(figure, [handle(look) for look in looks.values()])
     heading(figure, "Curvature of single classes against their size", setting(found.first.provenance))
     caption = (
         "The ends of the Hessian spectrum of one class's mean loss, and their ratio, against the number of training samples of "

@@ -13,7 +13,7 @@ from ..analysis.study import Study
 from .canvas import heading, new_figure
 from .looks import Look
 from .material import Drawing, Finals, Planned, finals, gap_words, group_title, setting
-from .scales import value_axis
+from .scales import SCALE_WORDS, value_axis
 
 NAME = "extremes"
 PAPER = "F1, F3 and F6 (Rangwani et al. 2022; GSA 2026): the numbers printed in their spectra"
@@ -111,8 +111,8 @@ def draw(found: Finals) -> Drawing:
                 if not points:
                     axes.annotate("–", (at, 0.5), xycoords=("data", "axes fraction"), ha="center", color="#777777")
         threshold = tau / float(np.median([found.first.groups[g].lambda_max.value for g in found.groups])) if row == 2 else tau
-        value_axis(panels[row, 0], inside, abs(threshold) or 1e-12)
-        panels[row, 0].set_ylabel(label)
+        kind = value_axis(panels[row, 0], inside, abs(threshold) or 1e-12)
+        panels[row, 0].set_ylabel(label + SCALE_WORDS[kind])
         figure.align_ylabels(list(panels[:, 0]))
     zero_lines(panels[0], tau)
     for column, group in enumerate(found.groups):

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..analysis.results import MassAtThreshold
 from ..analysis.study import Study
-from .canvas import heading, new_figure
+from .canvas import heading, legend_below, new_figure
 from .extremes import Point, seed_points
 from .looks import handle
 from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
@@ -57,10 +57,10 @@ def draw(found: Finals) -> Drawing:
         axes.set_xticks(range(len(ladder)), [number_label(relative) for relative in ladder])
     values = [mass.value for result in found.results.values() for g in found.groups for mass in result.groups[g].negative_mass]
     smallest = min((value for value in values if value > 0), default=1e-3)
-    signed_axis(panels[0], "y", inside, 10.0 ** np.floor(np.log10(smallest)), ticks=6, linscale=0.5)
+    signed_axis(panels[0], "y", [*inside, 1.0], 10.0 ** np.floor(np.log10(smallest)), ticks=6, linscale=0.5)
     panels[0].set_ylim(bottom=0, top=1.3)
     panels[0].set_ylabel(r"share of eigenvalues below $-\tau$")
-    figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
+    legend_below(figure, [handle(look) for look in looks.values()])
     heading(figure, "Negative mass at several thresholds", setting(found.first.provenance))
     return Drawing(figure, "Negative mass per threshold, optimizer and group", _caption(found))
 

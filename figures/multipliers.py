@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from ..analysis.results import GroupResult, Multiplier
 from ..analysis.study import Study
-from .canvas import heading, new_figure
+from .canvas import heading, legend_below, new_figure
 from .extremes import Point, seed_points
 from .looks import Look, optimizer_looks
 from .material import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
@@ -26,6 +26,8 @@ MULTIPLIERS: tuple[tuple[str, Callable[[Multiplier], float | None]], ...] = (
     ("multiplier of a step,\nto first order", lambda found: found.value),
     ("multiplier of a step,\nmeasured", lambda found: found.measured),
 )
+#: of what no step was tried for: in this figure an optimizer's colour means a step of it
+_NO_STEP = Look("", "#444444", "o")
 
 
 def figures(study: Study) -> list[Planned]:
@@ -67,7 +69,7 @@ def draw(found: Finals) -> Drawing:
         for at, optimizer in enumerate(found.optimizers):
             entries = found.of(optimizer, group)
             shares = {seed: Point(value, (None, None)) for seed, entry in entries.items() if (value := share(entry))}
-            inside[0] += seed_points(panels[0, column], at, shares, looks[optimizer], mean=False)
+            inside[0] += seed_points(panels[0, column], at, shares, _NO_STEP, mean=False)
             for row, (_, number) in enumerate(MULTIPLIERS, start=1):
                 inside[row] += _tried(panels[row, column], at, entries, list(tried), number)
         panels[0, column].set_title(group_title(found.first, group).replace(" (", "\n("), fontweight="normal")
@@ -85,12 +87,10 @@ def draw(found: Finals) -> Drawing:
         axes.set_xlim(-0.6, len(looks) - 0.4)
         names = [look.name for look in looks.values()]
         axes.set_xticks(range(len(looks)), names, rotation=35, ha="right", rotation_mode="anchor")
-        for tick, look in zip(axes.get_xticklabels(), looks.values(), strict=True):
-            tick.set_color(look.ink)
     for axes in panels.flat:
         axes.grid(visible=False, axis="x")
     figure.align_ylabels(list(panels[:, 0]))
-    figure.legend(handles=_legend(tried), loc="outside lower center", ncols=len(tried))
+    legend_below(figure, _legend(tried))
     heading(figure, "Does a step go along negative curvature?", setting(found.first.provenance))
     return Drawing(figure, "The gradient's share along v, and the signed multipliers of a step", _caption(found, random), PAPER)
 

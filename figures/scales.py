@@ -14,6 +14,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 #: a range of magnitudes above this is shown on a logarithmic axis
 WIDE = 15.0
+#: what an axis label says of the scale that :func:`value_axis` chose
+SCALE_WORDS = {"linear": "", "log": " (log)", "symlog": " (symmetric log)"}
 
 
 def number_label(value: float, _position: int | None = None) -> str:
@@ -32,10 +34,21 @@ def number_label(value: float, _position: int | None = None) -> str:
 
 def decades(low: float, high: float, most: int) -> list[float]:
     """Powers of ten in ``[low, high]``, thinned from the largest down to at most ``most``."""
-    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
-    exponents = list(range(last, first - 1, -1))
-    step = max(1, math.ceil(len(exponents) / most))
-    return [10.0**e for e in exponents[::step]]
+    return _every(low, high, _step(low, high, most))
+
+
+def _exponents(low: float, high: float) -> range:
+    """Of the powers of ten in ``[low, high]``, the largest first."""
+    return range(math.floor(math.log10(high) + 1e-9), math.ceil(math.log10(low) - 1e-9) - 1, -1)
+
+
+def _step(low: float, high: float, most: int) -> int:
+    """Every how manieth power of ten is shown, so that they are at most ``most``."""
+    return max(1, math.ceil(len(_exponents(low, high)) / most))
+
+
+def _every(low: float, high: float, step: int) -> list[float]:
+    return [10.0**e for e in _exponents(low, high)[::step]]
 
 
 def signed_axis(
@@ -59,11 +72,11 @@ def signed_axis(
     limit = axes.set_xlim if which == "x" else axes.set_ylim
     limit(low, high)
     span = math.log10(max(-low, high) / threshold) + linscale
-    marks = [0.0]
-    for sign, end in ((-1, -low), (1, high)):
-        if end > 1.5 * threshold:
-            share = (math.log10(end / threshold) + linscale) / span
-            marks += [sign * decade for decade in decades(threshold, end, max(1, round(ticks * share)))]
+    ends = {sign: end for sign, end in ((-1, -low), (1, high)) if end > 1.5 * threshold}
+    shares = {sign: (math.log10(end / threshold) + linscale) / span for sign, end in ends.items()}
+    # both sides at the same distance: a short side ticked more finely than the long one runs its labels together
+    step = max((_step(threshold, end, max(1, round(ticks * shares[sign]))) for sign, end in ends.items()), default=1)
+    marks = [0.0] + [sign * decade for sign, end in ends.items() for decade in _every(threshold, end, step)]
     fix_ticks(axes.xaxis if which == "x" else axes.yaxis, sorted(marks))
 
 
@@ -127,7 +140,7 @@ def value_axis(axes: Axes, values: Sequence[float], threshold: float) -> str:
     """Chooses the y axis for ``values``: linear where of one size, else logarithmic, with both signs where needed.
 
     Returns:
-        ``linear``, ``log`` or ``symlog``.
+        ``linear``, ``log`` or ``symlog``, the keys of :data:`SCALE_WORDS`.
     """
     sizes = [abs(value) for value in values if value != 0]
     if not sizes:

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 
 from ..analysis.results import Direction
 from ..analysis.study import Study
-from .canvas import heading, new_figure
+from .canvas import heading, legend_below, new_figure
 from .extremes import Point, seed_points
 from .looks import handle, looks_of
 from .material import Drawing, NothingToDraw, Planned, count, gap_words, seeds_of, setting, slices_by_name, spread_names
-from .scales import value_axis
+from .scales import SCALE_WORDS, value_axis
 
 NAME = "shared_eigenvectors"
 PAPER = "F13 (Hessian Surgery 2026: class by eigenvector sensitivity; here the groups of the slices)"
@@ -80,7 +80,7 @@ def draw(study: Study) -> Drawing:
                 axes.set_title(_name(whose), fontweight="normal")
         small = min((abs(value) for value in inside if value), default=1.0)
         kind = value_axis(panels[row, 0], inside, max(small, 1e-3 * max(map(abs, inside), default=1.0)))
-        panels[row, 0].set_ylabel(label + {"symlog": "\n(symmetric log)", "log": " (log)"}.get(kind, ""))
+        panels[row, 0].set_ylabel(label + SCALE_WORDS[kind].replace(" (sym", "\n(sym"))
     for axes in panels[-1]:
         axes.set_xlim(-0.5, len(groups) - 0.5)
         axes.set_xticks(range(len(groups)), groups)
@@ -91,7 +91,7 @@ def draw(study: Study) -> Drawing:
         for edge in range(len(groups) - 1):
             axes.axvline(edge + 0.5, color="#DDDDDD", linewidth=0.6)
     figure.align_ylabels(list(panels[:, 0]))
-    figure.legend(handles=[handle(look) for look in looks.values()], loc="outside lower center", ncols=len(looks))
+    legend_below(figure, [handle(look) for look in looks.values()])
     heading(figure, "Which group feels which eigenvector", _setting(study))
     title = "Curvature and slope of every group along each group's eigenvectors"
     return Drawing(figure, title, _caption(study, found, seeds), PAPER)

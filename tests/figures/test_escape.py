@@ -93,6 +93,9 @@ def test_multipliers_are_drawn_as_stored_and_never_averaged(found, whole_study):
     assert not any(c.get_gid() == "mean" for axes in panels.flat for c in axes.collections)
     legend = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert legend == ["a step of SAM, ρ = 0.05", "a step of SSE-SAM, ρ = 0.1"]
+    # a colour means a step of that optimizer, so neither shares nor names of checkpoints have one
+    assert len({line.get_color() for line in artists(panels[0, 2], "seed-0")} | {"#444444"}) == 1
+    assert len({label.get_color() for label in panels[-1, 0].get_xticklabels()}) == 1
 
 
 def test_results_without_escape_records_are_not_drawn(build_study):

@@ -72,14 +72,14 @@ def draw(found: Finals) -> Drawing:
     if not shown:
         raise NothingToDraw("no result holds an escape test; analyze again with [analysis] escape = true")
     rows, columns = len(found.groups), len(found.optimizers)
-    figure = new_figure(max(5.2, 0.9 + column_width(columns) * columns), 1.5 + 1.9 * rows)
+    figure = new_figure(max(5.2, 0.9 + column_width(columns) * columns), 1.5 + 2.0 * rows)
     panels = figure.subplots(rows, columns, sharex="row", sharey=True, squeeze=False)
     for row, group in enumerate(found.groups):
         for column, optimizer in enumerate(found.optimizers):
             axes, look = panels[row, column], found.looks[optimizer]
             _panel(axes, {seed: one for seed, one in walks[group, optimizer].items() if one is not None}, look)
             if row == 0:
-                axes.set_title(look.short, color=look.ink)
+                axes.set_title(look.short, color=look.ink, pad=14)
         ends = [abs(float(one.at[end])) for o in found.optimizers for one in walks[group, o].values() if one for end in (0, -1)]
         if ends:
             panels[row, 0].set_xlim(-1.04 * max(ends), 1.04 * max(ends))
@@ -114,8 +114,9 @@ def _panel(axes: Axes, seeds: dict[int, Walk], look: Look) -> None:
         )  # fmt: skip
     falls = sorted(100 * (1 - one.lowest[1]) for one in seeds.values())
     words = " to ".join(dict.fromkeys(f"{fall:.2g}" for fall in (falls[0], falls[-1])))
-    axes.text(0.5, 0.96, f"falls by {words} %", transform=axes.transAxes, fontsize=7.5, color=look.ink, ha="center", va="top",
-        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}, zorder=5)  # fmt: skip
+    # above the panel: steep curves leave through its top
+    axes.annotate(f"falls by {words} %", (0.5, 1), xycoords="axes fraction", xytext=(0, 2), textcoords="offset points",
+                  fontsize=7.5, color=look.ink, ha="center", va="bottom")  # fmt: skip
 
 
 def _legend() -> list[Line2D]:
@@ -133,7 +134,7 @@ def _caption(found: Finals, high: float) -> str:
         "The group's loss when all weights move by s along v, the unit eigenvector of its λ_min, relative to the loss at the "
         "checkpoint; downhill is right. Dashed: L + s⟨v, ∇L⟩ + s²λ_min/2, the model by which the point is a saddle; it is "
         "followed to where it would have lost half of the loss, at most to a fifth of ‖w‖. Where the curve stays above its "
-        "dashed line, leaving along v gains less than λ_min promises. Written in: the largest fall, least to most over the "
-        f"curves.{cut} "
+        "dashed line, leaving along v gains less than λ_min promises. Above each panel: the largest fall, least to most over "
+        f"the curves.{cut} "
         f"{found.words(mean=False)}{gap_words(found.gaps, found.left_out)}"
     )

@@ -68,7 +68,7 @@ def draw(study: Study, name: str, runs: list[Run]) -> Drawing:
             if row == 0:
                 axes.set_title(look.short, color=look.ink)
             if row == len(groups) - 1:
-                axes.set_xlabel("distance" if first.directions[0].kind != "random" else "multiple")
+                axes.set_xlabel("distance" if first.directions[0].kind != "random" else "multiple of $d$")
             else:
                 axes.tick_params(labelbottom=False)
         panels[row, 0].set_ylabel(f"{group}\nloss (log)")

@@ -11,8 +11,8 @@ def test_every_number_of_the_record_is_written_in(build_study):
     words = " ".join(text.get_text() for text in anatomy(result, "tail").findobj(lambda a: hasattr(a, "get_text")))
     tail = result.groups["tail"]
     for extreme in (tail.lambda_min, tail.lambda_max):
-        assert f"= {extreme.value:.3g}" in words
-        assert f"in [{extreme.interval[0]:.3g}, {extreme.interval[1]:.3g}]" in words
+        assert f"= {extreme.value:.3g}".replace("-", "−") in words
+        assert f"in [{extreme.interval[0]:.3g}, {extreme.interval[1]:.3g}]".replace("-", "−") in words
         assert f"with probability {extreme.confidence:g}" in words
 
 

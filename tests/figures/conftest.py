@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 from saddlescope.analysis.results import Slice
 
-_spec = importlib.util.spec_from_file_location("study_on_disk", Path(__file__).parents[1] / "reports" / "conftest.py")
-study_on_disk = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = study_on_disk
-_spec.loader.exec_module(study_on_disk)
+
+def _load(name, path):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+study_on_disk = _load("study_on_disk", Path(__file__).parents[1] / "reports" / "conftest.py")
+layout_checks = _load("layout_checks", Path(__file__).with_name("layout.py"))
 
 LOSS, SLOPE = {"all": 0.5, "head": 0.2, "tail": 1.0}, {"all": 0.1, "head": -0.2, "tail": 0.3}
 CURVATURE = {"all": -1.0, "head": 2.0, "tail": -4.0}
@@ -133,6 +140,12 @@ def build_study(tmp_path):
 def build_variants(build_study):
     """As ``build_study``, a study of SGD and ImbSAM in three weightings."""
     return lambda **choices: study_on_disk.make_variants(build_study(name="weightings", **choices))
+
+
+@pytest.fixture(scope="session")
+def layout():
+    """The checks of a finished figure: ``layout.complaints(figure)`` names what a reader would stumble over."""
+    return layout_checks
 
 
 @pytest.fixture(scope="session")

@@ -72,6 +72,12 @@ def test_every_cell_is_the_stored_ratio_in_its_place(mapped):
     assert "SGD tail −1 and 20" in drawing.caption
 
 
+def test_maps_are_legible(mapped, layout):
+    drawn = plans(mapped)
+    assert len(drawn) == 4
+    assert [layout.complaints(plan.make().figure) for plan in drawn.values()] == [[]] * 4
+
+
 def test_what_is_not_known_is_a_gap(mapped):
     drawing = plans(mapped)["convexity-tail-plane"].make()
     cells = mesh(panels(drawing, 2)[1, 1]).get_array()

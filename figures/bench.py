@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from ..analysis.results import write_text_atomically
 from .canvas import FigureError, check_formats, heading, new_figure, render, style, write_bytes_atomically
 from .looks import Look
-from .material import Drawing
+from .material import Drawing, count
 from .scales import log_axis
 
 NAME = "bench"
@@ -67,7 +67,8 @@ def draw(record: dict[str, Any]) -> Drawing:
     heading(
         figure,
         "Time of the same answers, relative to saddlescope",
-        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads; right of 1 saddlescope is faster",
+        f"{machine['processor']}, {count(machine['cores'], 'core')}, {count(machine['threads'], 'thread')}; "
+        "right of 1 saddlescope is faster",
     )
     hollow = any(_hollow(entry) for entry in every)
     caption = (

@@ -22,10 +22,16 @@ class Look:
 
     @property
     def short(self) -> str:
-        """The name for a narrow panel: what tells variants apart on lines of its own, a long name cut."""
+        """The name for a narrow panel: what tells variants apart on lines of its own, a long name on two, cut in its middle."""
         if " (" in self.name:
             return self.name.replace(" (", "\n(", 1).replace(", ", ",\n")
-        return self.name if len(self.name) <= 14 else f"{self.name[:13]}…"
+        if len(self.name) <= _LINE:
+            return self.name
+        if len(self.name) > 2 * _LINE:
+            return f"{self.name[: _LINE - 1]}…\n{self.name[-_LINE:]}"  # names often differ at their ends only
+        fits = range(len(self.name) - _LINE, _LINE + 1)
+        at = max((at for at in fits if self.name[at - 1] in "-_ ."), default=_LINE)
+        return f"{self.name[:at]}\n{self.name[at:]}"
 
     @property
     def ink(self) -> str:
@@ -36,6 +42,8 @@ class Look:
         return ink
 
 
+#: characters of a bold title in the narrowest column
+_LINE = 14
 #: relative luminance of text, black 0 and white 1: a contrast with white of 4 to 1
 _LEGIBLE = 0.21
 

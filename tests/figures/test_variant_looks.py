@@ -69,3 +69,19 @@ def test_figures_name_and_draw_each_variant(build_variants):
 def test_a_gap_of_a_variant_has_its_own_name(build_variants):
     study = load_study(build_variants(unfinished=(("sam", 1),)))
     assert finals(study).gaps == ["ImbSAM (group) seed 1 (no final checkpoint)"]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("SSE-SAM", "SSE-SAM"),
+        ("exactly_14_let", "exactly_14_let"),
+        ("imbsam-seed0-0b2a4009", "imbsam-seed0-\n0b2a4009"),
+        ("my_very_own_optimizer", "my_very_own_\noptimizer"),
+        ("abcdefghijklmnopqrst", "abcdefghijklmn\nopqrst"),
+        ("resnet32-cifar10-lt-if100-drw-epoch-160", "resnet32-cifa…\n-drw-epoch-160"),
+    ],
+)
+def test_long_names_that_differ_at_their_ends_stay_apart(name, short):
+    assert looks.Look(name, "#000000", "o").short == short
+    assert all(len(line) <= 14 for line in short.split("\n"))

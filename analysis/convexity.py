@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .basis import Place
-from .ends import between_ends, ends_settled
+from .ends import Settled, between_ends, ends_settled
 from .groups import GroupError
 from .guards import guard
 from .lanczos import Lanczos, random_start
@@ -115,14 +115,12 @@ class EndsOfGroups:
 
     def _ends(self, name: str, operator: HessianOperator) -> Ends:
         rtol, least = self.settings.rtol, self.settings.min_steps
-        start, settled = random_start(operator, self.settings.seed), 0
+        start, settled = random_start(operator, self.settings.seed), Settled(rtol)
         if name in self._shown:  # the cell before: its eigenvectors are near this one's, the random half finds what is not
             start = start.double() + self._shown[name]
 
         def stop(run: Lanczos) -> bool:
-            nonlocal settled
-            settled = settled + 1 if all(ends_settled(run, rtol)) else 0
-            return run.steps >= least and settled > 1
+            return settled(run) and run.steps >= least
 
         run = Lanczos(operator, self.settings.seed, start=start, place=self.settings.basis).run(self.settings.steps, stop)
         self._shown[name] = between_ends(run)

@@ -20,7 +20,7 @@ from .guards import guard
 from .lanczos import Lanczos, random_start
 from .linear import LinearOperator
 from .results import Extreme, IndexBound, Interval
-from .spectrum import THRESHOLDS, Progress, Spectrum, decided, negative_ratio, what_to_say, with_rounding
+from .spectrum import THRESHOLDS, Progress, Spectrum, allowed_residual, decided, negative_ratio, what_to_say, with_rounding
 
 #: A part holds an eighth of a group, but at least so many samples, and at most a fourth: else the group's own products will do.
 PART, PART_LEAST, PART_MOST = 8, 32, 4
@@ -88,10 +88,9 @@ def measure_ends(
     if part is not None and enough is None:  # a verdict is reached in fewer steps than a look at the part takes
         start, dilution = start.double() + _shown_by(part, seed), 2.0
     looks = max(1, steps - FIRST_LOOK + 1)
-    settled = 0
+    settled = Settled(rtol)
 
     def stop(run: Lanczos) -> bool:
-        nonlocal settled
         if progress is not None:
             progress(1)
         if run.steps < FIRST_LOOK:
@@ -99,8 +98,7 @@ def measure_ends(
         low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
         if enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute:
             return True
-        settled = settled + 1 if ends_settled(run, rtol) == (True, True) else 0
-        return settled > 1 and (tau is None or decided(run, tau, noise, delta, looks, dilution))
+        return settled(run) and (tau is None or decided(run, tau, noise, delta, looks, dilution))
 
     run = Lanczos(operator, seed, start=start, place=place).run(steps, stop)
     values, residuals = run.ritz.values, run.ritz.residuals
@@ -154,6 +152,18 @@ def between_ends(run: Lanczos) -> Tensor:
     return both.div(both.norm())
 
 
+class Settled:
+    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), two calls running."""
+
+    def __init__(self, rtol: float) -> None:
+        self._rtol, self._running = rtol, 0
+
+    def __call__(self, run: Lanczos) -> bool:
+        """Counts the step."""
+        self._running = self._running + 1 if all(ends_settled(run, self._rtol)) else 0
+        return self._running > 1
+
+
 def ends_settled(run: Lanczos, rtol: float) -> tuple[bool, bool]:
     """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
 
@@ -164,10 +174,10 @@ def ends_settled(run: Lanczos, rtol: float) -> tuple[bool, bool]:
     values, residuals = run.ritz.values, run.ritz.residuals
     if run.steps < 2:
         return False, False
-    least = 0.01 * max(abs(values[0]), abs(values[-1])) if run.steps >= SMALL_END else 0.0
+    scale = max(abs(values[0]), abs(values[-1])) if run.steps >= SMALL_END else 0.0
     settled = []
     for end, inner in ((0, 1), (-1, -2)):
         r, gap = residuals[end], abs(values[end] - values[inner]) - residuals[inner]
         error = min(r, r * r / gap) if gap > 0 else r
-        settled.append(bool(error <= rtol * max(abs(values[end]), least)))
+        settled.append(bool(error <= allowed_residual(values[end], scale, rtol)))
     return settled[0], settled[1]

@@ -73,7 +73,7 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
         if known["checkpoint_sha256"] == digest:
             return known
     problem = _problem(job)
-    operator = Ours("reference", together=True).operator(problem)
+    operator = Ours().operator(problem)
     # The start that ARPACK and hessian-eigenthings are given: what is tried on T is then what they will do.
     run = Lanczos(operator, start=fixed_start(problem.size)).run(min(REFERENCE_MOST, operator.size), _settled)
     values = run.ritz.values

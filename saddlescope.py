@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import sys
 from importlib import import_module
@@ -110,6 +111,11 @@ def _load_file(path: Path) -> Any:
         for place in places:
             sys.path.remove(place)
     return module
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def share(items: list[Item], shard: str | None, error: type[ValueError]) -> list[Item]:

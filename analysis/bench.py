@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saddlescope import load_factory
+from saddlescope import load_factory, processors
 
 from .bench_cases import CASES, BenchError
 from .bench_table import table
@@ -230,7 +230,7 @@ def machine() -> dict[str, Any]:
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass  # not Linux on x86
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = processors()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     threads = os.environ.get("OMP_NUM_THREADS")
     return {

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from joblib import Parallel, delayed
 
+from saddlescope import processors
+
 from .memory import memory_shared_by
 
 Item = TypeVar("Item")
@@ -24,7 +26,7 @@ class WorkError(RuntimeError):
 
 def default_jobs() -> int:
     """One worker per core that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors()
 
 
 def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Iterator[Item]:

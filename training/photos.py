@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from saddlescope import processors
 
 from .images import Augment, Normalisation
 from .sources import DataError
@@ -42,7 +43,7 @@ Order = tuple[int, Sequence[float] | None, bool]
 
 def readers() -> int:
     """Threads that decode at a time: the processors that this process may use, up to 16."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return min(16, processors())
 
 
 @dataclass(frozen=True)

@@ -21,81 +21,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from .second_derivatives import Geometry, Precision, convolution
+
 _CONVOLUTIONS: dict[Any, int] = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
-_GEOMETRY = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
-
-
-def _backward(gradient: Tensor, x: Tensor, weight: Tensor, geometry: _GEOMETRY, want_x: bool, want_weight: bool) -> list[Any]:
-    stride, padding, dilation, groups = geometry
-    none = [0] * len(stride)
-    arguments = (gradient, x, weight, None, stride, padding, dilation, False, none, groups, [want_x, want_weight, False])
-    return list(torch.ops.aten.convolution_backward(*arguments)[:2])
-
-
-def _forward(x: Tensor, weight: Tensor, geometry: _GEOMETRY) -> Tensor:
-    stride, padding, dilation, groups = geometry
-    return torch.convolution(x, weight, None, stride, padding, dilation, False, [0] * len(stride), groups)
-
-
-class _ConvolutionBackward(torch.autograd.Function):
-    """``(gradient, x, weight) -> (x gradient, weight gradient)``, differentiable once."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor, weight: Tensor, geometry: _GEOMETRY) -> tuple[Tensor | None, Tensor]:
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(gradient, x, weight)
-        ctx.geometry = geometry
-        x_gradient, weight_gradient = _backward(gradient, x, weight, geometry, ctx.needs_input_grad[1], True)
-        return x_gradient, weight_gradient
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, x_tangent: Tensor | None, weight_tangent: Tensor | None) -> tuple[Any, ...]:
-        gradient, x, weight = ctx.saved_tensors
-        need_gradient, need_x, need_weight, _ = ctx.needs_input_grad
-        to_gradient = to_x = to_weight = None
-        if x_tangent is not None:
-            if need_gradient:
-                to_gradient = _forward(x_tangent, weight, ctx.geometry)
-            if need_weight:
-                to_weight = _backward(gradient, x_tangent, weight, ctx.geometry, False, True)[1]
-        if weight_tangent is not None:
-            if need_gradient:
-                part = _forward(x, weight_tangent, ctx.geometry)
-                to_gradient = part if to_gradient is None else to_gradient.add_(part)
-            if need_x:
-                to_x = _backward(gradient, x, weight_tangent, ctx.geometry, True, False)[0]
-        return to_gradient, to_x, to_weight, None
-
-
-class _Convolution(torch.autograd.Function):
-    """A convolution without bias, twice differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, geometry: _GEOMETRY) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry = geometry
-        return _forward(x, weight, geometry)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            parts = _ConvolutionBackward.apply(gradient, x, weight, ctx.geometry)
-        else:
-            parts = _backward(gradient, x, weight, ctx.geometry, *ctx.needs_input_grad[:2])
-        return parts[0], parts[1], None
 
 
 class _Pending:
     """A convolution that waits for the BatchNorm it will be folded into."""
 
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _GEOMETRY) -> None:
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
         self.x, self.weight, self.bias, self.geometry = x, weight, bias, geometry
 
     def stand_in(self) -> Tensor:
@@ -106,7 +44,7 @@ class _Pending:
         return self.x.new_empty(()).expand(self.x.shape[0], self.weight.shape[0], *space)
 
 
-def _geometry(dimensions: int, stride: Any, padding: Any, dilation: Any, groups: int) -> _GEOMETRY:
+def _geometry(dimensions: int, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
     def full(value: Any) -> tuple[int, ...]:
         return (value,) * dimensions if isinstance(value, int) else tuple(value)
 
@@ -183,9 +121,9 @@ class _Record(_Mode):
 class _Replace(_Mode):
     """Routes convolutions, and BatchNorms behind them, through the faster forms."""
 
-    def __init__(self, foldable: frozenset[int], channels_last: bool) -> None:
+    def __init__(self, foldable: frozenset[int], channels_last: bool, precision: Precision) -> None:
         super().__init__()
-        self.foldable, self.channels_last = foldable, channels_last
+        self.foldable, self.channels_last, self.precision = foldable, channels_last, precision
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -212,7 +150,7 @@ class _Replace(_Mode):
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
             weight = weight.contiguous(memory_format=torch.channels_last)
-        result: Tensor = _Convolution.apply(pending.x, weight, pending.geometry)
+        result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
     def _batch_norm(
@@ -237,6 +175,7 @@ class Accelerator:
     def __init__(self, device: torch.device) -> None:
         self._foldable: frozenset[int] = frozenset()
         self._channels_last = device.type == "cpu"
+        self.precision = Precision()
 
     def plan(self, forward: Callable[[], Any]) -> bool:
         """Runs ``forward()`` once without gradients and notes what can be folded; True if it holds any convolution."""
@@ -248,4 +187,4 @@ class Accelerator:
 
     def recording(self) -> TorchFunctionMode:
         """Context in which the model's convolutions take the faster form. Raises AccelerationError inside on a misfit."""
-        return _Replace(self._foldable, self._channels_last)
+        return _Replace(self._foldable, self._channels_last, self.precision)

@@ -24,6 +24,7 @@ from .bench_cases import Problem
 from .ends import measure_ends, part_of
 from .modules import evaluation_mode
 from .operator import HessianOperator
+from .rough import rough_if_faster
 from .samples import Samples
 from .settings import AnalysisSettings
 from .spectrum import measure_spectrum
@@ -136,7 +137,8 @@ class OursEnds(Ours):
                 part, share = self.operator(problem, problem.samples.subset(chosen)), len(chosen) / len(labels)
         settings = AnalysisSettings()
         given = {"steps": settings.steps, "delta": settings.delta, "rtol": TOLERANCE, "seed": SEED}
-        found = measure_ends(self.operator(problem), part=part, **given)  # type: ignore[arg-type]  # floats and whole numbers
+        rough = rough_if_faster if problem.samples is not None else None
+        found = measure_ends(self.operator(problem), part=part, rough=rough, **given)  # type: ignore[arg-type]  # floats and whole numbers
         looks = 0 if part is None else math.ceil(share * part.matvecs)  # in products over the whole group
         return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + looks)
 

@@ -9,9 +9,12 @@ unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .basis import Place
@@ -22,6 +25,8 @@ from .linear import LinearOperator
 from .results import Extreme, IndexBound, Interval
 from .spectrum import THRESHOLDS, Progress, Spectrum, allowed_residual, decided, negative_ratio, what_to_say, with_rounding
 
+#: Makes of an operator one with cheaper products, about the same; None where there is none.
+Rough = Callable[[Any], LinearOperator | None]
 #: A part holds an eighth of a group, but at least so many samples, and at most a fourth: else the group's own products will do.
 PART, PART_LEAST, PART_MOST = 8, 32, 4
 #: Steps on the part; fewer where its ends are settled to 5 %.
@@ -51,6 +56,7 @@ def measure_ends(
     operator: LinearOperator,
     *,
     part: LinearOperator | None = None,
+    rough: Rough | None = None,
     steps: int = 100,
     rtol: float = 1e-3,
     delta: float = 1e-3,
@@ -66,6 +72,9 @@ def measure_ends(
     Args:
         operator: fixed and symmetric.
         part: the same over a part of the samples; it is guarded instead of ``operator``: what is random in one is in the other.
+        rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
+            for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
+            settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
         rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running.
         delta: failure probability of the two-sided intervals, of both ends together.
@@ -77,50 +86,68 @@ def measure_ends(
         progress: called with 1 after each step on ``operator``.
 
     Returns:
-        Ends, index bounds and the vectors ``min`` and ``max``.
+        Ends, index bounds and the vectors ``min`` and ``max``. What was found with ``rough`` has no two-sided intervals: these
+        are of a Krylov space of ``operator``.
 
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
     """
     before = operator.matvecs
     noise = guard(operator if part is None else part, seed).noise
-    start, dilution = random_start(operator, seed), 1.0
-    if part is not None and enough is None:  # a verdict is reached in fewer steps than a look at the part takes
-        start, dilution = start.double() + _shown_by(part, seed), 2.0
+    # A verdict is reached in fewer steps than a look at the part takes.
+    knows = None
+    if part is not None and enough is None:
+        knows = _shown_by((rough and rough(part)) or part, seed)
     looks = max(1, steps - FIRST_LOOK + 1)
-    settled = Settled(rtol)
 
-    def stop(run: Lanczos) -> bool:
-        if progress is not None:
-            progress(1)
-        if run.steps < FIRST_LOOK:
-            return False
-        low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
-        if enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute:
-            return True
-        return settled(run) and (tau is None or decided(run, tau, noise, delta, looks, dilution))
+    def proven(low: float, high: float) -> bool:
+        return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
 
-    run = Lanczos(operator, seed, start=start, place=place).run(steps, stop)
-    values, residuals = run.ritz.values, run.ritz.residuals
-    low, high = float(values[0]), float(values[-1])
+    def run_with(which: LinearOperator, done: Callable[[Lanczos], bool]) -> Lanczos:
+        settled = Settled(rtol)
+
+        def stop(run: Lanczos) -> bool:
+            if progress is not None:
+                progress(1)
+            if run.steps < FIRST_LOOK:
+                return False
+            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (settled(run) and done(run))
+
+        start = random_start(operator, seed)
+        return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
+
+    ends: _Ends | None = None
+    cheaper = rough and rough(operator)
+    if cheaper is not None:
+        run = run_with(cheaper, lambda run: True)
+        found = _through(operator, run)
+        low, high = found.values
+        negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
+        if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
+            ends = found
+        knows = between_ends(run)
+    if ends is None:
+        dilution = 1.0 if knows is None else 2.0
+        run = run_with(operator, lambda run: tau is None or decided(run, tau, noise, delta, looks, dilution))
+        eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
+        ends = _of_run(run, eps)
+    low, high = ends.values
     noise = with_rounding(noise, operator, max(abs(low), abs(high)))
-    eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
-    intervals = end_intervals(low, high, eps, noise.absolute, noise.absolute)
+    intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
-    def extreme(end: int, interval: Interval, settled: bool) -> Extreme:
-        value, residual = float(values[end]), float(residuals[end])
+    def extreme(value: float, residual: float, interval: Interval, settled: bool) -> Extreme:
         wide = residual + noise.absolute
         return Extreme(
             value=value,
             residual=residual,
             interval=interval,
-            confidence=1.0 if run.exhausted else 1 - delta,
+            confidence=1.0 if ends.exhausted else 1 - delta,
             residual_interval=(value - wide, value + wide),
             converged=settled or residual <= noise.absolute,
             noise=noise.absolute,
         )
 
-    lowest, highest = (extreme(*one) for one in zip((0, -1), intervals, ends_settled(run, rtol), strict=True))
+    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps))
     ladder = [(c, c * max(high, 0.0)) for c in thresholds]
     return Spectrum(
         lambda_min=lowest,
@@ -129,15 +156,65 @@ def measure_ends(
         highest=[highest],
         negative_ratio=negative_ratio(lowest, highest),
         saddle_index=[
-            IndexBound(relative=c, tau=tau, at_least=int((values < -tau - noise.absolute).sum())) for c, tau in ladder
+            IndexBound(relative=c, tau=tau, at_least=int((ends.bounds < -tau - noise.absolute).sum())) for c, tau in ladder
         ],
         noise=noise,
         steps=[run.steps],
         matvecs=operator.matvecs - before,
         looks=looks,
-        vectors={"min": run.ritz_vector(0), "max": run.ritz_vector(-1)},
+        vectors=dict(zip(("min", "max"), ends.vectors, strict=True)),
         warnings=what_to_say(lowest, highest, run.steps),
     )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Both ends, the smallest first.
+
+    Attributes:
+        values: Rayleigh quotients.
+        residuals: of the unit vectors ``vectors``.
+        gaps: distance to the rest of the spectrum, as far as it is known.
+        eps: of the two-sided interval, see :func:`~saddlescope.analysis.bounds.end_intervals`.
+        bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
+        exhausted: these are the ends, without any doubt.
+    """
+
+    values: tuple[float, float]
+    residuals: tuple[float, float]
+    gaps: tuple[float, float]
+    vectors: tuple[Tensor, Tensor]
+    eps: float | None
+    bounds: np.ndarray
+    exhausted: bool
+
+    def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
+        """As :func:`ends_settled`."""
+        return _settled(self.values, self.residuals, self.gaps, rtol, steps)
+
+
+def _of_run(run: Lanczos, eps: float | None) -> _Ends:
+    """What a run on the operator itself says."""
+    ritz = run.ritz
+    both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
+    vectors = run.ritz_vector(0), run.ritz_vector(-1)
+    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted)
+
+
+def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
+    """What the operator says of the outer Ritz vectors of a run on another one (Rayleigh-Ritz, one product for each)."""
+    found = torch.stack([run.ritz_vector(0), run.ritz_vector(-1)], dim=1)
+    basis, _ = torch.linalg.qr(found.double())
+    images = operator.matmat(basis.to(operator.dtype)).double()
+    small = (basis.T @ images).cpu().numpy()
+    values, turned = np.linalg.eigh((small + small.T) / 2)
+    turn = torch.from_numpy(turned).to(basis.device)
+    vectors, images = basis @ turn, images @ turn
+    residuals = (images - vectors * torch.from_numpy(values).to(basis.device)).norm(dim=0).tolist()
+    low, high = (vector.to(operator.dtype) for vector in vectors.T)
+    # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
+    gaps = _gaps(run)
+    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:
@@ -171,13 +248,27 @@ def ends_settled(run: Lanczos, rtol: float) -> tuple[bool, bool]:
     interval), and by r itself where that is smaller or there is no gap. Late in a run it may be ``rtol`` of 1 % of the larger
     end, too; in its first steps a Ritz value near zero is on its way, not small.
     """
-    values, residuals = run.ritz.values, run.ritz.residuals
     if run.steps < 2:
         return False, False
-    scale = max(abs(values[0]), abs(values[-1])) if run.steps >= SMALL_END else 0.0
-    settled = []
-    for end, inner in ((0, 1), (-1, -2)):
-        r, gap = residuals[end], abs(values[end] - values[inner]) - residuals[inner]
-        error = min(r, r * r / gap) if gap > 0 else r
-        settled.append(bool(error <= allowed_residual(values[end], scale, rtol)))
-    return settled[0], settled[1]
+    values, residuals = run.ritz.values, run.ritz.residuals
+    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps)
+
+
+def _gaps(run: Lanczos) -> tuple[float, float]:
+    if run.steps < 2:
+        return 0.0, 0.0
+    values, residuals = run.ritz.values, run.ritz.residuals
+    low, high = (float(abs(values[end] - values[inner]) - residuals[inner]) for end, inner in ((0, 1), (-1, -2)))
+    return low, high
+
+
+def _settled(
+    values: tuple[float, float], residuals: tuple[float, float], gaps: tuple[float, float], rtol: float, steps: int
+) -> tuple[bool, bool]:
+    scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
+
+    def one(value: float, r: float, gap: float) -> bool:
+        return bool((min(r, r * r / gap) if gap > 0 else r) <= allowed_residual(value, scale, rtol))
+
+    low, high = map(one, values, residuals, gaps)
+    return low, high

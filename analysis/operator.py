@@ -20,6 +20,7 @@ from .losses import BatchLoss, classification_loss, summed
 from .memory import free_bytes, saved_bytes
 from .modules import evaluation_mode, select_parameters
 from .samples import Samples, batch_size
+from .second_derivatives import Precision
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,11 @@ class HessianOperator:
         self.kept_bytes = 0
         self._check_that_losses_add_up()
         self._accelerator = self._plan() if accelerate else None
+
+    @property
+    def precision(self) -> Precision | None:
+        """Of the products through accelerated convolutions; None where there are none."""
+        return None if self._accelerator is None else self._accelerator.precision
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""
@@ -171,9 +177,11 @@ class HessianOperator:
         for batch in self._batches():
             with saved_bytes() as saved:
                 gradients = self._gradients(batch)
-            if self.kept_bytes + saved.total > self._budget:
+            # Rounded copies of what the convolutions saved come with the first rough product.
+            holds = saved.total * 3 // 2 if self.precision is not None and self.precision.both else saved.total
+            if self.kept_bytes + holds > self._budget:
                 break
-            self.kept_bytes += saved.total
+            self.kept_bytes += holds
             self._kept.append(gradients)
             self._rest_from += batch_size(batch)
 

@@ -5,7 +5,7 @@ convolution with data, weights and both their tangents). Two things make it cost
 changed here while the graph is recorded, without touching the model:
 
 * PyTorch's double backward of a convolution writes the weight part as a convolution whose kernel has the size of the image.
-  ``_Convolution`` uses the ordinary weight-gradient kernel instead.
+  ``second_derivatives`` uses the ordinary weight-gradient kernel instead.
 * BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
   Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
   the derivatives with respect to each of them are unchanged.
@@ -99,6 +99,7 @@ class _Record(_Mode):
         super().__init__()
         self.readers: dict[int, list[bool]] = {}  # output id -> per reader: is it a BatchNorm's input?
         self.weights: dict[int, list[int]] = {}  # weight id -> output ids
+        self.work: list[int] = []  # of each convolution, see Accelerator
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -107,7 +108,8 @@ class _Record(_Mode):
                 self.readers[key].append(_eval_batch_norm(function, args, kwargs) and id(args[0]) == key)
         result = function(*args, **kwargs)
         if function in _CONVOLUTIONS:
-            weight = _call(*args, **kwargs)[1]
+            x, weight = _call(*args, **kwargs)[:2]
+            self.work.append(result.numel() * weight[0].numel() // max(len(x), 1))
             self.seen[id(result)] = result  # kept alive: an id must stay unique while recording
             self.readers[id(result)] = []
             self.weights.setdefault(id(weight), []).append(id(result))
@@ -170,12 +172,17 @@ class Accelerator:
     """Runs a model's forward pass so that its gradient graph is cheap to differentiate again.
 
     Use ``plan`` once on a sample batch, then call the model inside ``recording()``.
+
+    Attributes:
+        precision: of the products through its graphs.
+        work: multiplications of a convolution for one sample, on average over the model's.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._foldable: frozenset[int] = frozenset()
         self._channels_last = device.type == "cpu"
         self.precision = Precision()
+        self.work = 0.0
 
     def plan(self, forward: Callable[[], Any]) -> bool:
         """Runs ``forward()`` once without gradients and notes what can be folded; True if it holds any convolution."""
@@ -183,6 +190,7 @@ class Accelerator:
         with torch.no_grad(), recorder:
             forward()
         self._foldable = recorder.foldable()
+        self.work = sum(recorder.work) / max(len(recorder.work), 1)
         return bool(recorder.weights)
 
     def recording(self) -> TorchFunctionMode:

@@ -121,8 +121,6 @@ def _group(job: dict[str, Any], chosen: list[str], rounds: int, longest: float |
                 expected = plan["products"][question] * plan["seconds_a_product"]
                 composed = longest is not None and expected > longest
                 say(f"{name}: round {index + 1} of {rounds}, {competitor}, {question}{' (composed)' if composed else ''}")
-                if question == "density" and not _ours(runs, question)[0]["composed"]:
-                    plan["plan"]["density_steps"] = _ours(runs, question)[0]["nodes"]  # as many as ours, so as accurate
                 task = {**job, "competitor": competitor, "question": question, "plan": plan["plan"], "reference": reference}
                 composition = {"compose": plan["products"][question]} if composed else {}
                 runs.setdefault((competitor, question), []).append(_child("measure", task | composition, say))

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import diags_array
-from scipy.stats import wasserstein_distance
 
-from .bench_cases import Problem, micro_batches, open_problem, prepare, relative_error
+from .bench_cases import CASES, Problem, micro_batches, open_problem, prepare, relative_error
+from .bench_density import distance, probes_needed, truth
 from .bench_peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, fixed_start, level_ground
 from .lanczos import Lanczos
 from .provenance import file_sha256
@@ -26,7 +26,7 @@ from .results import write_text_atomically
 from .settings import AnalysisSettings
 from .spectrum import LOOK_EVERY
 
-#: of the reference: residual of both ends, and steps for the density that everybody is held against
+#: of the reference: residual of both ends, and least steps
 REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 100, 400
 #: products of our analysis beside its steps: noise and symmetry, Rayleigh quotients of both ends
 BESIDE = 5
@@ -59,7 +59,7 @@ def _problem(job: dict[str, Any]) -> Problem:
 
 
 def reference(job: dict[str, Any]) -> dict[str, Any]:
-    """Both ends converged to :data:`REFERENCE_RTOL`, a density of many steps, and T for trying solvers on.
+    """Both ends converged to :data:`REFERENCE_RTOL`, T for trying solvers on, and a density from several probes.
 
     Kept in ``out/references`` for as long as the checkpoint stays as it is.
 
@@ -77,6 +77,10 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
     # The start that ARPACK and hessian-eigenthings are given: what is tried on T is then what they will do.
     run = Lanczos(operator, start=fixed_start(problem.size)).run(min(REFERENCE_MOST, operator.size), _settled)
     values = run.ritz.values
+    known = {"alphas": run.alphas, "betas": run.betas}
+    # As long as our own run, from other starts than anybody's.
+    steps = _our_steps(known)
+    probes = [Lanczos(operator, 1000 + i).run(steps) for i in range(CASES[job["case"]].probes)]
     low, high = problem.extremes or (float(values[0]), float(values[-1]))
     result = {
         "checkpoint_sha256": digest,
@@ -85,10 +89,8 @@ def reference(job: dict[str, Any]) -> dict[str, Any]:
         "lambda_min": low,
         "lambda_max": high,
         "steps": run.steps,
-        "alphas": run.alphas,
-        "betas": run.betas,
-        "nodes": values.tolist(),
-        "weights": run.ritz.weights.tolist(),
+        **known,
+        "probes": [{"alphas": probe.alphas, "betas": probe.betas} for probe in probes],
     }
     write_text_atomically(stored, json.dumps(result))
     return result
@@ -131,10 +133,11 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     if isinstance(competitor, Eigenthings):
         choice["steps"] = _steps_to_ends(known)
         products["extremes"] = sum(choice["steps"])
-    if not competitor.together and not ours:
-        choice["density_steps"] = products["density"] = steps  # as many, so as accurate
-    elif not ours:
-        products = dict.fromkeys(products, min(100, problem.size))
+    if job["competitor"] == "pyhessian":
+        products["extremes"] = min(100, problem.size)
+    if not ours and known["probes"]:  # as long as ours, and as many as make it as accurate
+        choice |= {"density_steps": steps, "density_probes": probes_needed(known["probes"], known["parameters"])}
+        products["density"] = steps * choice["density_probes"]
     with level_ground(problem):
         product = competitor.product(problem, Plan(**choice))
         v = fixed_start(problem.size)
@@ -143,7 +146,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
         "takes_part": True,
         "title": competitor.title,
         "together": competitor.together,
-        "questions": ["extremes"] if ours or competitor.together or problem.operator is not None else ["extremes", "density"],
+        "questions": ["extremes"] if ours or not known["probes"] else ["extremes", "density"],
         "plan": choice,
         "tried": tried,
         "products": products,
@@ -216,13 +219,6 @@ def _prefix(known: dict[str, Any], steps: int) -> tuple[list[float], list[float]
     return values.tolist(), (vectors[0] ** 2).tolist()
 
 
-def _distance(nodes: list[float], weights: list[float], other_nodes: list[float], other_weights: list[float]) -> float:
-    """Wasserstein-1 distance of two quadratures, relative to the width of the second."""
-    width = max(other_nodes) - min(other_nodes)
-    positive = np.clip(weights, 0, None)
-    return float(wasserstein_distance(nodes, other_nodes, positive, other_weights)) / width
-
-
 def _errors(answer: Answer, known: dict[str, Any]) -> tuple[float, float]:
     pairs = ((answer.lambda_min, known["lambda_min"]), (answer.lambda_max, known["lambda_max"]))
     low, high = (math.inf if value is None else relative_error(value, true) for value, true in pairs)
@@ -259,7 +255,10 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
             answer = getattr(competitor, job["question"])(problem, choice)
             seconds, cpu_seconds = clock.read()
     errors = _errors(answer, known)
-    distance = _distance(answer.nodes, answer.weights, known["nodes"], known["weights"]) if answer.nodes else None
+    off = None
+    if answer.nodes and known["probes"]:
+        found = np.array(answer.nodes), np.array(answer.weights)
+        off = distance(found, truth(known["probes"], known["parameters"]))
     return {
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
@@ -268,7 +267,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
         "nodes": len(answer.nodes),
         "error_min": errors[0] if math.isfinite(errors[0]) else None,
         "error_max": errors[1] if math.isfinite(errors[1]) else None,
-        "distance": distance,
+        "distance": off,
         "peak_bytes": _peak(),
         "before_bytes": before,
     }

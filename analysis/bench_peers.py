@@ -21,6 +21,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from torch import Tensor, nn
 
 from .bench_cases import Problem
+from .bench_density import pooled
 from .ends import measure_ends, part_of
 from .modules import evaluation_mode
 from .operator import HessianOperator
@@ -43,7 +44,8 @@ class Plan:
         ends: ``eigsh``: ``["BE"]`` for both ends in one call, or ``["SA", "LA"]``.
         ncv: ``eigsh``: Lanczos vectors between restarts.
         steps: hessian-eigenthings: steps for the smallest and for the largest eigenvalue.
-        density_steps: steps of the density.
+        density_steps: steps of each probe of the density.
+        density_probes: and how many probes.
     """
 
     micro_batch: int = 64
@@ -51,6 +53,7 @@ class Plan:
     ncv: int = 20
     steps: tuple[int, int] = (50, 50)
     density_steps: int = 100
+    density_probes: int = 1
 
 
 @dataclass
@@ -88,7 +91,7 @@ class Competitor(Protocol):
         """Both ends of the spectrum within :data:`TOLERANCE`."""
 
     def density(self, problem: Problem, plan: Plan) -> Answer:
-        """One probe's quadrature."""
+        """The quadrature of as many probes as the plan says."""
 
 
 class Ours:
@@ -117,7 +120,7 @@ class Ours:
         assert spectrum.density is not None
         (probe,) = spectrum.density.probes
         low, high = spectrum.lambda_min.value, spectrum.lambda_max.value
-        return Answer(low, high, probe.nodes, probe.weights, spectrum.matvecs)
+        return Answer(low, high, probe.nodes, probe.density_weights, spectrum.matvecs)
 
     density = extremes
 
@@ -137,8 +140,7 @@ class OursEnds(Ours):
                 part, share = self.operator(problem, problem.samples.subset(chosen)), len(chosen) / len(labels)
         settings = AnalysisSettings()
         given = {"steps": settings.steps, "delta": settings.delta, "rtol": TOLERANCE, "seed": SEED}
-        rough = rough_if_faster if problem.samples is not None else None
-        found = measure_ends(self.operator(problem), part=part, rough=rough, **given)  # type: ignore[arg-type]  # floats and whole numbers
+        found = measure_ends(self.operator(problem), part=part, rough=rough_if_faster, **given)  # type: ignore[arg-type]  # floats and whole numbers
         looks = 0 if part is None else math.ceil(share * part.matvecs)  # in products over the whole group
         return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + looks)
 
@@ -183,8 +185,10 @@ class Curvlinops:
         from curvlinops.papyan2020traces.spectrum import fast_lanczos
 
         torch.manual_seed(SEED)  # it draws its start from the global state; this process is its own
-        values, vectors = fast_lanczos(self._operator(problem, plan), plan.density_steps)
-        return Answer(nodes=values.tolist(), weights=(vectors[0] ** 2).tolist(), products=plan.density_steps)
+        operator = self._operator(problem, plan)
+        found = [fast_lanczos(operator, plan.density_steps) for _ in range(plan.density_probes)]
+        nodes, weights = pooled([(values, vectors[0] ** 2) for values, vectors in found])
+        return Answer(nodes=nodes.tolist(), weights=weights.tolist(), products=plan.density_steps * plan.density_probes)
 
 
 class Eigenthings:
@@ -229,15 +233,18 @@ class Eigenthings:
         from hessian_eigenthings import spectral_density
 
         operator = self._operator(problem, plan)
-        result = spectral_density(operator, num_runs=1, lanczos_steps=plan.density_steps, num_grid_points=2, seed=SEED)
-        nodes, weights = result.raw_eigenvalues[0].tolist(), result.raw_weights[0].tolist()
-        return Answer(nodes=nodes, weights=weights, products=len(nodes))
+        result = spectral_density(
+            operator, num_runs=plan.density_probes, lanczos_steps=plan.density_steps, num_grid_points=2, seed=SEED
+        )
+        found = [(np.asarray(n), np.asarray(w)) for n, w in zip(result.raw_eigenvalues, result.raw_weights, strict=True)]
+        nodes, weights = pooled(found)
+        return Answer(nodes=nodes.tolist(), weights=weights.tolist(), products=len(nodes))
 
 
 class PyHessian:
     """PyHessian 0.1: ``density(iter=100, n_v=1)``, whose outermost Ritz values are what the saddle papers report."""
 
-    title, package, operators, together = "PyHessian, density of 100 steps", "pyhessian", False, True
+    title, package, operators, together = "PyHessian, density of 100 steps", "pyhessian", False, False
     modules: tuple[str, ...] = ("pyhessian",)
 
     def _hessian(self, problem: Problem, plan: Plan) -> tuple[Any, _Passes]:
@@ -256,15 +263,22 @@ class PyHessian:
 
     def extremes(self, problem: Problem, plan: Plan) -> Answer:
         """As for every competitor."""
+        values, _, products = self._density(problem, plan, min(100, problem.size), 1)
+        return Answer(min(values), max(values), products=products)
+
+    def density(self, problem: Problem, plan: Plan) -> Answer:
+        """As for every competitor."""
+        values, shares, products = self._density(problem, plan, plan.density_steps, plan.density_probes)
+        return Answer(nodes=values, weights=shares, products=products)
+
+    def _density(self, problem: Problem, plan: Plan, steps: int, probes: int) -> tuple[list[float], list[float], int]:
         from .pyhessian_engine import _lent
 
         with _lent(SEED, torch.device("cpu")):
             asked, loader = self._hessian(problem, plan)
-            (nodes,), (weights,) = asked.density(iter=min(100, problem.size), n_v=1)
-        values, shares = [float(node) for node in nodes], [float(weight) for weight in weights]
-        return Answer(min(values), max(values), values, shares, loader.passes)
-
-    density = extremes
+            nodes, weights = asked.density(iter=steps, n_v=probes)
+        values, shares = pooled([(np.array(n, float), np.array(w, float)) for n, w in zip(nodes, weights, strict=True)])
+        return values.tolist(), shares.tolist(), loader.passes
 
 
 class _Passes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 #: why a peer may be ahead, by what is compared
-_QUESTIONS = {"extremes": "Both ends of the spectrum", "density": "Spectral density, one probe"}
+_QUESTIONS = {"extremes": "Both ends of the spectrum", "density": "Spectral density of equal accuracy"}
 _WHY = {
     "products": "it needs fewer products: the number of its steps was found beforehand, ours looks when to stop, and spends "
     "three products on whether the operator is fixed and symmetric",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,13 +25,17 @@ from .results import Extreme, IndexBound, Interval
 from .spectrum import THRESHOLDS, Progress, Spectrum, allowed_residual, decided, negative_ratio, what_to_say, with_rounding
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
-Rough = Callable[[Any], LinearOperator | None]
-#: A part holds an eighth of a group, but at least so many samples, and at most a fourth: else the group's own products will do.
-PART, PART_LEAST, PART_MOST = 8, 32, 4
+Rough = Callable[[LinearOperator], LinearOperator | None]
+#: Of a group of so many samples a quarter is looked at first, of a smaller one an eighth (its own products cost little), and of
+#: one smaller than the last number nothing.
+LARGE, SMALL = 256, 64
 #: Steps on the part; fewer where its ends are settled to 5 %.
 PART_STEPS, PART_RTOL = 20, 5e-2
 #: Steps before the first look, and before an end that is small beside the other one may count as settled.
 FIRST_LOOK, SMALL_END = 4, 30
+#: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
+#: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
+NEAR = 3e-2
 
 
 def part_of(indices: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
@@ -45,9 +48,9 @@ def part_of(indices: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
     Returns:
         Sorted indices; None where the group is too small for a part.
     """
-    every = min(PART, len(indices) // PART_LEAST)
-    if every < PART_MOST:
+    if len(indices) < SMALL:
         return None
+    every = 4 if len(indices) >= LARGE else 8
     by_class = indices[np.argsort(labels[indices], kind="stable")]
     return np.sort(by_class[every // 2 :: every])
 
@@ -245,8 +248,9 @@ def ends_settled(run: Lanczos, rtol: float) -> tuple[bool, bool]:
     """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
 
     The error is estimated as ``r^2 / gap`` (Kato-Temple: r the residual, gap the distance to the next Ritz value's residual
-    interval), and by r itself where that is smaller or there is no gap. Late in a run it may be ``rtol`` of 1 % of the larger
-    end, too; in its first steps a Ritz value near zero is on its way, not small.
+    interval), and by r itself where that is smaller or there is no gap; r must be within :data:`NEAR` of the value, too. Late
+    in a run the error may be ``rtol`` of 1 % of the larger end; in its first steps a Ritz value near zero is on its way, not
+    small.
     """
     if run.steps < 2:
         return False, False
@@ -268,7 +272,8 @@ def _settled(
     scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
 
     def one(value: float, r: float, gap: float) -> bool:
-        return bool((min(r, r * r / gap) if gap > 0 else r) <= allowed_residual(value, scale, rtol))
+        error = min(r, r * r / gap) if gap > 0 else r
+        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(NEAR, rtol) * max(abs(value), 0.01 * scale))
 
     low, high = map(one, values, residuals, gaps)
     return low, high

@@ -11,6 +11,7 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
+from .density import energy
 from .linear import LinearOperator
 from .memory import free_bytes
 from .modules import copied
@@ -123,7 +124,6 @@ def exact_spectrum(
 
     lowest, highest = [extreme(float(v)) for v in values[:k]], [extreme(float(v)) for v in values[::-1][:k]]
     ladder = [(c, c * max(highest[0].value, 0.0)) for c in thresholds]
-    absolute = float(np.abs(values).sum())
     names = (
         {"min": 0, "max": n - 1} | {f"min-{j + 1}": j for j in range(1, k)} | {f"max-{j + 1}": n - 1 - j for j in range(1, k)}
     )
@@ -134,7 +134,7 @@ def exact_spectrum(
         highest=highest,
         negative_ratio=negative_ratio(lowest[0], highest[0]),
         negative_mass=[_exact_mass(values, c, tau, error) for c, tau in ladder],
-        negative_energy=Estimate(value=float(-values[values < 0].sum()) / absolute if absolute > 0 else 0.0),
+        negative_energy=Estimate(value=energy(values, np.full(n, 1 / n))),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=int((values < -tau - error).sum())) for c, tau in ladder],
         trace=Estimate(value=float(values.sum()), interval=(float(values.sum()) - n * error, float(values.sum()) + n * error)),
         density=Density(distribution="exact", probes=[Probe(seed=0, nodes=values.tolist(), weights=[1 / n] * n)]),

@@ -24,6 +24,7 @@ from .losses import BatchLoss, classification_loss
 from .operator import HessianOperator
 from .pyhessian_engine import pyhessian_spectrum
 from .results import GroupResult, Scheme
+from .rough import rough_if_faster
 from .samples import Samples
 from .settings import AnalysisSettings
 from .spectrum import Spectrum, measure_spectrum
@@ -220,6 +221,7 @@ class Measurement:
             return measure_ends(
                 operator,
                 part=None if part is None else self.operator(part),
+                rough=rough_if_faster if settings.rough else None,
                 steps=settings.steps,
                 rtol=settings.rtol,
                 delta=settings.delta,

@@ -20,7 +20,6 @@ from .losses import BatchLoss, classification_loss, summed
 from .memory import free_bytes, saved_bytes
 from .modules import evaluation_mode, select_parameters
 from .samples import Samples, batch_size
-from .second_derivatives import Precision
 
 log = logging.getLogger(__name__)
 
@@ -92,9 +91,9 @@ class HessianOperator:
         self._accelerator = self._plan() if accelerate else None
 
     @property
-    def precision(self) -> Precision | None:
-        """Of the products through accelerated convolutions; None where there are none."""
-        return None if self._accelerator is None else self._accelerator.precision
+    def accelerator(self) -> Accelerator | None:
+        """What makes the products of a convolution network cheaper; None where nothing is accelerated."""
+        return self._accelerator
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""
@@ -178,7 +177,8 @@ class HessianOperator:
             with saved_bytes() as saved:
                 gradients = self._gradients(batch)
             # Rounded copies of what the convolutions saved come with the first rough product.
-            holds = saved.total * 3 // 2 if self.precision is not None and self.precision.both else saved.total
+            both = self._accelerator is not None and self._accelerator.precision.both
+            holds = saved.total * 3 // 2 if both else saved.total
             if self.kept_bytes + holds > self._budget:
                 break
             self.kept_bytes += holds

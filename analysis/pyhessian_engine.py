@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .density import energy
 from .losses import ClassificationLoss
 from .operator import HessianOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
@@ -90,7 +91,7 @@ def pyhessian_spectrum(
         highest=[],
         negative_ratio=negative_ratio(_open(lowest, spread, noise, low_end=True), _open(highest, spread, noise, low_end=False)),
         negative_mass=[_mass(probes, c, c * max(highest, 0.0)) for c in thresholds],
-        negative_energy=Estimate(value=_energy(probes), confidence=0.0),
+        negative_energy=Estimate(value=energy(*_pooled(probes)), confidence=0.0),
         saddle_index=[IndexBound(relative=c, tau=c * max(highest, 0.0), at_least=0) for c in thresholds],
         trace=_trace(trace),
         density=Density(distribution="rademacher", probes=probes),
@@ -181,10 +182,8 @@ def _mass(probes: Sequence[Probe], relative: float, tau: float) -> MassAtThresho
     )
 
 
-def _energy(probes: Sequence[Probe]) -> float:
-    nodes, weights = np.concatenate([p.nodes for p in probes]), np.concatenate([p.weights for p in probes])
-    total = float((weights * np.abs(nodes)).sum())
-    return float((weights * np.abs(nodes))[nodes < 0].sum()) / total if total > 0 else 0.0
+def _pooled(probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray]:
+    return np.concatenate([p.nodes for p in probes]), np.concatenate([p.weights for p in probes])
 
 
 def _trace(values: Sequence[float]) -> Estimate:

@@ -91,6 +91,14 @@ class Probe(Record):
     seed: int
     nodes: list[float]
     weights: list[float]
+    counted: list[float] | None = Field(
+        None, description="weights in the density: every settled eigenvalue 1/n, the rest sampled; default: weights"
+    )
+
+    @property
+    def density_weights(self) -> list[float]:
+        """Weights of the nodes in the density of the eigenvalues: counted where they were, else sampled."""
+        return self.weights if self.counted is None else self.counted
 
 
 class Density(Record):

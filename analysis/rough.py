@@ -1,8 +1,8 @@
 """A Hessian whose products are cheap and a little wrong: good enough to find eigenvectors with, not to measure them.
 
 An eigenvalue's error is the square of its vector's, so a vector found with an operator that is off by 0.3 % gives the value to
-about 1e-5 once it is put through the exact one. (Lower precision inside, full precision around it: the pattern of mixed-precision
-iterative refinement; Higham and Mary, Acta Numerica 31, 2022.)
+about 1e-5 once it is put through the exact one. (Lower precision inside, full precision around it: the pattern of iterative
+refinement; Higham and Mary, Acta Numerica 31, 2022.)
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .linear import OperatorError
+from .linear import LinearOperator, OperatorError
 from .operator import HessianOperator
 from .second_derivatives import has_bfloat16_units
+
+#: Multiplications of a convolution for one sample from which bfloat16 saves time: below it the rounding costs as much.
+WORTH_ROUNDING = 5e5
 
 
 class RoughOperator:
@@ -26,15 +29,13 @@ class RoughOperator:
     """
 
     def __init__(self, operator: HessianOperator) -> None:
-        if operator.precision is None or operator.dtype != torch.float32:
+        if operator.accelerator is None or operator.dtype != torch.float32:
             raise OperatorError("only products of convolution networks in float32 can be taken roughly")
-        self._operator, self._precision = operator, operator.precision
+        self._operator, self._precision = operator, operator.accelerator.precision
         self._precision.both = True
         operator.release()
-        self.size, self.dtype, self.device, self.num_samples = (
-            operator.size, operator.dtype, operator.device, operator.num_samples,
-        )  # fmt: skip
-        self.matvecs = 0
+        self.size, self.num_samples, self.matvecs = operator.size, operator.num_samples, 0
+        self.dtype, self.device = operator.dtype, operator.device
 
     def matvec(self, v: Tensor) -> Tensor:
         """``H v`` for ``v [n]``, roughly; the operator counts it, too."""
@@ -47,7 +48,13 @@ class RoughOperator:
             return self._operator.matmat(v)
 
 
-def rough_if_faster(operator: HessianOperator) -> RoughOperator | None:
-    """The rough operator where it saves time: on a CPU that multiplies bfloat16 itself, for a network with convolutions."""
-    fits = operator.precision is not None and operator.dtype == torch.float32 and operator.device.type == "cpu"
-    return RoughOperator(operator) if fits and has_bfloat16_units() else None
+def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
+    """The rough operator where it saves time: a CPU that multiplies bfloat16 itself, and convolutions of some size; else None.
+
+    Depends on the processor and the model alone, so that the same run takes the same way; processes that share a group's
+    samples may have different processors, and go without.
+    """
+    if not isinstance(operator, HessianOperator) or operator.accelerator is None:
+        return None
+    fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
+    return RoughOperator(operator) if fits and operator.accelerator.work >= WORTH_ROUNDING and has_bfloat16_units() else None

@@ -31,6 +31,10 @@ class AnalysisSettings(BaseModel):
         "spectrum",
         description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound)",
     )
+    rough: bool = Field(
+        True,
+        description="goals ends and verdict: look for the vectors with convolutions in bfloat16, where the processor has it",
+    )
     only: list[str] | None = Field(None, description="measure these groups only; default: all of the scheme")
     steps: int = Field(100, ge=2, description="Lanczos step limit of each start")
     min_steps: int = Field(30, ge=1, description="steps done even where both ends converge sooner, for density and interval")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
+from .density import energy
 from .guards import guard
 from .lanczos import Lanczos
 from .linear import LinearOperator
@@ -178,7 +179,10 @@ def measure_spectrum(
         trace=trace(operator, runs, guarded.products, noise.absolute),
         density=Density(
             distribution="sphere",
-            probes=[Probe(seed=run.seed, nodes=run.nodes.tolist(), weights=run.weights.tolist()) for run in runs],
+            probes=[
+                Probe(seed=run.seed, nodes=run.nodes.tolist(), weights=run.weights.tolist(), counted=run.counted.tolist())
+                for run in runs
+            ],
         ),
         noise=noise,
         steps=[run.steps for run in runs],
@@ -270,11 +274,7 @@ def _index(runs: Sequence[Start], tau: float, noise: float) -> int:
 
 
 def _energy(runs: Sequence[Start]) -> Estimate:
-    shares = []
-    for run in runs:
-        absolute = run.weights * np.abs(run.nodes)
-        total = float(absolute.sum())
-        shares.append(float(absolute[run.nodes < 0].sum()) / total if total > 0 else 0.0)
+    shares = [energy(run.nodes, run.counted) for run in runs]
     count, mean = len(shares), float(np.mean(shares))
     if count == 1:
         return Estimate(value=mean, confidence=0.95, count=count)

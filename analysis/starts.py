@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .basis import Place
 from .bounds import mass_bracket
+from .density import counted_weights
 from .lanczos import Lanczos, LanczosError, random_start
 from .linear import LinearOperator
 from .tensors import save_tensors
@@ -26,7 +27,7 @@ from .trace import Controls
 STORE_EVERY = 30.0
 #: products of one operator agree to this part of their size, whatever the number of threads
 _SAME = 1e-4
-_ARRAYS = ("nodes", "weights", "lowest", "highest", "block_nodes", "block_norms")
+_ARRAYS = ("nodes", "weights", "counted", "lowest", "highest", "block_nodes", "block_norms")
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Start:
         exhausted: the whole space was spanned; nodes are the eigenvalues.
         complete: the run broke down somewhere, so the start's own Krylov space was spanned.
         nodes, weights: the Gauss quadrature.
+        counted: weights of the nodes in the density (``density.counted_weights``).
         lowest, highest: ``[k, 2]``: outermost Ritz values from the end inwards, and their residuals.
         block_nodes, block_norms: Ritz values of that first space, and the norms whose product its breakdown neglected.
         vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
@@ -51,6 +53,7 @@ class Start:
     complete: bool
     nodes: np.ndarray
     weights: np.ndarray
+    counted: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
     block_nodes: np.ndarray
@@ -67,13 +70,15 @@ class Start:
         down = np.arange(-1, -1 - k, -1)
         ranks = [(f"-{j + 1}" if j else "", j) for j in range(k)]
         names = [(f"min{rank}", j) for rank, j in ranks] + [(f"max{rank}", -1 - j) for rank, j in ranks]
+        weights = ritz.weights / ritz.weights.sum()
         return cls(
             seed=run.seed,
             steps=run.steps,
             exhausted=run.exhausted,
             complete=run.exhausted or bool(run.restarts),
             nodes=ritz.values,
-            weights=ritz.weights / ritz.weights.sum(),
+            weights=weights,
+            counted=counted_weights(ritz.values, weights, ritz.residuals, run.operator.size),
             lowest=np.stack([ritz.values[:k], ritz.residuals[:k]], axis=1),
             highest=np.stack([ritz.values[down], ritz.residuals[down]], axis=1),
             block_nodes=eigvalsh_tridiagonal(alphas, betas) if block else np.array([]),

@@ -24,7 +24,7 @@ PEERS = {
     "eigenthings": Look("hessian-eigenthings", "#D55E00", "D"),
     "pyhessian": Look("PyHessian", "#009E73", "^"),
 }
-PANELS = {"extremes": "both ends of the spectrum", "density": "spectral density, one probe"}
+PANELS = {"extremes": "both ends of the spectrum", "density": "spectral density of equal accuracy"}
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def broadened(density: Density, scale: float, at: Array, width: float = WIDTH) -
     place, total = np.arcsinh(at / scale), np.zeros_like(at)
     for probe in density.probes:
         nodes = np.arcsinh(np.asarray(probe.nodes) / scale)
-        weights = np.asarray(probe.weights)
+        weights = np.asarray(probe.density_weights)
         total += (np.exp(-0.5 * ((place[:, None] - nodes[None, :]) / width) ** 2) * weights).sum(axis=1)
     jacobian = 1 / np.hypot(at, scale)
     return np.asarray(total / len(density.probes) / (width * np.sqrt(2 * np.pi)) * jacobian)

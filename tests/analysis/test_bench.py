@@ -24,6 +24,8 @@ from saddlescope.analysis.bench_cases import (
     prepare,
     prescribed_spectrum,
 )
+from saddlescope.analysis.bench_density import distance, probes_needed
+from saddlescope.analysis.bench_density import truth as density_truth
 from saddlescope.analysis.bench_peers import (
     COMPETITORS,
     TOLERANCE,
@@ -35,6 +37,7 @@ from saddlescope.analysis.bench_peers import (
     level_ground,
 )
 from saddlescope.analysis.bench_table import table
+from saddlescope.analysis.lanczos import Lanczos
 from saddlescope.analysis.operator import HessianOperator
 from saddlescope.figures.bench import save
 from saddlescope.figures.canvas import FigureError
@@ -129,8 +132,22 @@ def test_what_is_tried_on_the_tridiagonal_matrix_is_what_happens(digits, tmp_pat
 
 
 def test_the_distance_of_quadratures_is_relative_to_the_width():
-    assert bench_child._distance([0.0, 4.0], [0.5, 0.5], [0.0, 4.0], [0.5, 0.5]) == 0
-    assert bench_child._distance([1.0], [1.0], [0.0, 4.0], [1.0, 0.0]) == pytest.approx(0.25)
+    true = np.array([0.0, 4.0]), np.array([0.5, 0.5])
+    assert distance(true, true) == 0
+    assert distance((np.array([1.0]), np.array([1.0])), (true[0], np.array([1.0, 0.0]))) == pytest.approx(0.25)
+
+
+def test_peers_get_as_many_probes_as_make_them_as_accurate(diagonal):
+    """Outliers above a narrow bulk: counting them is worth many probes. A bulk alone: nothing to count, one will do."""
+    rng = np.random.default_rng(0)
+    for outliers, least, most in (([170, 110, 45, 25, -17, -15], 6, 8), ([], 1, 2)):
+        values = rng.normal(0, 0.05, 2000)
+        values[: len(outliers)] = outliers
+        runs = [Lanczos(diagonal(values, reflect=3), seed).run(30) for seed in range(8)]
+        probes = [{"alphas": run.alphas, "betas": run.betas} for run in runs]
+        nodes, weights = density_truth(probes, 2000)
+        assert distance((nodes, weights), (values, np.full(2000, 1 / 2000))) < 0.02
+        assert least <= probes_needed(probes, 2000) <= most
 
 
 def test_an_end_that_is_missing_is_an_infinite_error():
@@ -185,11 +202,9 @@ def children(monkeypatch):
             together, ours = name == "ours", name.startswith("ours")
             plan = {"takes_part": True, "title": name, "together": together, "plan": {}, "tried": []}
             plan["questions"] = ["extremes"] if ours else ["extremes", "density"]
-            plan["plan"] = {} if ours else {"density_steps": 50}
+            plan["plan"] = {} if ours else {"density_steps": 50, "density_probes": 1}
             return plan | {"products": {"extremes": 0 if name == "ours-ends" else 100, "density": 50}, "seconds_a_product": 0.1}
         asked.append((name, job["question"], job.get("compose")))
-        if job["question"] == "density" and "compose" not in job:
-            assert job["plan"]["density_steps"] == (31 if asked[1][2] is None else 50)  # as many as ours took
         return run(next(rounds[name]), 35 if name.startswith("ours") else 20, composed="compose" in job, nodes=31)
 
     monkeypatch.setattr(bench, "_child", child)
@@ -283,7 +298,7 @@ def test_the_table_says_what_was_missed():
 
 def test_a_composed_measurement_has_the_number_of_products_it_is_given(tmp_path):
     job = {"case": "prescribed", "group": "separated", "checkpoint": None, "data_root": None, "competitor": "ours"}
-    known = {"lambda_min": -0.5, "lambda_max": 10.0, "nodes": [-0.5, 10.0], "weights": [0.5, 0.5]}
+    known = {"lambda_min": -0.5, "lambda_max": 10.0, "probes": []}
     done = bench_child.measure({**job, "question": "extremes", "plan": {}, "reference": known, "compose": 35})
     assert done["composed"]
     assert done["products"] == 35

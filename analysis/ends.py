@@ -5,6 +5,8 @@ vector is mixed into the start, so that the two-sided interval of a random start
 ``s = (w + r) / |w + r|``, w a unit vector that does not know r, and r uniform on the sphere, the part of s along an eigenvector
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
+
+The vectors may be looked for with cheaper products (``rough``): what counts is measured with the operator itself at the end.
 """
 
 from __future__ import annotations

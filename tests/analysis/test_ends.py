@@ -104,15 +104,30 @@ def test_a_verdict_takes_fewer_products_than_the_ends(diagonal):
         assert any("lambda_min not converged" in warning for warning in verdict.warnings)
 
 
-def test_a_part_that_leads_to_the_second_eigenvalue_is_not_believed(diagonal):
-    """Its smallest eigenvector is the whole's second: a run from there looks settled at -16.2 within four steps."""
-    values = with_bulk(20_000, [175, 114, 45, 25, -17.8, -16.2, -14.1, -13.4, -11, -9], 0.5)
-    elsewhere = values.copy()
-    elsewhere[4] = 0.0
-    for seed in range(20):
-        part = diagonal(elsewhere, torch.float32, reflect=3)
-        found = measure_ends(diagonal(values, torch.float32, reflect=3), part=part, rtol=1e-2, seed=seed)
-        assert found.lambda_min.value == pytest.approx(-17.8, rel=1e-2)
+def of_samples(seed, n=400, count=300):
+    """Per-sample Hessians as of a network's: shared directions, large and negative, with a share of every sample's own."""
+    rng = np.random.default_rng(seed)
+    shared = np.linalg.qr(rng.normal(size=(n, 16)))[0]
+    strength = np.concatenate([np.geomspace(100, 5, 8), -np.geomspace(8, 2, 8)]) * (1 + 0.8 * rng.normal(size=(count, 16)))
+    own = rng.normal(size=(count, n, 2)) / np.sqrt(n)
+    size = 20 * np.exp(1.5 * rng.normal(size=count))[:, None] * np.array([1.5, -1.2])  # heavy tails: a few samples dominate
+
+    def mean(chosen):
+        vectors = own[chosen].transpose(1, 0, 2).reshape(n, -1)
+        mixed = (vectors * size[chosen].ravel()) @ vectors.T / len(chosen)
+        return MatrixOperator(torch.from_numpy((shared * strength[chosen].mean(0)) @ shared.T + mixed))
+
+    return mean(np.arange(count)), mean(part_of(np.arange(count), np.zeros(count, dtype=int)))
+
+
+def test_a_part_that_leads_elsewhere_is_not_believed():
+    """The group's smallest eigenvector is often not its part's. With NEAR = 1, 1 of 20 of these ends is off by up to 21 %."""
+    off = []
+    for seed in range(40):
+        whole, part = of_samples(seed)
+        found = measure_ends(whole, part=part, rtol=1e-2, seed=seed)
+        off.append(abs(found.lambda_min.value / float(torch.linalg.eigvalsh(whole.matrix)[0]) - 1))
+    assert max(off) < 1e-2
 
 
 def test_where_nothing_is_enough_the_ends_are_measured(diagonal):
@@ -150,11 +165,11 @@ def test_parts_hold_the_classes_in_their_shares_and_small_groups_have_none():
     group = np.flatnonzero(labels < 2)
     part = part_of(group, labels)
     assert set(part) <= set(group)
-    assert len(part) == 75
-    assert np.bincount(labels[part]).tolist() == [50, 25]
+    assert len(part) == 150
+    assert np.bincount(labels[part]).tolist() == [100, 50]
     assert (np.diff(part) > 0).all()
-    assert len(part_of(np.arange(128), labels)) == 32
-    assert part_of(np.arange(127), labels) is None
+    assert [len(part_of(np.arange(n), labels)) for n in (256, 255, 64)] == [64, 32, 8]
+    assert part_of(np.arange(63), labels) is None
 
 
 @pytest.mark.parametrize("goal", ["ends", "verdict"])

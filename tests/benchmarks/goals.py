@@ -18,6 +18,7 @@ import torch
 from saddlescope.analysis.ends import measure_ends, part_of
 from saddlescope.analysis.groups import group_indices, make_scheme
 from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.rough import rough_if_faster
 from saddlescope.analysis.spectrum import measure_spectrum
 from saddlescope.analysis.subject import Given, open_checkpoint
 
@@ -63,7 +64,8 @@ def compared(subject, chosen: np.ndarray, seeds: int) -> str:
             else:
                 enough = {"enough": 0.0} if goal == "verdict" else {}
                 first = None if part is None else operator(part)
-                found[goal] = measure_ends(operator(chosen), part=first, rtol=1e-2, tau=1e-3, seed=seed, **enough)
+                given = {"part": first, "rough": rough_if_faster, "rtol": 1e-2, "tau": 1e-3, "seed": seed}
+                found[goal] = measure_ends(operator(chosen), **given, **enough)
             seconds[goal].append(time.perf_counter() - began)
             counts.append(found[goal].steps[0])
         for end in ("lambda_min", "lambda_max"):

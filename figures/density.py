@@ -143,10 +143,12 @@ def _caption(found: Finals, everything: Sequence[GroupResult], scale: float) -> 
     kinds = sorted({entry.density.distribution for entry in everything if entry.density is not None})
     words = " to ".join(str(number) for number in dict.fromkeys((probes[0], probes[-1])))
     confidence = min(entry.lambda_min.confidence for entry in everything)
+    every = [probe for entry in everything if entry.density is not None for probe in entry.density.probes]
+    counted = ", settled eigenvalues 1/n each" if all(probe.counted is not None for probe in every) else ""
     how = (
         "from exact eigenvalues"
         if kinds == ["exact"]
-        else f"mean of {words} Lanczos quadrature{'s' if probes[-1] > 1 else ''} per curve ({', '.join(kinds)} starts)"
+        else f"mean of {words} Lanczos quadrature{'s' if probes[-1] > 1 else ''} per curve ({', '.join(kinds)} starts{counted})"
     )
     return (
         f"Share of the Hessian's eigenvalues per unit of λ, {how}; left of zero the loss curves downwards. For the picture "

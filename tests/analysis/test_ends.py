@@ -121,7 +121,7 @@ def of_samples(seed, n=400, count=300):
 
 
 def test_a_part_that_leads_elsewhere_is_not_believed():
-    """The group's smallest eigenvector is often not its part's. With NEAR = 1, 1 of 20 of these ends is off by up to 21 %."""
+    """The group's smallest eigenvector is often not its part's. With NEAR = 1, one of these 40 is off by 4 %."""
     off = []
     for seed in range(40):
         whole, part = of_samples(seed)

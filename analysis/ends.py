@@ -108,7 +108,7 @@ def measure_ends(
     def proven(low: float, high: float) -> bool:
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
 
-    def run_with(which: LinearOperator, done: Callable[[Lanczos], bool]) -> Lanczos:
+    def run_with(which: LinearOperator, seed: int, done: Callable[[Lanczos], bool]) -> Lanczos:
         settled = Settled(rtol)
 
         def stop(run: Lanczos) -> bool:
@@ -124,7 +124,7 @@ def measure_ends(
     ends: _Ends | None = None
     cheaper = rough and rough(operator)
     if cheaper is not None:
-        run = run_with(cheaper, lambda run: True)
+        run = run_with(cheaper, seed, lambda run: True)
         found = _through(operator, run)
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
@@ -133,7 +133,9 @@ def measure_ends(
         knows = between_ends(run)
     if ends is None:
         dilution = 1.0 if knows is None else 2.0
-        run = run_with(operator, lambda run: tau is None or decided(run, tau, noise, delta, looks, dilution))
+        # The interval wants a random part that ``knows`` does not depend on: a fresh one after a search.
+        fresh = seed if cheaper is None else seed + 505
+        run = run_with(operator, fresh, lambda run: tau is None or decided(run, tau, noise, delta, looks, dilution))
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
         ends = _of_run(run, eps)
     low, high = ends.values

@@ -114,6 +114,30 @@ def test_a_rough_operator_that_is_wrong_costs_steps_and_nothing_else(diagonal):
         assert exact.matvecs > 10
 
 
+def test_the_exact_run_after_a_search_starts_from_another_random_vector(diagonal):
+    """What the search found depends on its random start, and the interval holds for a random part that it does not know."""
+    values = np.random.default_rng(0).normal(0, 0.05, 3000)
+    values[:4] = [170, 110, -17, -15]
+    firsts = {}
+
+    def watched(operator, name):
+        matvec = operator.matvec
+
+        def recorded(v):
+            firsts.setdefault(name, []).append(v.clone())
+            return matvec(v)
+
+        operator.matvec = recorded
+        return operator
+
+    wrong = diagonal(np.random.default_rng(1).permutation(values), torch.float32, reflect=4)
+    measure_ends(
+        watched(diagonal(values, torch.float32, reflect=3), "exact"), rough=lambda _: watched(wrong, "rough"), rtol=1e-2
+    )
+    searched_from, begun_from = firsts["rough"][0], firsts["exact"][5]  # after the guard's three and one for each end
+    assert abs(float(searched_from @ begun_from)) < 0.3  # the same random part: 0.7
+
+
 def test_negative_curvature_is_proven_by_the_exact_operator(diagonal):
     """The rough one has it, the exact one has not: no verdict may come of that."""
     values = np.abs(np.random.default_rng(0).normal(0, 0.05, 3000)) + 0.01

@@ -9,9 +9,7 @@ import numpy as np
 from scipy.linalg import eigh_tridiagonal
 from scipy.stats import wasserstein_distance
 
-from .density import counted_weights
-
-Quadrature = tuple[np.ndarray, np.ndarray]
+from .density import Quadrature, counted_weights, pooled
 
 
 def truth(probes: Sequence[dict[str, Any]], size: int) -> Quadrature:
@@ -22,12 +20,6 @@ def truth(probes: Sequence[dict[str, Any]], size: int) -> Quadrature:
         size: n.
     """
     return pooled(_counted(probes, size))
-
-
-def pooled(quadratures: Sequence[Quadrature]) -> Quadrature:
-    """The mean of quadratures as one."""
-    nodes = np.concatenate([nodes for nodes, _ in quadratures])
-    return nodes, np.concatenate([weights for _, weights in quadratures]) / len(quadratures)
 
 
 def distance(found: Quadrature, true: Quadrature) -> float:

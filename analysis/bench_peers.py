@@ -21,7 +21,7 @@ from scipy.sparse.linalg import LinearOperator as ScipyOperator
 from torch import Tensor, nn
 
 from .bench_cases import Problem
-from .bench_density import pooled
+from .density import pooled
 from .ends import measure_ends, part_of
 from .modules import evaluation_mode
 from .operator import HessianOperator

@@ -9,8 +9,12 @@ as in Krylov-aware trace estimation; Chen and Hallman 2023.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+#: nodes and weights
+Quadrature = tuple[np.ndarray, np.ndarray]
 #: A Ritz value has settled when its residual is at most so much of it ...
 SETTLED = 1e-2
 #: ... and its weight is at most so many 1 / n: P[chi^2_1 > 16] = 6e-5. A heavier one stands for many eigenvalues.
@@ -38,6 +42,12 @@ def counted_weights(nodes: np.ndarray, weights: np.ndarray, residuals: np.ndarra
     if rest <= 0:
         return weights
     return np.where(known, 1 / n, weights * ((1 - count / n) / rest))
+
+
+def pooled(quadratures: Sequence[Quadrature]) -> Quadrature:
+    """The mean of quadratures as one."""
+    nodes = np.concatenate([nodes for nodes, _ in quadratures])
+    return nodes, np.concatenate([weights for _, weights in quadratures]) / len(quadratures)
 
 
 def energy(nodes: np.ndarray, weights: np.ndarray) -> float:

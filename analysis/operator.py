@@ -55,6 +55,7 @@ class HessianOperator:
         matvecs: products so far.
         micro_batch: samples differentiated at once.
         kept_bytes: held by the graphs that are kept.
+        accelerator: what makes the products of a convolution network cheaper; None where nothing is accelerated.
 
     Raises:
         OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
@@ -88,12 +89,7 @@ class HessianOperator:
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
         self._check_that_losses_add_up()
-        self._accelerator = self._plan() if accelerate else None
-
-    @property
-    def accelerator(self) -> Accelerator | None:
-        """What makes the products of a convolution network cheaper; None where nothing is accelerated."""
-        return self._accelerator
+        self.accelerator = self._plan() if accelerate else None
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""
@@ -177,7 +173,7 @@ class HessianOperator:
             with saved_bytes() as saved:
                 gradients = self._gradients(batch)
             # Rounded copies of what the convolutions saved come with the first rough product.
-            both = self._accelerator is not None and self._accelerator.precision.both
+            both = self.accelerator is not None and self.accelerator.precision.both
             holds = saved.total * 3 // 2 if both else saved.total
             if self.kept_bytes + holds > self._budget:
                 break
@@ -187,7 +183,7 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        with self._accelerator.recording() if self._accelerator is not None else nullcontext():
+        with self.accelerator.recording() if self.accelerator is not None else nullcontext():
             loss = self._batch_loss(batch)
         return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
 
@@ -257,10 +253,10 @@ class HessianOperator:
                 return None
             generator = torch.Generator().manual_seed(0)
             v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
-            self._accelerator = None
+            self.accelerator = None
             plain = self._product(self._gradients(batch), v, retain=False)
             try:
-                self._accelerator = accelerator
+                self.accelerator = accelerator
                 fast = self._product(self._gradients(batch), v, retain=False)
             except (AccelerationError, OperatorError, RuntimeError) as error:
                 log.warning("plain Hessian-vector products: %s", error)

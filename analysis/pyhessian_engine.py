@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .density import energy
+from .density import energy, pooled
 from .losses import ClassificationLoss
 from .operator import HessianOperator
 from .results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
@@ -91,7 +91,9 @@ def pyhessian_spectrum(
         highest=[],
         negative_ratio=negative_ratio(_open(lowest, spread, noise, low_end=True), _open(highest, spread, noise, low_end=False)),
         negative_mass=[_mass(probes, c, c * max(highest, 0.0)) for c in thresholds],
-        negative_energy=Estimate(value=energy(*_pooled(probes)), confidence=0.0),
+        negative_energy=Estimate(
+            value=energy(*pooled([(np.array(p.nodes), np.array(p.weights)) for p in probes])), confidence=0.0
+        ),
         saddle_index=[IndexBound(relative=c, tau=c * max(highest, 0.0), at_least=0) for c in thresholds],
         trace=_trace(trace),
         density=Density(distribution="rademacher", probes=probes),
@@ -180,10 +182,6 @@ def _mass(probes: Sequence[Probe], relative: float, tau: float) -> MassAtThresho
     return MassAtThreshold(
         relative=relative, tau=tau, value=value, interval=(0.0, 1.0), confidence=1.0, bracket=(0.0, 1.0), standard_error=error
     )
-
-
-def _pooled(probes: Sequence[Probe]) -> tuple[np.ndarray, np.ndarray]:
-    return np.concatenate([p.nodes for p in probes]), np.concatenate([p.weights for p in probes])
 
 
 def _trace(values: Sequence[float]) -> Estimate:

@@ -1,8 +1,8 @@
 """A Hessian whose products are cheap and a little wrong: good enough to find eigenvectors with, not to measure them.
 
-An eigenvalue's error is the square of its vector's, so a vector found with an operator that is off by 0.3 % gives the value to
-about 1e-5 once it is put through the exact one. (Lower precision inside, full precision around it: the pattern of iterative
-refinement; Higham and Mary, Acta Numerica 31, 2022.)
+An eigenvalue's error is of the second order in its vector's, so a vector found with an operator that is a little off gives the
+value with an error much smaller than that once it is put through the exact one. (Lower precision inside, full precision around
+it: the pattern of iterative refinement; Higham and Mary, Acta Numerica 31, 2022.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .linear import LinearOperator, OperatorError
 from .operator import HessianOperator
-from .second_derivatives import has_bfloat16_units
 
 #: Multiplications of a convolution for one sample from which bfloat16 saves time: below it the rounding costs as much.
 WORTH_ROUNDING = 5e5
@@ -46,6 +45,12 @@ class RoughOperator:
         self.matvecs += v.shape[1]
         with self._precision.rough():
             return self._operator.matmat(v)
+
+
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX512-BF16, AMX): elsewhere that is slower than float32."""
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # a torch that cannot tell has no such kernels to lose
+    return any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:

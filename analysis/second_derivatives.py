@@ -1,6 +1,6 @@
-"""Operations whose second derivatives cost less than PyTorch's own; ``acceleration`` puts them into a recorded graph.
+"""Convolutions whose second derivatives cost less than PyTorch's own; ``acceleration`` puts them into a recorded graph.
 
-Each is a pair of ``torch.autograd.Function``: the operation, and its backward pass as a function that is differentiable once.
+A pair of ``torch.autograd.Function``: the operation, and its backward pass as a function that is differentiable once.
 """
 
 from __future__ import annotations
@@ -14,12 +14,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Geometry = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int]  # stride, padding, dilation, groups
-
-
-def has_bfloat16_units() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX512-BF16, AMX): elsewhere that is slower than float32."""
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # a torch that cannot tell has no such kernels to lose
-    return any(getattr(torch.cpu, name, bool)() for name in known)
 
 
 class Precision:
@@ -73,7 +67,7 @@ class _Kernel:
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool) -> list[Any]:
         """Gradients of input and weight."""
         if want_weight and gradient.dtype == torch.bfloat16 and max(self.geometry[0]) > 1:
-            # oneDNN's bfloat16 weight gradient of a strided convolution takes twice the time of its float32 one.
+            # oneDNN's bfloat16 weight gradient of a strided convolution is slower than its float32 one (torch 2.13).
             to_x = self._backward(gradient, x, weight, True, False)[0] if want_x else None
             return [to_x, self._backward(gradient.float(), x.float(), weight.float(), False, True)[1]]
         return self._backward(gradient, x, weight, want_x, want_weight)

@@ -71,7 +71,7 @@ def test_the_resnet_of_the_studies(dense, long_tail):
             buffer.uniform_(0.5, 2, generator=torch.Generator().manual_seed(2))
     samples = long_tail(shape=(1, 8, 8))
     operator = HessianOperator(model, samples, micro_batch=10)
-    assert operator._accelerator is not None
+    assert operator.accelerator is not None
     truth = dense(model, samples)
     assert relative(operator.matmat(vectors(operator.size)), truth.hessian @ vectors(operator.size)) < 1e-10
     assert relative(operator.loss_and_gradient()[1], truth.gradient) < 1e-10

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from .bench_cases import Problem
 from .density import pooled
-from .ends import measure_ends, part_of
+from .ends import GUARDED, measure_ends, part_of
 from .modules import evaluation_mode
 from .operator import HessianOperator
 from .rough import rough_if_faster
-from .samples import Samples
 from .settings import AnalysisSettings
 from .spectrum import measure_spectrum
 
@@ -100,13 +99,13 @@ class Ours:
     title, package, operators, together = "saddlescope, defaults", "saddlescope", True, True
     modules: tuple[str, ...] = ()
 
-    def operator(self, problem: Problem, samples: Samples | None = None) -> Any:
-        """The Hessian over the group or some of its samples, or what is measured in its place."""
+    def operator(self, problem: Problem) -> Any:
+        """The Hessian over the group, or what is measured in its place."""
         if problem.operator is not None:
             return problem.operator
         assert problem.subject is not None
         assert problem.samples is not None
-        return HessianOperator(problem.model, samples or problem.samples, problem.subject.loss)
+        return HessianOperator(problem.model, problem.samples, problem.subject.loss)
 
     def product(self, problem: Problem, plan: Plan) -> Callable[[Tensor], Any]:
         """As for every competitor."""
@@ -132,17 +131,20 @@ class OursEnds(Ours):
 
     def extremes(self, problem: Problem, plan: Plan) -> Answer:
         """As for every competitor."""
-        part, share = None, 0.0
+        operator, part, looks = self.operator(problem), None, 0.0
         if problem.samples is not None:
             labels = problem.samples.labels
-            chosen = part_of(np.arange(len(labels)), labels)
-            if chosen is not None:
-                part, share = self.operator(problem, problem.samples.subset(chosen)), len(chosen) / len(labels)
+            chosen = part_of(np.arange(len(labels)), labels, operator.work)
+            part = None if chosen is None else operator.over(problem.samples.subset(chosen))
         settings = AnalysisSettings()
         given = {"steps": settings.steps, "delta": settings.delta, "rtol": TOLERANCE, "seed": SEED}
-        found = measure_ends(self.operator(problem), part=part, rough=rough_if_faster, **given)  # type: ignore[arg-type]  # floats and whole numbers
-        looks = 0 if part is None else math.ceil(share * part.matvecs)  # in products over the whole group
-        return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + looks)
+        found = measure_ends(operator, part=part, rough=rough_if_faster, **given)  # type: ignore[arg-type]  # floats and whole numbers
+        # In products over the whole group; the guard takes three over few samples.
+        if part is not None:
+            looks += part.matvecs * part.num_samples / operator.num_samples
+        if problem.samples is not None and operator.num_samples > GUARDED:
+            looks += 3 * GUARDED / operator.num_samples
+        return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + math.ceil(looks))
 
 
 class Curvlinops:

@@ -21,7 +21,7 @@ from .groups import group_indices, is_partition
 from .lanczos import random_start
 from .linear import OperatorError
 from .losses import BatchLoss, classification_loss
-from .operator import HessianOperator
+from .operator import HessianOperator, Reduce
 from .pyhessian_engine import pyhessian_spectrum
 from .results import GroupResult, Scheme
 from .rough import rough_if_faster
@@ -67,15 +67,20 @@ class Measurement:
     def operator(self, indices: np.ndarray) -> HessianOperator:
         """The Hessian over some of the samples."""
         settings = self.settings
+        samples, reduce = self._shared(indices)
         return HessianOperator(
             self.model,
-            self.samples.subset(self.world.share(indices)),
+            samples,
             self.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=settings.memory,
-            reduce=self.world.reduce if self.world.shares(indices) else None,
+            reduce=reduce,
         )
+
+    def _shared(self, indices: np.ndarray) -> tuple[Samples, Reduce | None]:
+        """This process' share of some samples, and how it adds up with the others'."""
+        return self.samples.subset(self.world.share(indices)), self.world.reduce if self.world.shares(indices) else None
 
     def measure(self, name: str) -> GroupResult:
         """Everything asked for about one group."""
@@ -217,10 +222,10 @@ class Measurement:
                 progress=step,
             )
         if settings.goal != "spectrum":
-            part = part_of(indices, self.samples.labels)
+            part = part_of(indices, self.samples.labels, operator.work)
             return measure_ends(
                 operator,
-                part=None if part is None else self.operator(part),
+                part=None if part is None else operator.over(*self._shared(part)),
                 rough=rough_if_faster if settings.rough else None,
                 steps=settings.steps,
                 rtol=settings.rtol,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -12,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_leaves
 
 from .acceleration import AccelerationError, Accelerator
 from .linear import NotFiniteError, OperatorError
 from .losses import BatchLoss, classification_loss, summed
-from .memory import free_bytes, saved_bytes
+from .memory import fitting, free_bytes, saved_bytes
 from .modules import evaluation_mode, select_parameters
 from .samples import Samples, batch_size
 
@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 
 #: Adds a flat tensor over all processes; the identity in a single process.
 Reduce = Callable[[Tensor], Tensor]
-
-#: Numbers in the inputs of a micro-batch (64 CIFAR images): small ones stay in a CPU's cache, a GPU wants large ones.
-_MICRO_BATCH = {"cpu": 200_000, "cuda": 1_600_000}
 
 
 class HessianOperator:
@@ -55,7 +52,7 @@ class HessianOperator:
         matvecs: products so far.
         micro_batch: samples differentiated at once.
         kept_bytes: held by the graphs that are kept.
-        accelerator: what makes the products of a convolution network cheaper; None where nothing is accelerated.
+        accelerator: what makes products cheaper; None where nothing is accelerated.
 
     Raises:
         OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
@@ -73,23 +70,39 @@ class HessianOperator:
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
-        self.model, self.samples, self.loss = model, samples, loss or classification_loss()
+        self.model, self.loss = model, loss or classification_loss()
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self.reduce = reduce
+        self._micro_batch, self._memory = micro_batch, memory
+        self._take(samples, reduce)
+        self._check_that_losses_add_up()
+        self._work = math.inf
+        self.accelerator = self._plan() if accelerate else None
+
+    @property
+    def work(self) -> float:
+        """Multiplications of a forward pass over all samples, in convolutions and linear maps; infinite where not counted."""
+        return self._work * self.num_samples
+
+    def over(self, samples: Samples, reduce: Reduce | None = None) -> HessianOperator:
+        """The mean over other samples of the same data; what was found out about the model and its loss is taken over."""
+        other = copy.copy(self)
+        other._take(samples, reduce)
+        return other
+
+    def _take(self, samples: Samples, reduce: Reduce | None) -> None:
+        self.samples, self.reduce = samples, reduce
         self.num_samples = samples.num_samples
         if reduce is not None:
             self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
         self.matvecs = 0
-        self._budget = memory if memory is not None else free_bytes(self.device) // 2
-        self.micro_batch = micro_batch or _fitting(samples, self.device, self.dtype)
+        self._budget = self._memory if self._memory is not None else free_bytes(self.device) // 2
+        self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
-        self._check_that_losses_add_up()
-        self.accelerator = self._plan() if accelerate else None
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""
@@ -249,7 +262,9 @@ class HessianOperator:
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         (batch,) = probe.batches(4, self.device, self.dtype)
         with self.differentiable():
-            if not accelerator.plan(lambda: self._losses(batch)):
+            anything = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
+            self._work = accelerator.work
+            if not anything:
                 return None
             generator = torch.Generator().manual_seed(0)
             v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
@@ -293,13 +308,3 @@ class HessianOperator:
         if any(part is not None and part.is_sparse for part, _ in pairs):
             raise OperatorError("the gradient of a parameter is sparse and cannot be differentiated again: give sparse=False")
         return torch.cat([(torch.zeros_like(p) if part is None else part.detach()).reshape(-1) for part, p in pairs])
-
-
-def _fitting(samples: Samples, device: torch.device, dtype: torch.dtype) -> int:
-    """Samples a micro-batch, by the size of the inputs."""
-    (one,) = samples.subset(np.zeros(1, dtype=np.int64)).batches(1)
-    numbers = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
-    most = _MICRO_BATCH.get(device.type, 200_000)
-    if dtype == torch.float64:
-        most //= 4  # its convolutions unfold the images, nine numbers for one under a 3 x 3 kernel
-    return min(samples.num_samples, max(8, most // max(numbers, 1)), 4096)

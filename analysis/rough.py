@@ -28,7 +28,7 @@ class RoughOperator:
     """
 
     def __init__(self, operator: HessianOperator) -> None:
-        if operator.accelerator is None or operator.dtype != torch.float32:
+        if operator.accelerator is None or not operator.accelerator.convolution_work or operator.dtype != torch.float32:
             raise OperatorError("only products of convolution networks in float32 can be taken roughly")
         self._operator, self._precision = operator, operator.accelerator.precision
         self._precision.both = True
@@ -62,4 +62,5 @@ def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
     if not isinstance(operator, HessianOperator) or operator.accelerator is None:
         return None
     fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
-    return RoughOperator(operator) if fits and operator.accelerator.work >= WORTH_ROUNDING and has_bfloat16_units() else None
+    worth = operator.accelerator.convolution_work >= WORTH_ROUNDING
+    return RoughOperator(operator) if fits and worth and has_bfloat16_units() else None

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.analyze import analyze
-from saddlescope.analysis.ends import FIRST_LOOK, measure_ends, part_of
+from saddlescope.analysis.ends import FIRST_LOOK, GUARDED, WORTH_A_LOOK, measure_ends, part_of
 from saddlescope.analysis.guards import RandomOperatorError
 from saddlescope.analysis.linear import MatrixOperator
+from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.samples import Samples
 from saddlescope.analysis.settings import AnalysisSettings, SettingsError, parse_settings
 from saddlescope.analysis.spectrum import measure_spectrum
 
@@ -170,6 +172,26 @@ def test_parts_hold_the_classes_in_their_shares_and_small_groups_have_none():
     assert (np.diff(part) > 0).all()
     assert [len(part_of(np.arange(n), labels)) for n in (256, 255, 64)] == [64, 32, 8]
     assert part_of(np.arange(63), labels) is None
+    assert part_of(np.arange(300), labels, work=WORTH_A_LOOK / 2) is None
+    assert len(part_of(np.arange(300), labels, work=WORTH_A_LOOK)) == 75
+
+
+def test_what_is_random_in_a_group_is_found_in_few_of_its_samples():
+    samples = Samples.from_tensors(torch.randn(300, 4), torch.arange(300) % 3)
+    model = torch.nn.Linear(4, 3)
+    counted = []
+
+    def loss(model, batch):
+        counted.append(len(batch[1]))
+        noise = 1 + 0.3 * torch.rand(len(batch[1]))
+        return torch.nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none") * noise
+
+    operator = HessianOperator(model, samples, loss)
+    counted.clear()
+    with pytest.raises(RandomOperatorError, match="differ by"):
+        measure_ends(operator)
+    assert max(counted) == GUARDED
+    assert operator.matvecs == 0
 
 
 @pytest.mark.parametrize("goal", ["ends", "verdict"])

@@ -210,3 +210,17 @@ def test_attention_is_differentiated_twice(dense):
     with sdpa_kernel(SDPBackend.MATH):
         truth = dense(model, samples)
     assert relative(operator.matmat(v), truth.hessian @ v) < 1e-12
+
+
+def test_the_same_over_other_samples(network, long_tail):
+    model, samples = network(), long_tail()
+    whole = HessianOperator(model, samples, micro_batch=5)
+    v = torch.randn(whole.size, dtype=whole.dtype, generator=torch.Generator().manual_seed(0))
+    before = whole.matvec(v)
+    chosen = np.arange(samples.num_samples)[::3]
+    part, anew = whole.over(samples.subset(chosen)), HessianOperator(model, samples.subset(chosen), micro_batch=5)
+    assert torch.equal(part.matvec(v), anew.matvec(v))
+    assert (part.num_samples, part.matvecs, part.kept_bytes) == (anew.num_samples, anew.matvecs, anew.kept_bytes)
+    assert part.work == pytest.approx(whole.work * len(chosen) / samples.num_samples)
+    assert torch.equal(whole.matvec(v), before)
+    assert whole.matvecs == 2

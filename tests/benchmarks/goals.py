@@ -54,7 +54,6 @@ def compared(subject, chosen: np.ndarray, seeds: int) -> str:
     steps: dict[str, list[int]] = {"spectrum": [], "ends": [], "verdict": []}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     errors = []
-    part = part_of(chosen, subject.samples.labels)
     for seed in range(seeds):
         found = {}
         for goal, counts in steps.items():
@@ -63,9 +62,11 @@ def compared(subject, chosen: np.ndarray, seeds: int) -> str:
                 found[goal] = measure_spectrum(operator(chosen), seed=seed, tau=1e-3)
             else:
                 enough = {"enough": 0.0} if goal == "verdict" else {}
-                first = None if part is None else operator(part)
+                whole = operator(chosen)
+                part = part_of(chosen, subject.samples.labels, whole.work)
+                first = None if part is None else whole.over(subject.samples.subset(part))
                 given = {"part": first, "rough": rough_if_faster, "rtol": 1e-2, "tau": 1e-3, "seed": seed}
-                found[goal] = measure_ends(operator(chosen), **given, **enough)
+                found[goal] = measure_ends(whole, **given, **enough)
             seconds[goal].append(time.perf_counter() - began)
             counts.append(found[goal].steps[0])
         for end in ("lambda_min", "lambda_max"):

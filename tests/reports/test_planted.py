@@ -39,7 +39,7 @@ def check(result: CurvatureResult) -> None:
 
 
 def in_batches_of_64(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(operator, "_fitting", lambda samples, device, dtype: min(64, samples.num_samples))
+    patch.setattr(operator, "fitting", lambda samples, device, dtype: min(64, samples.num_samples))
 
 
 def no_memory_for_graphs(patch: pytest.MonkeyPatch) -> None:

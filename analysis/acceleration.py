@@ -1,16 +1,14 @@
-"""Faster Hessian-vector products of networks in eval mode: same function, cheaper second derivatives.
+"""Faster Hessian-vector products of convolution networks in eval mode: same function, cheaper second derivatives.
 
 A Hessian-vector product through a stored gradient graph takes six convolutions' work per layer (Pearlmutter 1994, counted for a
-convolution with data, weights and both their tangents), or six matrix products. What makes it cost more in practice is changed
-here while the graph is recorded, without touching the model:
+convolution with data, weights and both their tangents). Two things make it cost about twice that in practice, and both are
+changed here while the graph is recorded, without touching the model:
 
 * PyTorch's double backward of a convolution writes the weight part as a convolution whose kernel has the size of the image.
   ``second_derivatives`` uses the ordinary weight-gradient kernel instead.
 * BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
   Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
   the derivatives with respect to each of them are unchanged.
-* The double backward of LayerNorm makes two dozen passes over the activations, and that of GELU and its like evaluates the
-  function's derivatives anew in each product: see ``layer_norm`` and ``activations``.
 
 On the CPU, images are laid out channels-last, which saves re-ordering at every call. What may be folded is found by recording
 one forward pass; a convolution whose output goes anywhere else but into one BatchNorm stays as it is.
@@ -27,8 +25,6 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .activations import ACTIVATIONS, activation
-from .layer_norm import layer_norm
 from .second_derivatives import Geometry, Precision, convolution
 
 _CONVOLUTIONS: dict[Any, int] = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
@@ -100,13 +96,6 @@ def _eval_batch_norm(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     return function is functional.batch_norm and not (args[5] if len(args) > 5 else kwargs.get("training", False))
 
 
-def _is_smooth(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether this is a LayerNorm, or an activation that leaves its input as it is."""
-    if function is functional.layer_norm:
-        return True
-    return function in ACTIVATIONS and bool(args) and not any(one is True for one in (*args[1:], kwargs.get("inplace")))
-
-
 class _Record(_Mode):
     """Finds the convolution weights whose outputs are read by one eval-mode BatchNorm and nothing else."""
 
@@ -116,7 +105,6 @@ class _Record(_Mode):
         self.weights: dict[int, list[int]] = {}  # weight id -> output ids
         self.convolutions: list[int] = []  # multiplications of each
         self.linear = 0  # and of all linear maps
-        self.any = False  # whether anything would be replaced
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -124,7 +112,6 @@ class _Record(_Mode):
             for key in self._reads(tree_leaves((args, kwargs))):
                 self.readers[key].append(_eval_batch_norm(function, args, kwargs) and id(args[0]) == key)
         result = function(*args, **kwargs)
-        self.any = self.any or function in _CONVOLUTIONS or _is_smooth(function, args, kwargs)
         if function in _CONVOLUTIONS:
             weight = _call(*args, **kwargs)[1]
             self.convolutions.append(result.numel() * weight[0].numel())
@@ -155,10 +142,6 @@ class _Replace(_Mode):
             return self._batch_norm(*args, **kwargs)
         if self._reads(tree_leaves((args, kwargs))) and not self._is_metadata(function):
             raise AccelerationError(f"{function} reads the output of a folded convolution")
-        if _is_smooth(function, args, kwargs):
-            if function is functional.layer_norm:
-                return layer_norm(*args, **kwargs)
-            return activation(args[0], lambda x: function(x, *args[1:], **kwargs))
         return function(*args, **kwargs)
 
     def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
@@ -217,7 +200,7 @@ class Accelerator:
             samples: how many.
 
         Returns:
-            Whether there is anything to replace.
+            Whether it holds any convolution.
         """
         recorder = _Record()
         with torch.no_grad(), recorder:
@@ -227,7 +210,7 @@ class Accelerator:
         self.work = (convolutions + recorder.linear) / samples
         mostly = convolutions > recorder.linear
         self.convolution_work = convolutions / samples / len(recorder.convolutions) if mostly else 0.0
-        return recorder.any
+        return bool(recorder.weights)
 
     def recording(self) -> TorchFunctionMode:
         """Context in which the model's convolutions take the faster form. Raises AccelerationError inside on a misfit."""

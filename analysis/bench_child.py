@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.linalg import eigh_tridiagonal
 from scipy.sparse import diags_array
 
 from .bench_cases import CASES, Problem, micro_batches, open_problem, prepare, relative_error
 from .bench_density import distance, probes_needed, truth
 from .bench_peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, fixed_start, level_ground
-from .lanczos import Lanczos
+from .lanczos import Lanczos, ritz_of
 from .provenance import file_sha256
 from .results import write_text_atomically
 from .settings import AnalysisSettings
@@ -195,10 +194,9 @@ def _our_steps(known: dict[str, Any]) -> int:
     """After how many steps our defaults stop: both residuals small, looked at every few steps from the least number on."""
     settings = AnalysisSettings()
     for steps in range(settings.min_steps, min(settings.steps, len(known["alphas"])), LOOK_EVERY):
-        values, vectors = eigh_tridiagonal(known["alphas"][:steps], known["betas"][: steps - 1])
-        residuals = known["betas"][steps - 1] * np.abs(vectors[-1])
-        least = 0.01 * max(abs(values[0]), abs(values[-1]))
-        if all(residuals[i] <= settings.rtol * max(abs(values[i]), least) for i in (0, -1)):
+        ritz = ritz_of(known["alphas"][:steps], known["betas"])
+        least = 0.01 * max(abs(ritz.values[0]), abs(ritz.values[-1]))
+        if all(ritz.residuals[i] <= settings.rtol * max(abs(ritz.values[i]), least) for i in (0, -1)):
             return steps
     return min(settings.steps, len(known["alphas"]))
 
@@ -208,15 +206,10 @@ def _steps_to_ends(known: dict[str, Any]) -> tuple[int, int]:
     counts = [len(known["alphas"])] * 2
     for steps in range(len(known["alphas"]), 4, -1):
         if steps % 5 == 0:
-            values = _prefix(known, steps)[0]
+            values = ritz_of(known["alphas"][:steps], known["betas"]).values
             errors = [relative_error(values[0], known["lambda_min"]), relative_error(values[-1], known["lambda_max"])]
             counts = [steps if error <= TOLERANCE else count for error, count in zip(errors, counts, strict=True)]
     return counts[0], counts[1]
-
-
-def _prefix(known: dict[str, Any], steps: int) -> tuple[list[float], list[float]]:
-    values, vectors = eigh_tridiagonal(known["alphas"][:steps], known["betas"][: steps - 1])
-    return values.tolist(), (vectors[0] ** 2).tolist()
 
 
 def _errors(answer: Answer, known: dict[str, Any]) -> tuple[float, float]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh_tridiagonal
 from scipy.stats import wasserstein_distance
 
 from .density import Quadrature, counted_weights, pooled
+from .lanczos import ritz_of
 
 
 def truth(probes: Sequence[dict[str, Any]], size: int) -> Quadrature:
@@ -40,7 +40,7 @@ def probes_needed(probes: Sequence[dict[str, Any]], size: int) -> int:
     """
     true = truth(probes, size)
     wanted = np.mean([distance(one, true) for one in _counted(probes, size)])
-    sampled = [(values, vectors[0] ** 2) for values, vectors in map(_eigen, probes)]
+    sampled = [(ritz.values, ritz.weights) for ritz in (ritz_of(probe["alphas"], probe["betas"]) for probe in probes)]
     for count in range(1, len(sampled)):
         sets = [sampled[i : i + count] for i in range(0, len(sampled) - count + 1, count)]
         if np.mean([distance(pooled(some), true) for some in sets]) <= wanted:
@@ -49,14 +49,5 @@ def probes_needed(probes: Sequence[dict[str, Any]], size: int) -> int:
 
 
 def _counted(probes: Sequence[dict[str, Any]], size: int) -> list[Quadrature]:
-    every = []
-    for probe in probes:
-        values, vectors = _eigen(probe)
-        residuals = probe["betas"][len(values) - 1] * np.abs(vectors[-1])
-        every.append((values, counted_weights(values, vectors[0] ** 2, residuals, size)))
-    return every
-
-
-def _eigen(probe: dict[str, Any]) -> Quadrature:
-    values, vectors = eigh_tridiagonal(probe["alphas"], probe["betas"][: len(probe["alphas"]) - 1])
-    return values, vectors
+    ritz = [ritz_of(probe["alphas"], probe["betas"]) for probe in probes]
+    return [(one.values, counted_weights(one.values, one.weights, one.residuals, size)) for one in ritz]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from .bench_cases import Problem
 from .density import pooled
-from .ends import GUARDED, measure_ends, part_of
+from .ends import measure_ends, one_micro_batch, part_of
 from .modules import evaluation_mode
 from .operator import HessianOperator
 from .rough import rough_if_faster
@@ -139,11 +139,11 @@ class OursEnds(Ours):
         settings = AnalysisSettings()
         given = {"steps": settings.steps, "delta": settings.delta, "rtol": TOLERANCE, "seed": SEED}
         found = measure_ends(operator, part=part, rough=rough_if_faster, **given)  # type: ignore[arg-type]  # floats and whole numbers
-        # In products over the whole group; the guard takes three over few samples.
-        if part is not None:
-            looks += part.matvecs * part.num_samples / operator.num_samples
-        if problem.samples is not None and operator.num_samples > GUARDED:
-            looks += 3 * GUARDED / operator.num_samples
+        if part is not None:  # in products over the whole group
+            looks = part.matvecs * part.num_samples / operator.num_samples
+        guarded = one_micro_batch(operator if part is None else part)
+        if guarded is not operator and guarded is not part:
+            looks += 3 * guarded.num_samples / operator.num_samples
         return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + math.ceil(looks))
 
 

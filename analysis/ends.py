@@ -36,8 +36,6 @@ LARGE, SMALL = 256, 64
 #: Multiplications of a forward pass over the group below which a part saves nothing: its products take nearly as long, which is
 #: the time of starting an operation, not of doing it (2 CPU cores: 94 samples through 5,000 weights 6 ms, 12 of them 4).
 WORTH_A_LOOK = 3e7
-#: Samples that are asked for noise and symmetry: what is random in some is in all, and the noise of fewer is not smaller.
-GUARDED = 64
 #: Steps on the part; fewer where its ends are settled to 5 %.
 PART_STEPS, PART_RTOL = 20, 5e-2
 #: Steps before the first look, and before an end that is small beside the other one may count as settled.
@@ -84,8 +82,8 @@ def measure_ends(
 
     Args:
         operator: fixed and symmetric.
-        part: the same over a part of the samples, looked at first; it is guarded instead of ``operator``. Of a Hessian no more
-            than :data:`GUARDED` samples are.
+        part: the same over a part of the samples, looked at first; it is guarded instead of ``operator``
+            (:func:`one_micro_batch`).
         rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
             for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
             settle it, the run is done again with ``operator``, from there.
@@ -107,7 +105,7 @@ def measure_ends(
         RandomOperatorError: the operator changes between products or is not symmetric.
     """
     before = operator.matvecs
-    noise = guard(_few(operator if part is None else part), seed).noise
+    noise = guard(one_micro_batch(operator if part is None else part), seed).noise
     # A verdict is reached in fewer steps than a look at the part takes.
     knows = None
     if part is not None and enough is None:
@@ -233,11 +231,18 @@ def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
     return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
 
 
-def _few(operator: LinearOperator) -> LinearOperator:
-    """The same over no more than :data:`GUARDED` samples, where they lie on one device."""
-    if not isinstance(operator, HessianOperator) or operator.reduce is not None or operator.num_samples <= GUARDED:
+def one_micro_batch(operator: LinearOperator) -> LinearOperator:
+    """What is guarded: the same Hessian over one micro-batch of its samples, where these lie on one device.
+
+    What is random in some samples is in all, and the noise of fewer is not smaller. Kernels that are compiled for a micro-batch
+    of this size are used again.
+    """
+    if not isinstance(operator, HessianOperator) or operator.reduce is not None:
         return operator
-    return operator.over(operator.samples.subset(np.linspace(0, operator.num_samples - 1, GUARDED).astype(int)))
+    few = operator.micro_batch
+    if operator.num_samples <= few:
+        return operator
+    return operator.over(operator.samples.subset(np.linspace(0, operator.num_samples - 1, few).astype(int)))
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:

@@ -8,7 +8,7 @@ basis have the operator's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +48,18 @@ class Ritz:
     vectors: np.ndarray
     residuals: np.ndarray
     weights: np.ndarray
+
+
+def ritz_of(alphas: Sequence[float], betas: Sequence[float]) -> Ritz:
+    """What T says after m steps.
+
+    Args:
+        alphas: its diagonal ``[m]``.
+        betas: at least m residual norms, see :class:`Lanczos`.
+    """
+    steps = len(alphas)
+    values, vectors = eigh_tridiagonal(np.asarray(alphas), np.asarray(betas[: steps - 1]))
+    return Ritz(values, vectors, abs(betas[steps - 1]) * np.abs(vectors[-1]), vectors[0] ** 2)
 
 
 def random_start(operator: LinearOperator, seed: int) -> Tensor:
@@ -101,11 +113,9 @@ class Lanczos:
     def ritz(self) -> Ritz:
         """Ritz values, residuals and weights after the steps done."""
         if self._ritz is None or len(self._ritz.values) != self.steps:
-            values, vectors = eigh_tridiagonal(np.array(self.alphas), np.array(self.betas[:-1]))
-            residuals = abs(self.betas[-1]) * np.abs(vectors[-1])
+            self._ritz = ritz_of(self.alphas, self.betas)
             for step, norm in zip(self.restarts, self.dropped, strict=True):
-                residuals += norm * np.abs(vectors[step - 1])
-            self._ritz = Ritz(values, vectors, residuals, vectors[0] ** 2)
+                self._ritz.residuals[:] += norm * np.abs(self._ritz.vectors[step - 1])
         return self._ritz
 
     @property

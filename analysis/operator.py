@@ -262,9 +262,9 @@ class HessianOperator:
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         (batch,) = probe.batches(4, self.device, self.dtype)
         with self.differentiable():
-            anything = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
-            self._work = accelerator.work
-            if not anything:
+            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
+            self._work = accelerator.work or math.inf  # it may do its work in ways that are not counted
+            if not convolutions:
                 return None
             generator = torch.Generator().manual_seed(0)
             v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))

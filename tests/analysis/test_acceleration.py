@@ -1,7 +1,5 @@
 """The accelerated gradient graph must give the same Hessian-vector products as PyTorch's own, to round-off."""
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from saddlescope.analysis.acceleration import Accelerator
@@ -75,92 +73,8 @@ def test_products_equal_the_plain_ones(net):
     torch.testing.assert_close(fast[2], plain[2], rtol=1e-10, atol=1e-12)
 
 
-class Tokens(nn.Module):
-    """Smooth activations and LayerNorms in every form; changed in place, or over more than one dimension."""
-
-    def __init__(self):
-        super().__init__()
-        self.plain, self.bare = nn.LayerNorm(6), nn.LayerNorm(6, elementwise_affine=False)
-        self.unbiased, self.both = nn.LayerNorm(6, bias=False, eps=0.1), nn.LayerNorm((5, 6))
-        self.mix, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
-        smooth = [nn.GELU(), nn.GELU("tanh"), nn.SiLU(), nn.Mish(), nn.Softplus(2.0, 5.0), nn.ELU(0.7), nn.CELU(), nn.SELU()]
-        smooth += [nn.Tanh(), nn.Sigmoid(), nn.LogSigmoid(), nn.ELU(inplace=True), nn.SiLU(inplace=True)]
-        self.smooth = nn.ModuleList(smooth)
-
-    def forward(self, x):
-        x = self.mix(x)
-        for k, activation in enumerate(self.smooth):
-            x = self.plain(x) + activation(self.mix(self.unbiased(x))) * (0.5 + 0.1 * k)
-        x = self.both(self.bare(x) + torch.tanh(x) + x.sigmoid())
-        return self.head(functional.softplus(x).mean(1))
-
-
-@pytest.fixture
-def tokens():
-    torch.manual_seed(4)
-    net = Tokens().double().eval()
-    for name, p in net.named_parameters():
-        if any(norm in name for norm in ("plain", "unbiased", "both")):
-            nn.init.normal_(p, 1, 0.3)
-    return net
-
-
-def test_products_through_activations_and_layer_norms_equal_the_plain_ones(tokens):
-    x, y = torch.randn(7, 5, 6).double(), torch.randint(0, 4, (7,))
-    vectors = [[torch.randn_like(p) for p in tokens.parameters()] for _ in range(3)]
-    accelerator = Accelerator(torch.device("cpu"))
-    assert accelerator.plan(lambda: tokens(x[:2]))
-    plain, fast = products(tokens, x, y, vectors), products(tokens, x, y, vectors, accelerator.recording())
-    torch.testing.assert_close(fast[0], plain[0], rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(fast[1], plain[1], rtol=1e-10, atol=1e-12)
-    torch.testing.assert_close(fast[2], plain[2], rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("frozen", ["plain.weight", "plain.bias", "unbiased.weight", "mix.weight", "head.weight", "both"])
-def test_frozen_layer_norms(tokens, frozen):
-    for name, p in tokens.named_parameters():
-        p.requires_grad_(not name.startswith(frozen))
-    free = [p for p in tokens.parameters() if p.requires_grad]
-    vector = [torch.randn_like(p) for p in free]
-    x, y = torch.randn(3, 5, 6).double(), torch.randint(0, 4, (3,))
-    accelerator = Accelerator(torch.device("cpu"))
-    accelerator.plan(lambda: tokens(x))
-
-    def product():
-        gradient = torch.autograd.grad(functional.cross_entropy(tokens(x), y), free, create_graph=True)
-        return torch.autograd.grad(gradient, free, vector)
-
-    plain = product()
-    with accelerator.recording():
-        fast = product()
-    torch.testing.assert_close(fast, plain, rtol=1e-9, atol=1e-11)
-
-
-def test_a_product_evaluates_no_activation_and_no_statistics_again(tokens):
-    x, y = torch.randn(3, 5, 6).double(), torch.randint(0, 4, (3,))
-    accelerator = Accelerator(torch.device("cpu"))
-    accelerator.plan(lambda: tokens(x))
-    parameters = list(tokens.parameters())
-
-    def counted(recording):
-        with recording:
-            loss = functional.cross_entropy(tokens(x), y)
-        gradient = torch.autograd.grad(loss, parameters, create_graph=True)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-            torch.autograd.grad(gradient, parameters, [torch.randn_like(p) for p in parameters])
-        names = [event.name for event in profile.events() if event.name.startswith("aten::")]
-        return len(names), {
-            name for name in names if any(part in name for part in ("gelu", "erf", "mish", "log_sigmoid", "softplus"))
-        }
-
-    slow, fast = counted(nullcontext()), counted(accelerator.recording())
-    assert slow[1]
-    assert not fast[1]
-    assert fast[0] < 0.8 * slow[0]
-
-
-def test_a_model_with_nothing_to_replace_is_left_alone():
-    net, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()), torch.randn(5, 4)
+def test_a_model_without_convolutions_is_left_alone():
+    net, x = nn.Linear(4, 3), torch.randn(5, 4)
     assert not Accelerator(torch.device("cpu")).plan(lambda: net(x))
 
 

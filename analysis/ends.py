@@ -43,6 +43,9 @@ FIRST_LOOK, SMALL_END = 4, 30
 #: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
 #: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
 NEAR = 3e-2
+#: The same in a search with cheaper products, so that the operator's own residual is below it, too: on ResNet-8 that was up to a
+#: tenth larger, and a search that is not confirmed costs a whole run.
+NEAR_ROUGHLY = 2.5e-2
 
 
 def part_of(indices: np.ndarray, labels: np.ndarray, work: float = math.inf) -> np.ndarray | None:
@@ -88,7 +91,8 @@ def measure_ends(
             for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
             settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
-        rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running.
+        rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
+            ``rough``: once, and again when it is measured).
         delta: failure probability of the two-sided intervals, of both ends together.
         thresholds: tau / lambda_max of the index bounds.
         seed: of the random start.
@@ -115,8 +119,7 @@ def measure_ends(
     def proven(low: float, high: float) -> bool:
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
 
-    def run_with(which: LinearOperator, seed: int, done: Callable[[Lanczos], bool]) -> Lanczos:
-        settled = Settled(rtol)
+    def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
 
         def stop(run: Lanczos) -> bool:
             if progress is not None:
@@ -131,7 +134,8 @@ def measure_ends(
     ends: _Ends | None = None
     cheaper = rough and rough(operator)
     if cheaper is not None:
-        run = run_with(cheaper, seed, lambda run: True)
+        # Once is enough: the operator itself has the second look.
+        run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
         found = _through(operator, run)
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
@@ -142,7 +146,11 @@ def measure_ends(
         dilution = 1.0 if knows is None else 2.0
         # The interval wants a random part that ``knows`` does not depend on: a fresh one after a search.
         fresh = seed if cheaper is None else seed + 505
-        run = run_with(operator, fresh, lambda run: tau is None or decided(run, tau, noise, delta, looks, dilution))
+
+        def done(run: Lanczos) -> bool:
+            return tau is None or decided(run, tau, noise, delta, looks, dilution)
+
+        run = run_with(operator, fresh, Settled(rtol), done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
         ends = _of_run(run, eps)
     low, high = ends.values
@@ -258,29 +266,29 @@ def between_ends(run: Lanczos) -> Tensor:
 
 
 class Settled:
-    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), two calls running."""
+    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), so many calls running."""
 
-    def __init__(self, rtol: float) -> None:
-        self._rtol, self._running = rtol, 0
+    def __init__(self, rtol: float, calls: int = 2, near: float = NEAR) -> None:
+        self._rtol, self._calls, self._near, self._running = rtol, calls, near, 0
 
     def __call__(self, run: Lanczos) -> bool:
         """Counts the step."""
-        self._running = self._running + 1 if all(ends_settled(run, self._rtol)) else 0
-        return self._running > 1
+        self._running = self._running + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
+        return self._running >= self._calls
 
 
-def ends_settled(run: Lanczos, rtol: float) -> tuple[bool, bool]:
+def ends_settled(run: Lanczos, rtol: float, near: float = NEAR) -> tuple[bool, bool]:
     """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
 
     The error is estimated as ``r^2 / gap`` (Kato-Temple: r the residual, gap the distance to the next Ritz value's residual
-    interval), and by r itself where that is smaller or there is no gap; r must be within :data:`NEAR` of the value, too. Late
+    interval), and by r itself where that is smaller or there is no gap; r must be within ``near`` of the value, too. Late
     in a run the error may be ``rtol`` of 1 % of the larger end; in its first steps a Ritz value near zero is on its way, not
     small.
     """
     if run.steps < 2:
         return False, False
     values, residuals = run.ritz.values, run.ritz.residuals
-    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps)
+    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps, near)
 
 
 def _gaps(run: Lanczos) -> tuple[float, float]:
@@ -292,13 +300,18 @@ def _gaps(run: Lanczos) -> tuple[float, float]:
 
 
 def _settled(
-    values: tuple[float, float], residuals: tuple[float, float], gaps: tuple[float, float], rtol: float, steps: int
+    values: tuple[float, float],
+    residuals: tuple[float, float],
+    gaps: tuple[float, float],
+    rtol: float,
+    steps: int,
+    near: float = NEAR,
 ) -> tuple[bool, bool]:
     scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
 
     def one(value: float, r: float, gap: float) -> bool:
         error = min(r, r * r / gap) if gap > 0 else r
-        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(NEAR, rtol) * max(abs(value), 0.01 * scale))
+        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(near, rtol) * max(abs(value), 0.01 * scale))
 
     low, high = map(one, values, residuals, gaps)
     return low, high

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from .bench_cases import Problem
 from .density import pooled
-from .ends import measure_ends, one_micro_batch, part_of
+from .ends import measure_ends
 from .modules import evaluation_mode
 from .operator import HessianOperator
+from .parts import one_micro_batch, part_of
 from .rough import rough_if_faster
 from .settings import AnalysisSettings
 from .spectrum import measure_spectrum

@@ -11,7 +11,6 @@ The vectors may be looked for with cheaper products (``rough``): what counts is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,18 +23,12 @@ from .bounds import end_intervals, start_error
 from .guards import guard
 from .lanczos import Lanczos, random_start
 from .linear import LinearOperator
-from .operator import HessianOperator
+from .parts import one_micro_batch
 from .results import Extreme, IndexBound, Interval
 from .spectrum import THRESHOLDS, Progress, Spectrum, allowed_residual, decided, negative_ratio, what_to_say, with_rounding
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
 Rough = Callable[[LinearOperator], LinearOperator | None]
-#: Of a group of so many samples a quarter is looked at first, of a smaller one an eighth (its own products cost little), and of
-#: one smaller than the last number nothing.
-LARGE, SMALL = 256, 64
-#: Multiplications of a forward pass over the group below which a part saves nothing: its products take nearly as long, which is
-#: the time of starting an operation, not of doing it (2 CPU cores: 94 samples through 5,000 weights 6 ms, 12 of them 4).
-WORTH_A_LOOK = 3e7
 #: Steps on the part; fewer where its ends are settled to 5 %.
 PART_STEPS, PART_RTOL = 20, 5e-2
 #: Steps before the first look, and before an end that is small beside the other one may count as settled.
@@ -43,27 +36,9 @@ FIRST_LOOK, SMALL_END = 4, 30
 #: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
 #: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
 NEAR = 3e-2
-#: The same in a search with cheaper products, so that the operator's own residual is below it, too: on ResNet-8 that was up to a
-#: tenth larger, and a search that is not confirmed costs a whole run.
+#: The same in a search with cheaper products, so that the operator's own residual is below :data:`NEAR`: on ResNet-8 that one was
+#: up to a tenth larger. A search that is not confirmed costs a whole run.
 NEAR_ROUGHLY = 2.5e-2
-
-
-def part_of(indices: np.ndarray, labels: np.ndarray, work: float = math.inf) -> np.ndarray | None:
-    """A part of a group that is worth looking at first, the classes in their shares.
-
-    Args:
-        indices: the group's samples.
-        labels: class of every sample of the data.
-        work: of the group's operator (``HessianOperator.work``).
-
-    Returns:
-        Sorted indices; None where the group or the network is too small for a part.
-    """
-    if len(indices) < SMALL or work < WORTH_A_LOOK:
-        return None
-    every = 4 if len(indices) >= LARGE else 8
-    by_class = indices[np.argsort(labels[indices], kind="stable")]
-    return np.sort(by_class[every // 2 :: every])
 
 
 def measure_ends(
@@ -86,7 +61,7 @@ def measure_ends(
     Args:
         operator: fixed and symmetric.
         part: the same over a part of the samples, looked at first; it is guarded instead of ``operator``
-            (:func:`one_micro_batch`).
+            (:func:`~saddlescope.analysis.parts.one_micro_batch`).
         rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
             for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
             settle it, the run is done again with ``operator``, from there.
@@ -237,20 +212,6 @@ def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
     gaps = _gaps(run)
     return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
-
-
-def one_micro_batch(operator: LinearOperator) -> LinearOperator:
-    """What is guarded: the same Hessian over one micro-batch of its samples, where these lie on one device.
-
-    What is random in some samples is in all, and the noise of fewer is not smaller. Kernels that are compiled for a micro-batch
-    of this size are used again.
-    """
-    if not isinstance(operator, HessianOperator) or operator.reduce is not None:
-        return operator
-    few = operator.micro_batch
-    if operator.num_samples <= few:
-        return operator
-    return operator.over(operator.samples.subset(np.linspace(0, operator.num_samples - 1, few).astype(int)))
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import escape as leaving
 from .distributed import World
-from .ends import measure_ends, part_of
+from .ends import measure_ends
 from .evaluate import group_means
 from .exact import exact_spectrum, in_float64, rechecked
 from .gauss_newton import measure_gauss_newton
@@ -22,6 +22,7 @@ from .lanczos import random_start
 from .linear import OperatorError
 from .losses import BatchLoss, classification_loss
 from .operator import HessianOperator, Reduce
+from .parts import part_of
 from .pyhessian_engine import pyhessian_spectrum
 from .results import GroupResult, Scheme
 from .rough import rough_if_faster

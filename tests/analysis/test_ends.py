@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.analyze import analyze
-from saddlescope.analysis.ends import FIRST_LOOK, WORTH_A_LOOK, measure_ends, part_of
+from saddlescope.analysis.ends import FIRST_LOOK, measure_ends
 from saddlescope.analysis.guards import RandomOperatorError
 from saddlescope.analysis.linear import MatrixOperator
 from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.parts import WORTH_A_LOOK, part_of
 from saddlescope.analysis.samples import Samples
 from saddlescope.analysis.settings import AnalysisSettings, SettingsError, parse_settings
 from saddlescope.analysis.spectrum import measure_spectrum

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from saddlescope.analysis.ends import measure_ends, part_of
+from saddlescope.analysis.ends import measure_ends
 from saddlescope.analysis.groups import group_indices, make_scheme
 from saddlescope.analysis.operator import HessianOperator
+from saddlescope.analysis.parts import part_of
 from saddlescope.analysis.rough import rough_if_faster
 from saddlescope.analysis.spectrum import measure_spectrum
 from saddlescope.analysis.subject import Given, open_checkpoint

@@ -36,8 +36,8 @@ FIRST_LOOK, SMALL_END = 4, 30
 #: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
 #: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
 NEAR = 3e-2
-#: The same in a search with cheaper products, so that the operator's own residual is below :data:`NEAR`: on ResNet-8 that one was
-#: up to a tenth larger. A search that is not confirmed costs a whole run.
+#: The same in a search with cheaper products, so that the operator's own residual is below :data:`NEAR`: on ResNet-8 that one
+#: was up to a tenth larger. A search that is not confirmed costs a whole run.
 NEAR_ROUGHLY = 2.5e-2
 
 

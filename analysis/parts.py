@@ -38,8 +38,8 @@ def part_of(indices: np.ndarray, labels: np.ndarray, work: float = math.inf) -> 
 def one_micro_batch(operator: LinearOperator) -> LinearOperator:
     """What is guarded: the same Hessian over one micro-batch of its samples, where these lie on one device.
 
-    What is random in some samples is in all, and the noise of fewer is hardly ever smaller. Kernels that are compiled for a micro-batch
-    of this size are used again.
+    What is random in some samples is in all, and the noise of fewer is hardly ever smaller. Kernels that are compiled for a
+    micro-batch of this size are used again.
     """
     if not isinstance(operator, HessianOperator) or operator.reduce is not None:
         return operator

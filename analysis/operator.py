@@ -82,8 +82,11 @@ class HessianOperator:
 
     @property
     def work(self) -> float:
-        """Multiplications of a forward pass over all samples, in convolutions and linear maps; infinite where not counted."""
-        return self._work * self.num_samples
+        """Multiplications of a forward pass over all samples, in convolutions and linear maps; infinite where not counted.
+
+        It is counted on the first samples, so processes that share a group could disagree: they do not count.
+        """
+        return math.inf if self.reduce is not None else self._work * self.num_samples
 
     def over(self, samples: Samples, reduce: Reduce | None = None) -> HessianOperator:
         """The mean over other samples of the same data; what was found out about the model and its loss is taken over."""

@@ -224,3 +224,4 @@ def test_the_same_over_other_samples(network, long_tail):
     assert part.work == pytest.approx(whole.work * len(chosen) / samples.num_samples)
     assert torch.equal(whole.matvec(v), before)
     assert whole.matvecs == 2
+    assert whole.over(samples, reduce=lambda total: total).work == float("inf")  # processes that share a group must agree

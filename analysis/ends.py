@@ -36,8 +36,8 @@ FIRST_LOOK, SMALL_END = 4, 30
 #: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
 #: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
 NEAR = 3e-2
-#: The same in a search with cheaper products, so that the operator's own residual is below :data:`NEAR`: on ResNet-8 that one
-#: was up to a tenth larger. A search that is not confirmed costs a whole run.
+#: The same in a search with cheaper products, so that the operator's own residual, which is a little larger, is below
+#: :data:`NEAR`. A search that is not confirmed costs a whole run.
 NEAR_ROUGHLY = 2.5e-2
 
 
@@ -95,7 +95,6 @@ def measure_ends(
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
 
     def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
-
         def stop(run: Lanczos) -> bool:
             if progress is not None:
                 progress(1)

@@ -26,19 +26,29 @@ __path__ = [str(_HERE / "saddlescope" if (_HERE / "saddlescope").is_dir() else _
 
 #: public name -> module that defines it
 _PUBLIC = {
-    "SAM": "training.optimizers",
-    "ImbSAM": "training.optimizers",
-    "SSESAM": "training.optimizers",
-    "CCSAM": "training.optimizers",
-    "FocalSAM": "training.optimizers",
-    "HessianOperator": "analysis.operator",
-    "Samples": "analysis.samples",
-    "Scheme": "analysis.results",
-    "CurvatureResult": "analysis.results",
-    "Slice": "analysis.results",
-    "AnalysisSettings": "analysis.settings",
-    "analyze": "analysis.analyze",
-    "load_study": "analysis.study",
+    "SAM": "training.optimizers.registry",
+    "ImbSAM": "training.optimizers.registry",
+    "SSESAM": "training.optimizers.registry",
+    "CCSAM": "training.optimizers.registry",
+    "FocalSAM": "training.optimizers.registry",
+    "HessianOperator": "analysis.hessian.operator",
+    "Samples": "analysis.samples.samples",
+    "Scheme": "analysis.records.results",
+    "CurvatureResult": "analysis.records.results",
+    "Slice": "analysis.records.results",
+    "AnalysisSettings": "analysis.records.settings",
+    "analyze": "analysis.measures.analyze",
+    "load_study": "analysis.records.study",
+    "build_model": "training.networks.models",
+    "build_loss": "training.losses",
+    "load_data": "training.data.datasets",
+    "analysis_set": "training.data.datasets",
+}
+#: Factories of the suite under the names that stored side-cars of earlier versions call them by.
+_FORMER = {
+    "saddlescope.training.models:build_model": "saddlescope:build_model",
+    "saddlescope.training.losses:build_loss": "saddlescope:build_loss",
+    "saddlescope.training.datasets:analysis_set": "saddlescope:analysis_set",
 }
 __all__ = ["FactoryError", "__version__", "load_factory", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
 
@@ -62,6 +72,7 @@ def load_factory(reference: str) -> Any:
     Raises:
         FactoryError: no such file, module or name, or the import failed.
     """
+    reference = _FORMER.get(reference, reference)
     place, _, name = reference.rpartition(":")
     if not place or not name:
         raise FactoryError(f"factory {reference!r}: write package.module:name or path/file.py:name")
@@ -163,17 +174,17 @@ def reproduce(
     ] = False,
 ) -> None:
     """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
-    from saddlescope.analysis.drive import analyze_with_progress
-    from saddlescope.analysis.study import load_study
-    from saddlescope.analysis.study_plan import StudyAnalysis
+    from saddlescope.analysis.records.study import load_study
+    from saddlescope.analysis.records.study_plan import StudyAnalysis
+    from saddlescope.analysis.studies.analyze_command import analyze_with_progress
     from saddlescope.figures.draw import draw_study
-    from saddlescope.reports.html import write_report
-    from saddlescope.reports.summary import print_summary
-    from saddlescope.training.progress import train_with_progress
-    from saddlescope.training.recipe import load_recipe
+    from saddlescope.reports.page.html import write_report
+    from saddlescope.reports.page.summary import print_summary
+    from saddlescope.training.runs.progress import train_with_progress
+    from saddlescope.training.runs.recipe import load_recipe
 
     if list_:
-        from saddlescope.reports.registry import print_registry
+        from saddlescope.reports.literature.registry import print_registry
 
         print_registry(out)
         return

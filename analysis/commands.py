@@ -93,9 +93,9 @@ def analyze(
 
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
-    from .drive import Request, analyze_targets
-    from .settings import settings_from_flags
-    from .subject import given_from_flags
+    from .checkpoints.analysis_inputs import given_from_flags
+    from .records.settings import settings_from_flags
+    from .studies.analyze_command import Request, analyze_targets
 
     flags = {
         "eta": eta,
@@ -159,8 +159,8 @@ def slice_(
     data_root: DataRoot = None,
 ) -> None:
     """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
-    from .slice_drive import slice_target
-    from .subject import given_from_flags
+    from .checkpoints.analysis_inputs import given_from_flags
+    from .studies.slice_command import slice_target
 
     given = given_from_flags(
         model=model,
@@ -184,7 +184,7 @@ def verify(
     data_root: DataRoot = None,
 ) -> None:
     """Recompute the proofs of negative curvature of RESULT from its checkpoint and vectors; exit 1 if one no longer holds."""
-    from .drive import verify_result
+    from .studies.analyze_command import verify_result
 
     verify_result(result, checkpoint, data_root, trust=trust_checkpoint)
 
@@ -205,7 +205,7 @@ def augmentation_control(
 
     saddlescope augmentation-control OUT --data cifar10 --data-root DATA --checkpoint runs/STUDY/RUN/checkpoint.pt
     """
-    from .control_drive import Wanted, run_control
+    from .augmentation.control_command import Wanted, run_control
 
     wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed)
     for path in run_control(out, wanted):
@@ -233,7 +233,7 @@ def bench(
 
     The peers come with the extra named bench. See OUT/bench.md afterwards.
     """
-    from .bench import bench as run
+    from .bench.run import bench as run
 
     path = run(
         out,

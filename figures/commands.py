@@ -44,8 +44,8 @@ def saddle_demo(
     ] = None,
 ) -> None:
     """Draw the textbook saddle that gradient descent leaves and SAM with a large radius does not; needs no study."""
-    from .canvas import check_formats
-    from .saddle_demo import save
+    from .drawing.canvas import check_formats
+    from .plots.saddle_demo import save
 
     for path in save(out, check_formats(tuple(formats or ("svg", "png")))):
         typer.echo(path)

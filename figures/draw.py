@@ -13,26 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..analysis.results import write_text_atomically
-from ..analysis.study import Study, load_study, read_json
-from . import (
-    accuracy,
-    along,
-    class_sizes,
-    convexity,
-    density,
-    escape,
-    extremes,
-    lines,
-    mass,
-    multipliers,
-    planes,
-    shared,
-    stored,
-    verdicts,
-)
-from .canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
-from .material import NothingToDraw, Planned
+from ..analysis.records.results import write_text_atomically
+from ..analysis.records.study import Study, load_study, read_json
+from . import draw_results as stored
+from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
+from .drawing.study_data import NothingToDraw, Planned
+from .plots import accuracy, class_sizes, convexity, density, escape, extremes, lines, multipliers, planes, verdicts
+from .plots import along_training as along
+from .plots import negative_mass as mass
+from .plots import shared_directions as shared
 
 MANIFEST, SKIPPED, CAPTIONS = "manifest.json", "skipped.json", "captions.md"
 #: in the order of the report: the answer, what it rests on, how it came about, what it is good for

@@ -10,7 +10,7 @@ import typer
 
 def register(app: typer.Typer) -> None:
     """Adds this package's commands to the command line."""
-    from .check_commands import register_baseline
+    from .check.commands import register_baseline
 
     @app.command()
     def report(
@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the report's path only")] = False,
     ) -> None:
         """Write the tables and report.html of a study from its stored results."""
-        from ..analysis.study import load_study
-        from .html import write_report
-        from .summary import print_summary
+        from ..analysis.records.study import load_study
+        from .page.html import write_report
+        from .page.summary import print_summary
 
         path = write_report(study)
         if not quiet:

@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ..analysis.results import CurvatureResult
-from .baseline import BaselineError, Series
-from .baseline_file import load_baseline, save_baseline
-from .baseline_series import collect, gather
-from .check import Check, check
-from .check_accept import accept as accepted
-from .check_accept import create
-from .check_output import failures, footer
+from ..analysis.records.results import CurvatureResult
+from .check.accept import accept as accepted
+from .check.accept import create
+from .check.baseline import BaselineError, Series
+from .check.baseline_file import load_baseline, save_baseline
+from .check.output import failures, footer
+from .check.run import Check, check
+from .check.series import collect, gather
 
 #: results in memory, files or folders of results, or either under the names of their series
 Results = (

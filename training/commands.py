@@ -28,17 +28,17 @@ def train(
     ] = False,
 ) -> None:
     """Train every optimizer of RECIPE with every seed; run it again to continue after an interruption."""
-    from .progress import train_with_progress
-    from .recipe import load_recipe
+    from .runs.progress import train_with_progress
+    from .runs.recipe import load_recipe
 
     plan = load_recipe(recipe, overrides or [])
     if tensorboard:
-        from .tensorboard import require
+        from .runs.tensorboard import require
 
         require()
     folders = train_with_progress(plan, out / plan.name, data_root=data_root, jobs=jobs, only=only, shard=shard)
     if tensorboard:
-        from .tensorboard import write_events
+        from .runs.tensorboard import write_events
 
         for folder in folders:
             write_events(folder)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .classes import number, whole_counts
+from .class_counts import number, whole_counts
 
 WeightScale = Literal["classes", "samples"]
 

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.samples import Samples
+from saddlescope.analysis.krylov.linear_operator import LinearOperator
+from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 from torch.nn import functional
 
 
-class DiagonalOperator:
+class DiagonalOperator(LinearOperator):
     """``diag(values)``, optionally turned by a Householder reflection so that no coordinate is special."""
 
     def __init__(self, values, dtype=torch.float64, reflect=None):
@@ -28,9 +29,6 @@ class DiagonalOperator:
     def matvec(self, v):
         self.matvecs += 1
         return self._turn(self.values * self._turn(v))
-
-    def matmat(self, v):
-        return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
 
 class Residual(nn.Module):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.results import CurvatureResult, Slice, load
-from saddlescope.analysis.user_code import _load_samples
+from saddlescope.analysis.checkpoints.user_code import _load_samples
+from saddlescope.analysis.records.results import CurvatureResult, Slice, load
 from safetensors.torch import save_file
 from torch import nn
 
@@ -115,7 +115,7 @@ def test_one_command_answers_for_somebody_elses_checkpoint(project, run):
 def test_a_user_package_named_training_is_theirs_and_ours_stays_ours(project, run):
     assert run("analyze", "ckpt.pt", *OURS)[0] == 0
     assert Path(sys.modules["training"].__file__).parent == project / "training"
-    assert Path(sys.modules["saddlescope.analysis.analyze"].__file__).parents[1] != project
+    assert Path(sys.modules["saddlescope.analysis.measures.analyze"].__file__).parents[1] != project
 
 
 def test_a_second_call_measures_nothing(project, run):
@@ -162,7 +162,7 @@ def test_groups_by_list_and_by_file(project, run):
 
 
 def test_a_series_is_natural_ordered_thinned_and_shared(project, run):
-    from saddlescope.analysis.targets import find_checkpoints
+    from saddlescope.analysis.checkpoints.discovery import find_checkpoints
 
     (project / "series").mkdir()
     for epoch in (1, 2, 10):

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from saddlescope.analysis.ends import measure_ends
-from saddlescope.analysis.groups import group_indices, make_scheme
-from saddlescope.analysis.operator import HessianOperator
-from saddlescope.analysis.parts import part_of
-from saddlescope.analysis.rough import rough_if_faster
-from saddlescope.analysis.spectrum import measure_spectrum
-from saddlescope.analysis.subject import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.hessian.low_precision import rough_if_faster
+from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.hessian.sample_parts import part_of
+from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.measures.extremes import measure_ends
+from saddlescope.analysis.samples.groups import group_indices, make_scheme
 
 
 def main() -> None:

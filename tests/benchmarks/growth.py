@@ -18,10 +18,10 @@ import time
 
 import numpy as np
 import torch
-from saddlescope.analysis.lanczos import Lanczos
-from saddlescope.analysis.operator import HessianOperator
-from saddlescope.analysis.samples import Samples
-from saddlescope.training.models import build_model
+from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.krylov.lanczos import Lanczos
+from saddlescope.analysis.samples.samples import Samples
+from saddlescope.training.networks.models import build_model
 from torch import Tensor, nn
 
 
@@ -74,10 +74,6 @@ class Timed:
         result = self.operator.matvec(v)
         self.seconds += time.perf_counter() - began
         return result
-
-    def matmat(self, v: Tensor) -> Tensor:
-        """``H V``."""
-        return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
 
 def wide(channels: int) -> nn.Module:

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 import torch
-from saddlescope.analysis.escape import shifted
-from saddlescope.analysis.groups import group_indices
-from saddlescope.analysis.operator import HessianOperator
-from saddlescope.analysis.results import CurvatureResult, load
-from saddlescope.analysis.subject import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.measures.saddle import shifted
+from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.samples.groups import group_indices
 from safetensors.torch import load_file
 
 

@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from saddlescope.training.longtail import long_tail_counts
-from saddlescope.training.models import build_model
-from saddlescope.training.optimizers import build_optimizer
+from saddlescope.training.data.longtail import long_tail_counts
+from saddlescope.training.networks.models import build_model
+from saddlescope.training.optimizers.registry import build_optimizer
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 

@@ -16,7 +16,7 @@ import time
 import numpy as np
 import torch
 from saddlescope.training.losses import build_loss
-from saddlescope.training.optimizers import SSESAM
+from saddlescope.training.optimizers.registry import SSESAM
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 

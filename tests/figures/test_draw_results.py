@@ -3,11 +3,12 @@
 import shutil
 
 import pytest
-from saddlescope.analysis.results import CurvatureResult, ResultError, load
-from saddlescope.figures import density, extremes, stored
-from saddlescope.figures.canvas import FigureError, style
+from saddlescope.analysis.records.results import CurvatureResult, ResultError, load
+from saddlescope.figures import draw_results as stored
 from saddlescope.figures.draw import draw_results
-from saddlescope.figures.looks import OPTIMIZERS
+from saddlescope.figures.drawing.appearance import OPTIMIZERS
+from saddlescope.figures.drawing.canvas import FigureError, style
+from saddlescope.figures.plots import density, extremes
 
 
 @pytest.fixture

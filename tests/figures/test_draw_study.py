@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
-from saddlescope.analysis.results import ResultError
-from saddlescope.figures import what_moved
-from saddlescope.figures.canvas import FigureError
+from saddlescope.analysis.records.results import ResultError
 from saddlescope.figures.draw import draw_study
+from saddlescope.figures.drawing.canvas import FigureError
+from saddlescope.figures.plots import what_moved
 
 NAMES = [
     "verdicts",

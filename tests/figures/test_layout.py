@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import pytest
-from saddlescope.analysis.results import CurvatureResult, load
-from saddlescope.analysis.study import load_study
-from saddlescope.figures import saddle_demo
-from saddlescope.figures.anatomy import anatomy
-from saddlescope.figures.canvas import legend_below, new_figure, style
+from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.draw import planned
-from saddlescope.figures.looks import handle, optimizer_looks
-from saddlescope.figures.material import NothingToDraw
-from saddlescope.figures.scales import colour_bar, log_axis, signed_axis
+from saddlescope.figures.drawing.appearance import handle, optimizer_looks
+from saddlescope.figures.drawing.canvas import legend_below, new_figure, style
+from saddlescope.figures.drawing.scales import colour_bar, log_axis, signed_axis
+from saddlescope.figures.drawing.study_data import NothingToDraw
+from saddlescope.figures.plots import saddle_demo
+from saddlescope.figures.plots.spectrum_anatomy import anatomy
 
 #: measured, not made up: seeds that differ, intervals open at an end, losses that rise steeply
 STORED = Path(__file__).parents[2] / "reports" / "studies" / "cifar10-lt-small"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saddlescope.analysis.results import CurvatureResult
+from saddlescope.analysis.records.results import CurvatureResult
 
 COUNTS = [102, 73, 52, 37, 26, 19, 13, 9, 7, 5]
 SCHEMES = {
@@ -216,7 +216,7 @@ def _build_run(run: Path, optimizer: str, seed: int, schemes: tuple[str, ...], n
             "version": 1,
             "checkpoint": "checkpoint.pt",
             "sha256": sha(optimizer, seed, "checkpoint"),
-            "model": {"factory": "saddlescope.training.models:build_model", "args": {"name": "resnet8"}, "parameters": 78042},
+            "model": {"factory": "saddlescope:build_model", "args": {"name": "resnet8"}, "parameters": 78042},
             "data": {
                 "factory": "x:y",
                 "args": {},

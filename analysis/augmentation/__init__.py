@@ -1,0 +1,1 @@
+"""The control that tells curvature from augmentation noise."""

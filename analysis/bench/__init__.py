@@ -1,0 +1,1 @@
+"""This suite beside its peers."""

@@ -1,0 +1,1 @@
+"""From files and names to model, samples and loss."""

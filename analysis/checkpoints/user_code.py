@@ -1,0 +1,232 @@
+"""Losses and data that a user names on the command line, or a side-car names for us: one mechanism for both."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
+
+from saddlescope import load_factory
+
+from ..hessian.losses import BatchLoss, classification_loss
+from ..samples.samples import Samples
+
+#: factories of the suite's own data sets and losses: found by name, like anybody's
+OUR_DATA = "saddlescope:analysis_set"
+OUR_LOSSES = "saddlescope:build_loss"
+
+
+class SubjectError(ValueError):
+    """Model, data or loss cannot be put together; the message names the factory and the fix."""
+
+
+def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, Any]) -> Any:
+    """Calls user code; what it raises comes back as one sentence that names it.
+
+    Raises:
+        SubjectError: the arguments do not fit, or the call raised.
+    """
+    try:
+        inspect.signature(factory).bind(**arguments)
+    except TypeError as error:
+        raise SubjectError(f"{reference} does not take the arguments {dict(arguments)}: {error}") from None
+    except ValueError:
+        pass  # a builtin without a signature
+    try:
+        return factory(**arguments)
+    except Exception as error:
+        if type(error).__module__.split(".")[0] == "saddlescope":
+            raise  # says itself what is wrong
+        raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
+
+
+def build_loss(reference: str | None, class_counts: list[int]) -> tuple[BatchLoss, str]:
+    """The loss and its name.
+
+    Args:
+        reference: ``None`` for cross-entropy; a loss of the suite (``ldam``, ``la`` ...); or ``file.py:loss`` that is called as
+            ``loss(model, batch)`` and returns one number per sample, or their mean.
+        class_counts: for losses that depend on them.
+
+    Raises:
+        SubjectError: the reference is no function of two arguments.
+    """
+    if reference is None or reference == "cross-entropy":
+        return classification_loss(), "cross-entropy"
+    if ":" not in reference:
+        return classification_loss(load_factory(OUR_LOSSES)(name=reference, class_counts=class_counts)), reference
+    function = load_factory(reference)
+    try:
+        fits = callable(function) and bool(inspect.signature(function).bind(None, None))
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        raise SubjectError(f"loss {reference}: must be a function loss(model, batch)")
+    return function, reference
+
+
+def load_samples(reference: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> Samples:
+    """The samples that a reference names, kept for the next checkpoint on the same data.
+
+    Args:
+        reference: ``file.py:function`` or ``package.module:function``; a data set of the suite (``cifar10``, with
+            ``imbalance_factor`` and so on as arguments); a ``.npz``, ``.pt`` or ``.safetensors`` file with inputs and labels;
+            or a folder of class folders of images.
+        arguments: keyword arguments.
+        num_classes: C; default: from the labels.
+
+    Raises:
+        SubjectError: nothing that can be read as labelled samples.
+        SamplesError: the samples cannot be analysed.
+    """
+    return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes)
+
+
+@lru_cache(maxsize=2)
+def _load_samples(reference: str, arguments: str, num_classes: int | None) -> Samples:
+    given = json.loads(arguments)
+    path = Path(reference).expanduser()
+    if ":" not in reference or path.exists():
+        if path.is_file():
+            return as_samples(_tensors_of(path), reference, num_classes)
+        if path.is_dir():
+            return as_samples(_image_folder(path, **given), reference, num_classes)
+        if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors"):
+            raise SubjectError(f"--data {reference}: no such file or folder")
+        return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)
+    return as_samples(call(load_factory(reference), reference, given), reference, num_classes)
+
+
+def as_samples(data: Any, reference: str = "data", num_classes: int | None = None) -> Samples:
+    """Samples from what a data factory returned: ``(inputs, targets)``, a Dataset, a loader, or an iterable of batches.
+
+    Raises:
+        SubjectError: nothing of the kind.
+        SamplesError: the data cannot be analysed (they change between two looks, hold no labels ...).
+    """
+    if isinstance(data, Samples):
+        return data
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data):
+        inputs, targets = (torch.as_tensor(part) for part in data)
+        if targets.dim() == 1 and not targets.is_floating_point() and len(inputs) == len(targets):
+            return Samples.from_tensors(inputs, targets, num_classes)
+    if isinstance(data, DataLoader):
+        return _of_loader(data, reference, num_classes)
+    if isinstance(data, IterableDataset):
+        return Samples.from_batches([default_collate([item]) for item in data], num_classes)
+    if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
+        return Samples.from_batches([data], num_classes)
+    if isinstance(data, list) and data and _is_batch(data[0]):
+        return Samples.from_batches(data, num_classes)
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
+        return Samples.from_dataset(data, num_classes)
+    if hasattr(data, "__iter__") and not isinstance(data, dict | str | Tensor):
+        return Samples.from_batches(data, num_classes)
+    raise SubjectError(
+        f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
+    )
+
+
+def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None) -> Samples:
+    """All samples of a loader in the order of its data set: a loader may shuffle and drop, and neither may count.
+
+    Raises:
+        SubjectError: the loader draws its samples, so that nobody knows which they are.
+    """
+    if isinstance(loader.dataset, IterableDataset):
+        return Samples.from_batches(loader, num_classes)
+    sampler = loader.sampler
+    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
+    if not plain or not (shuffles or isinstance(sampler, SequentialSampler)):
+        name = type(sampler if plain else loader.batch_sampler).__name__
+        raise SubjectError(
+            f"{reference} returned a loader whose {name} chooses the samples; return the data set, or a Subset of it, instead"
+        )
+    if loader.collate_fn is default_collate:
+        return Samples.from_dataset(loader.dataset, num_classes)
+    ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
+    return Samples.from_batches(ordered, num_classes)
+
+
+def _is_batch(item: Any) -> bool:
+    """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
+    parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
+    return bool(parts) and all(isinstance(part, Tensor) and part.dim() >= 1 for part in parts)
+
+
+def _tensors_of(path: Path) -> tuple[Any, Any]:
+    """Inputs and labels in a file of arrays."""
+    try:
+        if path.suffix == ".npz":
+            content: Any = dict(np.load(path, allow_pickle=False))
+        elif path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise SubjectError(f"--data {path}: cannot be read: {str(error).splitlines()[0][:200]}") from None
+    if isinstance(content, tuple | list) and len(content) == 2:
+        return content[0], content[1]
+    if isinstance(content, dict):
+        inputs = next((content[key] for key in ("inputs", "images", "x", "X", "data") if key in content), None)
+        labels = next((content[key] for key in ("labels", "targets", "y", "Y", "target", "label") if key in content), None)
+        if inputs is not None and labels is not None:
+            return torch.as_tensor(inputs), torch.as_tensor(labels)
+        raise SubjectError(f"--data {path}: holds {', '.join(map(str, content))}; name the arrays 'inputs' and 'labels'")
+    raise SubjectError(f"--data {path}: holds a {type(content).__name__}, not inputs and labels")
+
+
+def _image_folder(
+    path: Path, size: int | None = None, mean: list[float] | None = None, std: list[float] | None = None
+) -> tuple[Tensor, Tensor]:
+    """``path/<class>/<image>``: classes by name; the shorter side scaled to ``size`` and the centre cut out, then normalised.
+
+    ``mean`` and ``std`` default to ImageNet's, the usual choice for such folders.
+    """
+    from PIL import Image
+
+    classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
+    files = [
+        (file, label)
+        for label, name in enumerate(classes)
+        for file in sorted((path / name).rglob("*"))
+        if file.suffix.lower() in suffixes
+    ]
+    if not files:
+        raise SubjectError(f"--data {path}: no images in class folders there ({len(classes)} folders)")
+    pictures = []
+    for file, _ in files:
+        with Image.open(file) as opened:
+            picture = opened.convert("RGB")
+        if size is not None:
+            scale = size / min(picture.size)
+            picture = picture.resize((max(size, round(picture.width * scale)), max(size, round(picture.height * scale))))
+            left, top = (picture.width - size) // 2, (picture.height - size) // 2
+            picture = picture.crop((left, top, left + size, top + size))
+        pictures.append(torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1))
+    shapes = {tuple(picture.shape) for picture in pictures}
+    if len(shapes) > 1:
+        raise SubjectError(f"--data {path}: images of {len(shapes)} different sizes; give --data-args '{{\"size\": 224}}'")
+    offset, scale_ = torch.tensor(mean or [0.485, 0.456, 0.406]), torch.tensor(std or [0.229, 0.224, 0.225])
+    inputs = (torch.stack(pictures) - offset[:, None, None]) / scale_[:, None, None]
+    return inputs, torch.tensor([label for _, label in files])

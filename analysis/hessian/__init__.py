@@ -1,0 +1,1 @@
+"""The group Hessian as a linear operator: losses, modules, cheaper products, several processes."""

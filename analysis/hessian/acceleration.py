@@ -1,0 +1,217 @@
+"""Faster Hessian-vector products of convolution networks in eval mode: same function, cheaper second derivatives.
+
+A Hessian-vector product through a stored gradient graph takes six convolutions' work per layer (Pearlmutter 1994, counted for a
+convolution with data, weights and both their tangents). Two things make it cost about twice that in practice, and both are
+changed here while the graph is recorded, without touching the model:
+
+* PyTorch's double backward of a convolution writes the weight part as a convolution whose kernel has the size of the image.
+  ``second_derivatives`` uses the ordinary weight-gradient kernel instead.
+* BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
+  Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
+  the derivatives with respect to each of them are unchanged.
+
+On the CPU, images are laid out channels-last, which saves re-ordering at every call. What may be folded is found by recording
+one forward pass; a convolution whose output goes anywhere else but into one BatchNorm stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from .convolution_derivatives import Geometry, Precision, convolution
+
+_CONVOLUTIONS: dict[Any, int] = {functional.conv1d: 1, functional.conv2d: 2, functional.conv3d: 3}
+
+
+class _Pending:
+    """A convolution that waits for the BatchNorm it will be folded into."""
+
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
+        self.x, self.weight, self.bias, self.geometry = x, weight, bias, geometry
+
+    def stand_in(self) -> Tensor:
+        """A tensor of the output's shape that owns one number; nothing may read it."""
+        stride, padding, dilation, _ = self.geometry
+        sizes = zip(self.x.shape[2:], self.weight.shape[2:], stride, padding, dilation, strict=True)
+        space = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
+        return self.x.new_empty(()).expand(self.x.shape[0], self.weight.shape[0], *space)
+
+
+def _geometry(dimensions: int, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
+    def full(value: Any) -> tuple[int, ...]:
+        return (value,) * dimensions if isinstance(value, int) else tuple(value)
+
+    return full(stride), full(padding), full(dilation), groups
+
+
+def _call(
+    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+) -> Any:
+    return x, weight, bias, stride, padding, dilation, groups
+
+
+def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
+    return weight
+
+
+class AccelerationError(RuntimeError):
+    """The model used a convolution's output in a way that recording had not seen; use the plain path."""
+
+
+class _Mode(TorchFunctionMode):
+    """Sees every torch function that the model calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: dict[int, Any] = {}
+
+    @staticmethod
+    def _is_metadata(function: Any) -> bool:
+        name = getattr(function, "__name__", "")
+        return function in _METADATA or name == "__get__"
+
+    def _reads(self, arguments: Iterable[Any]) -> list[int]:
+        return [id(leaf) for leaf in arguments if isinstance(leaf, Tensor) and id(leaf) in self.seen]
+
+
+_METADATA = {
+    Tensor.dim,
+    Tensor.size,
+    Tensor.ndimension,
+    Tensor.stride,
+    Tensor.is_contiguous,
+    Tensor.numel,
+    Tensor.is_floating_point,
+}
+
+
+def _eval_batch_norm(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return function is functional.batch_norm and not (args[5] if len(args) > 5 else kwargs.get("training", False))
+
+
+class _Record(_Mode):
+    """Finds the convolution weights whose outputs are read by one eval-mode BatchNorm and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.readers: dict[int, list[bool]] = {}  # output id -> per reader: is it a BatchNorm's input?
+        self.weights: dict[int, list[int]] = {}  # weight id -> output ids
+        self.convolutions: list[int] = []  # multiplications of each
+        self.linear = 0  # and of all linear maps
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not self._is_metadata(function):
+            for key in self._reads(tree_leaves((args, kwargs))):
+                self.readers[key].append(_eval_batch_norm(function, args, kwargs) and id(args[0]) == key)
+        result = function(*args, **kwargs)
+        if function in _CONVOLUTIONS:
+            weight = _call(*args, **kwargs)[1]
+            self.convolutions.append(result.numel() * weight[0].numel())
+            self.seen[id(result)] = result  # kept alive: an id must stay unique while recording
+            self.readers[id(result)] = []
+            self.weights.setdefault(id(weight), []).append(id(result))
+        elif function is functional.linear:
+            self.linear += result.numel() * _linear_weight(*args, **kwargs).shape[-1]
+        return result
+
+    def foldable(self) -> frozenset[int]:
+        """Ids of the weights that may be folded wherever they are used."""
+        return frozenset(w for w, outputs in self.weights.items() if all(self.readers[o] == [True] for o in outputs))
+
+
+class _Replace(_Mode):
+    """Routes convolutions, and BatchNorms behind them, through the faster forms."""
+
+    def __init__(self, foldable: frozenset[int], channels_last: bool, precision: Precision) -> None:
+        super().__init__()
+        self.foldable, self.channels_last, self.precision = foldable, channels_last, precision
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if function in _CONVOLUTIONS and not isinstance(_call(*args, **kwargs)[4], str):
+            return self._convolution(_CONVOLUTIONS[function], *_call(*args, **kwargs))
+        if _eval_batch_norm(function, args, kwargs) and id(args[0]) in self.seen:
+            return self._batch_norm(*args, **kwargs)
+        if self._reads(tree_leaves((args, kwargs))) and not self._is_metadata(function):
+            raise AccelerationError(f"{function} reads the output of a folded convolution")
+        return function(*args, **kwargs)
+
+    def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
+        if self.channels_last and dimensions == 2 and x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
+            return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
+        pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry))
+        if id(weight) in self.foldable:
+            stand_in = pending.stand_in()
+            self.seen[id(stand_in)] = (stand_in, pending)
+            return stand_in
+        return self._apply(pending, weight, bias)
+
+    def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.channels_last and weight.dim() == 4:
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        result = convolution(pending.x, weight, pending.geometry, self.precision)
+        return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
+
+    def _batch_norm(
+        self, x: Tensor, mean: Any, variance: Any, weight: Any = None, bias: Any = None, training: bool = False,
+        momentum: float = 0.1, eps: float = 1e-5,
+    ) -> Tensor:  # fmt: skip
+        _, pending = self.seen.pop(id(x))
+        scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
+        shift = -mean * scale if bias is None else bias - mean * scale
+        if pending.bias is not None:
+            shift = shift + pending.bias * scale
+        kernel = pending.weight * scale.view(-1, *[1] * (pending.weight.dim() - 1))
+        return self._apply(pending, kernel, shift)
+
+
+class Accelerator:
+    """Runs a model's forward pass so that its gradient graph is cheap to differentiate again.
+
+    Use ``plan`` once on a sample batch, then call the model inside ``recording()``.
+
+    Attributes:
+        precision: of the products through its graphs.
+        work: multiplications of the forward pass for one sample, in convolutions and linear maps.
+        convolution_work: of a convolution, on average over the model's; 0 where linear maps do most of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._foldable: frozenset[int] = frozenset()
+        self._channels_last = device.type == "cpu"
+        self.precision = Precision()
+        self.work = self.convolution_work = 0.0
+
+    def plan(self, forward: Callable[[], Any], samples: int = 1) -> bool:
+        """Runs ``forward()`` once without gradients and notes what can be folded, and the work.
+
+        Args:
+            forward: the model's, on a few samples.
+            samples: how many.
+
+        Returns:
+            Whether it holds any convolution.
+        """
+        recorder = _Record()
+        with torch.no_grad(), recorder:
+            forward()
+        self._foldable = recorder.foldable()
+        convolutions = sum(recorder.convolutions)
+        self.work = (convolutions + recorder.linear) / samples
+        mostly = convolutions > recorder.linear
+        self.convolution_work = convolutions / samples / len(recorder.convolutions) if mostly else 0.0
+        return bool(recorder.weights)
+
+    def recording(self) -> TorchFunctionMode:
+        """Context in which the model's convolutions take the faster form. Raises AccelerationError inside on a misfit."""
+        return _Replace(self._foldable, self._channels_last, self.precision)

@@ -1,0 +1,113 @@
+"""The generalised Gauss-Newton part of the Hessian: ``H = G + E`` with ``G = (1/N) sum_i J_i^T (grad^2_f l_i) J_i``.
+
+J is the Jacobian of the model's outputs f in the parameters. For a convex loss (cross-entropy, squared error) G is positive
+semidefinite, so negative curvature comes from E alone, the part that the second derivatives of the network bring in
+(Schraudolph 2002; Sagun et al. 2018; Papyan 2019).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..krylov.linear_operator import LinearOperator, OperatorError
+from ..krylov.spectrum import measure_spectrum
+from ..records.results import Extreme, GaussNewton
+from ..samples.samples import Samples, batch_size
+from .losses import BatchLoss, logits_of, summed
+from .operator import HessianOperator
+
+
+class GaussNewtonOperator(LinearOperator):
+    """G as a linear operator over the same parameters, samples and loss as a Hessian operator.
+
+    Products need three backward passes and recompute the forward pass of every micro-batch: ``J v`` as the derivative of
+    ``J^T u`` in u (which is linear), then the loss's own Hessian in the outputs, then ``J^T``.
+
+    Args:
+        hessian: the operator it belongs to; kept graphs of that one are not touched.
+
+    Attributes:
+        size, dtype, device, num_samples, matvecs: as of every operator.
+
+    Raises:
+        OperatorError: the loss is not a function of one output tensor of the model.
+    """
+
+    def __init__(self, hessian: HessianOperator) -> None:
+        self.model: nn.Module = hessian.model
+        self.samples: Samples = hessian.samples
+        self.loss: BatchLoss = hessian.loss
+        self.parameters = hessian.parameters
+        self.size, self.dtype, self.device = hessian.size, hessian.dtype, hessian.device
+        self.num_samples = hessian.num_samples
+        self.matvecs = 0
+        self._hessian = hessian
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``G v`` for ``v [n]``."""
+        parts = [part.view_as(p) for part, p in zip(self._pieces(v.to(self.device, self.dtype)), self.parameters, strict=True)]
+        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        for batch in self.samples.batches(self._hessian.micro_batch, self.device, self.dtype):
+            total += self._product(batch, parts)
+        self.matvecs += 1
+        reduce = self._hessian.reduce
+        return (total if reduce is None else reduce(total)) / self.num_samples
+
+    def _pieces(self, v: Tensor) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = v.split([p.numel() for p in self.parameters])
+        return parts
+
+    def _product(self, batch: Any, parts: list[Tensor]) -> Tensor:
+        seen: list[Any] = []
+        hook = self.model.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            with self._hessian.differentiable():
+                loss = summed(self.loss(self.model, batch), batch_size(batch))
+        finally:
+            hook.remove()
+        outputs = _single_output(seen)
+        (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        pulled = torch.autograd.grad(outputs, self.parameters, u, create_graph=True, allow_unused=True)
+        used = [(p, v) for p, v in zip(pulled, parts, strict=True) if p is not None]
+        (pushed,) = torch.autograd.grad([p for p, _ in used], u, [v for _, v in used], retain_graph=True)
+        if not slope.requires_grad:  # a loss that is linear in the outputs
+            return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        (curved,) = torch.autograd.grad(slope, outputs, pushed, retain_graph=True)
+        products = torch.autograd.grad(outputs, self.parameters, curved, allow_unused=True)
+        pairs = zip(products, self.parameters, strict=True)
+        return torch.cat([(torch.zeros_like(p) if g is None else g.detach()).reshape(-1) for g, p in pairs])
+
+
+def _single_output(seen: list[Any]) -> Tensor:
+    if len(seen) != 1:
+        raise OperatorError(
+            f"the Gauss-Newton part needs a loss that calls the model once per batch; it was called {len(seen)} times"
+        )
+    return logits_of(seen[0])
+
+
+def measure_gauss_newton(
+    hessian: HessianOperator, v: Tensor | None, *, steps: int, min_steps: int, rtol: float, delta: float, seed: int
+) -> GaussNewton:
+    """Largest eigenvalue and trace of G, and how much of ``v^T H v`` is G's.
+
+    Args:
+        hessian: of the group.
+        v: unit vector, the most negative direction of H, where there is one.
+        steps: Lanczos step limit.
+        min_steps: done in any case.
+        rtol: convergence of the extreme.
+        delta: failure probability of the interval.
+        seed: of the start.
+    """
+    operator = GaussNewtonOperator(hessian)
+    spectrum = measure_spectrum(operator, steps=steps, min_steps=min_steps, rtol=rtol, delta=delta, seed=seed)
+    largest: Extreme = spectrum.lambda_max
+    along = None
+    if v is not None:
+        along = float(torch.dot(operator.matvec(v).double(), v.to(operator.device).double()))
+    return GaussNewton(lambda_max=largest, quotient_along_v=along, trace=spectrum.trace)

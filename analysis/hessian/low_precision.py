@@ -1,0 +1,66 @@
+"""A Hessian whose products are cheap and a little wrong: good enough to find eigenvectors with, not to measure them.
+
+An eigenvalue's error is of the second order in its vector's, so a vector found with an operator that is a little off gives the
+value with an error much smaller than that once it is put through the exact one. (Lower precision inside, full precision around
+it: the pattern of iterative refinement; Higham and Mary, Acta Numerica 31, 2022.)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..krylov.linear_operator import LinearOperator, OperatorError
+from .operator import HessianOperator
+
+#: Multiplications of a convolution for one sample from which bfloat16 saves time: below it the rounding costs as much.
+WORTH_ROUNDING = 5e5
+
+
+class RoughOperator(LinearOperator):
+    """The Hessian of an operator with its convolutions' second derivatives in bfloat16; the graphs are the operator's own.
+
+    Args:
+        operator: in float32, of a model whose convolutions are accelerated. Its graphs are freed: they will hold more.
+
+    Raises:
+        OperatorError: the operator is another one.
+    """
+
+    def __init__(self, operator: HessianOperator) -> None:
+        if operator.accelerator is None or not operator.accelerator.convolution_work or operator.dtype != torch.float32:
+            raise OperatorError("only products of convolution networks in float32 can be taken roughly")
+        self._operator, self._precision = operator, operator.accelerator.precision
+        self._precision.both = True
+        operator.release()
+        self.size, self.num_samples, self.matvecs = operator.size, operator.num_samples, 0
+        self.dtype, self.device = operator.dtype, operator.device
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``, roughly; the operator counts it, too."""
+        return self.matmat(v.unsqueeze(1)).squeeze(1)
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``, roughly."""
+        self.matvecs += v.shape[1]
+        with self._precision.rough():
+            return self._operator.matmat(v)
+
+
+def has_bfloat16_units() -> bool:
+    """Whether the processor multiplies bfloat16 itself (AVX512-BF16, AMX): elsewhere that is slower than float32."""
+    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # a torch that cannot tell has no such kernels to lose
+    return any(getattr(torch.cpu, name, bool)() for name in known)
+
+
+def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
+    """The rough operator where it saves time: a CPU that multiplies bfloat16 itself, and convolutions of some size; else None.
+
+    Depends on the processor and the model alone, so that the same run takes the same way; processes that share a group's
+    samples may have different processors, and go without.
+    """
+    if not isinstance(operator, HessianOperator) or operator.accelerator is None:
+        return None
+    fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
+    worth = operator.accelerator.convolution_work >= WORTH_ROUNDING
+    return RoughOperator(operator) if fits and worth and has_bfloat16_units() else None

@@ -1,0 +1,67 @@
+"""What an analysis needs of a module: eval mode that leaves no trace, and the parameters to differentiate by."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from ..krylov.linear_operator import OperatorError
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy of its own, which the analysis may move and change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own, of exported programs
+        return copy.deepcopy(model)
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode and dense gradients of embeddings inside; flags and buffers as before afterwards, also after an exception."""
+    flags = [(module, module.training) for module in model.modules()]
+    # Sparse gradients have no second derivative; dense ones hold the same numbers.
+    sparse = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    model.eval()
+    for embedding in sparse:
+        embedding.sparse = False
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+        for embedding in sparse:
+            embedding.sparse = True
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):
+                    buffer.copy_(before)
+
+
+def select_parameters(model: nn.Module, pattern: str | None = None) -> tuple[list[str], list[nn.Parameter]]:
+    """Names and parameters with ``requires_grad`` whose name matches one of the comma-separated glob patterns.
+
+    Raises:
+        OperatorError: nothing matches, dtypes or devices are mixed, or a weight is not finite.
+    """
+    free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
+    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    if not chosen:
+        known = ", ".join(name for name, _ in free[:12]) + (" ..." if len(free) > 12 else "")
+        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'; there are: {known or 'none'}")
+    kinds = {(p.dtype, p.device) for _, p in chosen}
+    if len(kinds) > 1:
+        raise OperatorError(
+            f"parameters of different dtype or device ({sorted(map(str, kinds))}); move the model to one of each"
+        )
+    for name, p in chosen:
+        if not bool(torch.isfinite(p).all()):
+            raise OperatorError(f"parameter '{name}' holds NaN or infinity: the checkpoint is of a run that diverged")
+    return [name for name, _ in chosen], [p for _, p in chosen]

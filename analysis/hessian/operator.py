@@ -1,0 +1,313 @@
+"""The group Hessian as a linear operator."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..krylov.linear_operator import NotFiniteError, OperatorError
+from ..samples.memory import fitting, free_bytes, saved_bytes
+from ..samples.samples import Samples, batch_size
+from .acceleration import AccelerationError, Accelerator
+from .losses import BatchLoss, classification_loss, summed
+from .modules import evaluation_mode, select_parameters
+
+log = logging.getLogger(__name__)
+
+#: Adds a flat tensor over all processes; the identity in a single process.
+Reduce = Callable[[Tensor], Tensor]
+
+
+class HessianOperator:
+    """Hessian of a group's mean loss, ``H = (1/N) sum_i grad^2 l_i``, over chosen parameters.
+
+    Sums over samples are divided by N once, so ragged micro-batches weigh what they should. The gradient graph of as many
+    micro-batches as fit the memory budget is kept between products (differentiating it again costs about half of starting
+    over); the others are recomputed.
+
+    Args:
+        model: any module; products are taken in eval mode, its flags and buffers are restored after each call.
+        samples: the group's samples.
+        loss: ``loss(model, batch) -> [n]``; default: cross-entropy of ``model(inputs)`` on ``(inputs, targets)``.
+        params: glob pattern on parameter names, several separated by commas; default: every parameter with
+            ``requires_grad``.
+        micro_batch: samples differentiated at once; default: chosen for the device and the memory budget.
+        memory: budget in bytes for kept graphs; default: half of what is free.
+        reduce: sums a flat tensor over processes, for samples sharded over several devices; ``num_samples`` is then the
+            number over all of them.
+        accelerate: use the cheaper gradient graph of ``acceleration`` where it applies (checked against the plain one).
+
+    Attributes:
+        size: n, the number of parameters.
+        parameter_names: names in the order of the flat vectors.
+        matvecs: products so far.
+        micro_batch: samples differentiated at once.
+        kept_bytes: held by the graphs that are kept.
+        accelerator: what makes products cheaper; None where nothing is accelerated.
+
+    Raises:
+        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        loss: BatchLoss | None = None,
+        *,
+        params: str | None = None,
+        micro_batch: int | None = None,
+        memory: int | None = None,
+        reduce: Reduce | None = None,
+        accelerate: bool = True,
+    ) -> None:
+        self.model, self.loss = model, loss or classification_loss()
+        self.parameter_names, self.parameters = select_parameters(model, params)
+        self.size = sum(p.numel() for p in self.parameters)
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self._micro_batch, self._memory = micro_batch, memory
+        self._take(samples, reduce)
+        self._check_that_losses_add_up()
+        self._work = math.inf
+        self.accelerator = self._plan() if accelerate else None
+
+    @property
+    def work(self) -> float:
+        """Multiplications of a forward pass over all samples, in convolutions and linear maps; infinite where not counted.
+
+        It is counted on the first samples, so processes that share a group could disagree: they do not count.
+        """
+        return math.inf if self.reduce is not None else self._work * self.num_samples
+
+    def over(self, samples: Samples, reduce: Reduce | None = None) -> HessianOperator:
+        """The mean over other samples of the same data; what was found out about the model and its loss is taken over."""
+        other = copy.copy(self)
+        other._take(samples, reduce)
+        return other
+
+    def _take(self, samples: Samples, reduce: Reduce | None) -> None:
+        self.samples, self.reduce = samples, reduce
+        self.num_samples = samples.num_samples
+        if reduce is not None:
+            self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
+        self.matvecs = 0
+        self._budget = self._memory if self._memory is not None else free_bytes(self.device) // 2
+        self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
+        self._kept: list[tuple[Tensor, ...]] | None = None
+        self._rest_from = 0
+        self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
+        self.kept_bytes = 0
+
+    def weights(self) -> Tensor:
+        """The parameters as one flat vector ``[n]``."""
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Mean loss and its gradient ``[n]``.
+
+        Raises:
+            OperatorError: the loss or the gradient is not finite.
+        """
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        with self.differentiable():
+            for batch in self._batches():
+                loss = self._batch_loss(batch)
+                total += loss.detach()
+                gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
+        gradient = self._sum(gradient) / self.num_samples
+        if not math.isfinite(mean) or not bool(torch.isfinite(gradient).all()):
+            raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
+        return mean, gradient
+
+    def mean_loss(self) -> float:
+        """Mean loss at the current weights; may be infinite."""
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        with self.differentiable(), torch.no_grad():
+            for batch in self._batches():
+                total += summed(self.loss(self.model, batch), batch_size(batch))
+        return float(self._sum(total).item()) / self.num_samples
+
+    def matvec(self, v: Tensor) -> Tensor:
+        """``H v`` for ``v [n]``, in the parameters' dtype.
+
+        Raises:
+            OperatorError: the product is not finite.
+        """
+        return self.matmat(v.unsqueeze(1)).squeeze(1)
+
+    def matmat(self, v: Tensor) -> Tensor:
+        """``H V`` for ``V [n, k]``; a micro-batch whose graph is not kept is evaluated once for all columns.
+
+        Raises:
+            OperatorError: a product is not finite.
+        """
+        columns = [self._split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
+        totals = [torch.zeros(self.size, dtype=self.dtype, device=self.device) for _ in columns]
+        if self._kept_at != self._state():
+            self.release()
+        with self.differentiable():
+            if self._kept is None:
+                self._keep_graphs()
+            for gradients in self._kept or ():
+                for k, parts in enumerate(columns):
+                    totals[k] += self._product(gradients, parts, retain=True)
+            for batch in self._batches(self._rest_from):
+                gradients = self._gradients(batch)
+                for k, parts in enumerate(columns):
+                    totals[k] += self._product(gradients, parts, retain=k + 1 < len(columns))
+        self.matvecs += len(columns)
+        result = self._sum(torch.stack(totals, dim=1)) / self.num_samples
+        if not bool(torch.isfinite(result).all()):
+            raise NotFiniteError(
+                "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
+            )
+        return result
+
+    def release(self) -> None:
+        """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
+        self._kept, self._rest_from, self.kept_bytes = None, 0, 0
+
+    def _state(self) -> list[tuple[int, int]]:
+        # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
+        return [(t.data_ptr(), t._version) for t in (*self.model.parameters(), *self.model.buffers())]
+
+    def _keep_graphs(self) -> None:
+        self._kept, self._rest_from, self.kept_bytes = [], 0, 0
+        self._kept_at = self._state()
+        for batch in self._batches():
+            with saved_bytes() as saved:
+                gradients = self._gradients(batch)
+            # Rounded copies of what the convolutions saved come with the first rough product.
+            both = self.accelerator is not None and self.accelerator.precision.both
+            holds = saved.total * 3 // 2 if both else saved.total
+            if self.kept_bytes + holds > self._budget:
+                break
+            self.kept_bytes += holds
+            self._kept.append(gradients)
+            self._rest_from += batch_size(batch)
+
+    def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
+        """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
+        with self.accelerator.recording() if self.accelerator is not None else nullcontext():
+            loss = self._batch_loss(batch)
+        return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+
+    def _batch_loss(self, batch: Any) -> Tensor:
+        loss = summed(self._losses(batch), batch_size(batch))
+        if not loss.requires_grad:
+            raise OperatorError(
+                "the loss does not depend on the chosen parameters: was it computed under no_grad, or detached?"
+            )
+        return loss
+
+    def _losses(self, batch: Any) -> Tensor:
+        try:
+            return self.loss(self.model, batch)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            if type(error).__module__.startswith("saddlescope."):
+                raise  # says itself what is wrong
+            raise OperatorError(f"model or loss failed on a batch: {type(error).__name__}: {error}") from error
+
+    def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
+        pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g is not None and g.requires_grad]
+        if not pairs:  # a loss that is linear in the parameters
+            return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        outputs, vectors = zip(*pairs, strict=True)
+        try:
+            products = torch.autograd.grad(outputs, self.parameters, vectors, retain_graph=retain, allow_unused=True)
+        except RuntimeError as error:
+            if "derivative for" in str(error) and "not implemented" in str(error):
+                choice = "; let the model not choose its attention kernel: the math kernel is taken here, which can be"
+                hint = choice if "attention" in str(error) else ""
+                raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}{hint}") from error
+            raise
+        return self._flat(products)
+
+    def _check_that_losses_add_up(self) -> None:
+        """The mean over samples is what is differentiated, so a sample's loss must not depend on its company in a batch.
+
+        Raises:
+            OperatorError: the loss of some samples together is not that of two parts of them.
+        """
+        few = np.unique(np.linspace(0, self.samples.num_samples - 1, min(16, self.samples.num_samples)).astype(int))
+        if len(few) < 2:
+            return
+        first = max(1, len(few) // 3)
+        sums = []
+        with self.differentiable(), torch.no_grad():
+            for chosen in (few, few, few[:first], few[first:]):
+                (batch,) = self.samples.subset(chosen).batches(len(chosen), self.device, self.dtype)
+                sums.append(float(summed(self._losses(batch), len(chosen))))
+        together, again, apart = sums[0], sums[1], sums[2] + sums[3]
+        allowed = 1e-3 * max(abs(together), abs(apart)) + 1e-5 * len(few)
+        random = abs(together - again) > allowed  # that is for the guard to say
+        if abs(together - apart) > allowed and math.isfinite(apart) and not random:
+            raise OperatorError(
+                f"the summed loss of {len(few)} samples is {together:.6g} in one batch and {apart:.6g} in two: BatchNorm in "
+                "train mode (or exported so) mixes the samples of a batch, or the loss returns a weighted mean instead of one "
+                "number per sample"
+            )
+
+    def _plan(self) -> Accelerator | None:
+        """The accelerated path, if it reproduces one plain product on a few samples; else None."""
+        accelerator = Accelerator(self.device)
+        probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
+        (batch,) = probe.batches(4, self.device, self.dtype)
+        with self.differentiable():
+            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
+            self._work = accelerator.work or math.inf  # it may do its work in ways that are not counted
+            if not convolutions:
+                return None
+            generator = torch.Generator().manual_seed(0)
+            v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
+            self.accelerator = None
+            plain = self._product(self._gradients(batch), v, retain=False)
+            try:
+                self.accelerator = accelerator
+                fast = self._product(self._gradients(batch), v, retain=False)
+            except (AccelerationError, OperatorError, RuntimeError) as error:
+                log.warning("plain Hessian-vector products: %s", error)
+                return None
+        tolerance = 1e4 * torch.finfo(self.dtype).eps  # rounding of saturated softmaxes; a wrong graph is off by far more
+        if not bool((fast - plain).norm() <= tolerance * plain.norm()):
+            log.warning("plain Hessian-vector products: the accelerated ones differ by more than %.0e", tolerance)
+            return None
+        return accelerator
+
+    @contextmanager
+    def differentiable(self) -> Iterator[None]:
+        """Eval mode, full precision, gradients on, and kernels that can be differentiated twice."""
+        # The fused attention kernels have no second derivative; the math kernel does.
+        attention, precision = sdpa_kernel(SDPBackend.MATH), torch.autocast(self.device.type, enabled=False)
+        with evaluation_mode(self.model), attention, precision, torch.enable_grad():
+            yield
+
+    def _batches(self, start: int = 0) -> Iterator[Any]:
+        if start >= self.samples.num_samples:
+            return
+        samples = self.samples if start == 0 else self.samples.subset(torch.arange(start, self.samples.num_samples).numpy())
+        yield from samples.batches(self.micro_batch, self.device, self.dtype)
+
+    def _sum(self, total: Tensor) -> Tensor:
+        return total if self.reduce is None else self.reduce(total)
+
+    def _split(self, v: Tensor) -> list[Tensor]:
+        sizes = [p.numel() for p in self.parameters]
+        return [part.view_as(p) for part, p in zip(v.split(sizes), self.parameters, strict=True)]
+
+    def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+        pairs = list(zip(parts, self.parameters, strict=True))
+        if any(part is not None and part.is_sparse for part, _ in pairs):
+            raise OperatorError("the gradient of a parameter is sparse and cannot be differentiated again: give sparse=False")
+        return torch.cat([(torch.zeros_like(p) if part is None else part.detach()).reshape(-1) for part, p in pairs])

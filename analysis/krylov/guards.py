@@ -1,0 +1,66 @@
+"""Is the operator a fixed symmetric matrix? Measured before the first Lanczos step, and refused where it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..records.results import OperatorNoise
+from .lanczos import random_start
+from .linear_operator import LinearOperator
+
+#: Relative differences above this mean that data or model change between products.
+TOLERANCE = 1e-3
+
+
+class RandomOperatorError(ValueError):
+    """Two products of one vector differ, or the operator is not symmetric."""
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A fixed symmetric operator, as far as three products tell.
+
+    Attributes:
+        noise: what was measured.
+        products: seed of a random unit vector (``lanczos.random_start``) -> its product ``[n]``.
+    """
+
+    noise: OperatorNoise
+    products: Mapping[int, Tensor]
+
+
+def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
+    """Takes three products: one vector twice, another one once.
+
+    Raises:
+        RandomOperatorError: the relative difference or the asymmetry exceeds 1e-3.
+    """
+    seeds = seed + 101, seed + 202
+    u, v = (random_start(operator, one) for one in seeds)
+    first, other = operator.matvec(u).double(), operator.matvec(v).double()
+    operator.release()  # kept graphs would repeat one random draw and look like a fixed operator
+    again = operator.matvec(u).double()
+    size = max(float(first.norm()), float(other.norm()))
+    difference = float((first - again).norm())
+    # For random unit vectors an asymmetric error of norm e shows as about e / sqrt(n).
+    asymmetry = abs(float(torch.dot(first, v.double()) - torch.dot(other, u.double()))) * operator.size**0.5
+    repeat, symmetry = (difference / size, asymmetry / (2 * size)) if size > 0 else (0.0, 0.0)
+    if repeat > TOLERANCE:
+        raise RandomOperatorError(
+            f"two Hessian-vector products of one vector differ by {repeat:.1e} of their size: the data or the model is random. "
+            "Augmentation redrawn at every product fakes saddles in small classes. Give the clean data in a fixed order, turn "
+            "off dropout and stochastic depth in eval mode, and try again"
+        )
+    # The dot products' own round-off grows with sqrt(n) in this measure.
+    if symmetry > max(TOLERANCE, 50 * torch.finfo(operator.dtype).eps * operator.size**0.5):
+        raise RandomOperatorError(
+            f"the operator is not symmetric (relative asymmetry {symmetry:.1e}): is BatchNorm in train mode, or does the model "
+            "use a custom backward pass that is not the derivative of its forward pass?"
+        )
+    floor = 4 * torch.finfo(operator.dtype).eps * size * operator.size**0.5
+    noise = OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor))
+    return Guarded(noise, dict(zip(seeds, (first, other), strict=True)))

@@ -1,0 +1,241 @@
+"""Lanczos tridiagonalisation with full reorthogonalisation, resumable to the same digits.
+
+The three-term recurrence loses orthogonality as soon as a Ritz pair converges (Paige 1976) and then reports the same eigenvalue
+again and again. So every new vector is orthogonalised against its two neighbours, then against the whole basis as many times as
+its loss of length calls for. Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and
+basis have the operator's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from scipy.linalg import eigh_tridiagonal
+from torch import Tensor
+
+from .basis import KrylovBasis, Place
+from .linear_operator import LinearOperator
+from .tensor_files import save_tensors
+
+#: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
+_MOST_PASSES = 4
+#: Called after each step; returns True to stop.
+Stop = Callable[["Lanczos"], bool]
+
+
+class LanczosError(ValueError):
+    """A stored run cannot be continued; the message names the file."""
+
+
+@dataclass(frozen=True)
+class Ritz:
+    """Eigen-decomposition ``T = S diag(theta) S^T`` of the tridiagonal matrix after m steps.
+
+    Attributes:
+        values: theta ``[m]``, ascending.
+        vectors: S ``[m, m]``.
+        residuals: ``beta_m |S[m-1, i]|``, the residual norm of each Ritz pair ``[m]`` (a bound on it after a breakdown).
+        weights: ``S[0, i]^2``, the quadrature weights ``[m]``: non-negative, sum 1.
+    """
+
+    values: np.ndarray
+    vectors: np.ndarray
+    residuals: np.ndarray
+    weights: np.ndarray
+
+
+def ritz_of(alphas: Sequence[float], betas: Sequence[float]) -> Ritz:
+    """What T says after m steps.
+
+    Args:
+        alphas: its diagonal ``[m]``.
+        betas: at least m residual norms, see :class:`Lanczos`.
+    """
+    steps = len(alphas)
+    values, vectors = eigh_tridiagonal(np.asarray(alphas), np.asarray(betas[: steps - 1]))
+    return Ritz(values, vectors, abs(betas[steps - 1]) * np.abs(vectors[-1]), vectors[0] ** 2)
+
+
+def random_start(operator: LinearOperator, seed: int) -> Tensor:
+    """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    v = torch.randn(operator.size, generator=generator, dtype=torch.float64)
+    return v.div(v.norm()).to(operator.device, operator.dtype)
+
+
+class Lanczos:
+    """One run: start with a unit vector, call ``run``; continue later by calling it again.
+
+    Args:
+        operator: symmetric, fixed.
+        seed: of the random start, and of the fresh directions after a breakdown.
+        start: ``[n]``, instead of a random one.
+        place: where the basis vectors are kept.
+
+    Attributes:
+        alphas, betas: diagonal of T, and the residual norm after each step (``betas[j]`` couples j and j + 1).
+        restarts: steps that began with a fresh random direction because the Krylov space was complete (an invariant
+            subspace); its coupling is exactly zero, which is how repeated eigenvalues are found.
+        dropped: for each restart the norm of the round-off that was dropped; it counts in the residuals.
+        exhausted: the whole space has been spanned, T's eigenvalues are the operator's.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, seed: int = 0, *, start: Tensor | None = None, place: Place = "device"
+    ) -> None:
+        self.operator, self.seed = operator, seed
+        self.alphas: list[float] = []
+        self.betas: list[float] = []
+        self.restarts: list[int] = []
+        self.dropped: list[float] = []
+        self.exhausted = False
+        first = (
+            random_start(operator, seed)
+            if start is None
+            else (start.double() / start.double().norm()).to(operator.device, operator.dtype)
+        )
+        self._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        self._basis.append(first)
+        self._ritz: Ritz | None = None
+
+    @property
+    def steps(self) -> int:
+        """m, the steps done."""
+        return len(self.alphas)
+
+    @property
+    def ritz(self) -> Ritz:
+        """Ritz values, residuals and weights after the steps done."""
+        if self._ritz is None or len(self._ritz.values) != self.steps:
+            self._ritz = ritz_of(self.alphas, self.betas)
+            for step, norm in zip(self.restarts, self.dropped, strict=True):
+                self._ritz.residuals[:] += norm * np.abs(self._ritz.vectors[step - 1])
+        return self._ritz
+
+    @property
+    def scale(self) -> float:
+        """Largest |entry| sum of T: an estimate of the operator's norm, for what counts as round-off."""
+        off = [0.0, *self.betas]
+        return max((abs(a) + b + c for a, b, c in zip(self.alphas, off, self.betas, strict=False)), default=0.0)
+
+    def run(self, steps: int, stop: Stop | None = None) -> Lanczos:
+        """Goes on until ``steps`` steps are done in all, ``stop`` says so, or the space is spanned."""
+        while self.steps < min(steps, self.operator.size) and not self.exhausted:
+            self._step()
+            if stop is not None and stop(self):
+                break
+        return self
+
+    def ritz_vector(self, index: int) -> Tensor:
+        """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
+        coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
+        vector = self._basis.combined(coefficients)
+        return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
+
+    def project(self, z: Tensor) -> np.ndarray:
+        """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
+        return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
+
+    def tridiagonal_times(self, y: np.ndarray) -> np.ndarray:
+        """``T y`` for y ``[m]``."""
+        off = np.array(self.betas[:-1])
+        image: np.ndarray = np.array(self.alphas) * y
+        image[:-1] += off * y[1:]
+        image[1:] += off * y[:-1]
+        return image
+
+    def save(self, path: Path) -> None:
+        """Stores everything needed to continue (safetensors)."""
+        kept = min(self.steps + 1, self.operator.size)
+        tensors = {
+            "basis": self._basis.rows(kept),
+            "alphas": torch.tensor(self.alphas, dtype=torch.float64),
+            "betas": torch.tensor(self.betas, dtype=torch.float64),
+            "restarts": torch.tensor(self.restarts, dtype=torch.int64),
+            "dropped": torch.tensor(self.dropped, dtype=torch.float64),
+            "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
+        }
+        save_tensors(tensors, path)
+
+    @classmethod
+    def load(cls, operator: LinearOperator, path: Path, place: Place = "device") -> Lanczos:
+        """Continues a stored run on the same operator.
+
+        Raises:
+            LanczosError: the file is of an operator of another size or dtype, or is not a Lanczos run.
+        """
+        try:
+            tensors = load_file(path)
+            basis, state = tensors["basis"], tensors["state"].tolist()
+        except (SafetensorError, KeyError) as error:
+            raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
+        if basis.shape[1] != operator.size or basis.dtype != operator.dtype:
+            raise LanczosError(
+                f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {operator.size} in "
+                f"{operator.dtype}; delete it to begin again"
+            )
+        run = cls(operator, state[0], place=place)
+        # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
+        run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        for row in basis:
+            run._basis.append(row)
+        run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
+        run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
+        run.exhausted = bool(state[1])
+        return run
+
+    def _step(self) -> None:
+        j = self.steps
+        q = self._basis[j].to(self.operator.device)
+        w = self.operator.matvec(q)
+        alpha = float(torch.dot(w.double(), q.double()))
+        w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        beta = float(w.norm())
+        self.alphas.append(alpha)
+        n = self.operator.size
+        # Below this the new direction is round-off of the product, not information. (Its size does not grow with n: measured
+        # 0.01 to 20 eps scale for n from 50 to 1e5. A higher floor would cut off a narrow bulk beside large outliers.)
+        floor = 10 * torch.finfo(self.operator.dtype).eps * max(self.scale, abs(alpha))
+        if j + 1 >= n:
+            self.betas.append(0.0)
+            self.exhausted = True
+        elif beta <= floor:
+            self.betas.append(0.0)
+            self.dropped.append(beta)
+            self._restart(j + 1)
+        else:
+            self.betas.append(beta)
+            self._basis.append(w / beta)
+
+    def _restart(self, filled: int) -> None:
+        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        self.restarts.append(filled)
+        self._basis.append(w / w.norm())
+
+    def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
+        """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
+        j = self.steps
+        w = w.to(self._basis.device, torch.float64) - alpha * self._basis[j].double()
+        if j and self.betas[-1]:
+            w -= self.betas[-1] * self._basis[j - 1].double()
+        return w
+
+    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors.
+
+        Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
+        what it leaves along the basis, relative to the rest, above round-off.
+        """
+        w = w.to(self._basis.device, torch.float64)
+        for _ in range(_MOST_PASSES):
+            before = float(w.norm())
+            w = self._basis.without(w, self._basis.overlap(w, filled))
+            if float(w.norm()) > before / 2:
+                break
+        return w

@@ -1,0 +1,1 @@
+"""One measure a module: spectrum ends, saddle verdict, landscape, convexity; measurement puts them together."""

@@ -1,0 +1,130 @@
+"""From a model and its samples to a stored result: one function for the library, the command line and the studies."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..hessian.distributed import World
+from ..hessian.losses import BatchLoss
+from ..hessian.modules import copied
+from ..krylov.linear_operator import OperatorError
+from ..krylov.tensor_files import save_tensors
+from ..records.results import CurvatureResult, Scheme
+from ..records.settings import AnalysisSettings, SettingsError
+from ..samples.groups import GroupError, scheme_of
+from ..samples.provenance import Source, describe, weights_sha256
+from ..samples.samples import Samples
+from .measurement import Measurement, Progress
+
+
+def analyze(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    loss: BatchLoss | None = None,
+    settings: AnalysisSettings | None = None,
+    scheme: Scheme | None = None,
+    source: Source | None = None,
+    vectors: Path | None = None,
+    progress: Progress | None = None,
+    world: World | None = None,
+    cache: Path | None = None,
+) -> CurvatureResult:
+    """Measures every class group of one model.
+
+    Args:
+        model: any module; it is copied, and the copy is analysed in eval mode.
+        samples: the clean training samples, in a fixed order.
+        loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
+        settings: what to measure and how far; default: both ends, density and verdict for head and tail.
+        scheme: the class groups; default: made from ``settings`` and the class counts.
+        source: names for the provenance.
+        vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
+        progress: called after each step.
+        world: the processes that share the work; every one of them makes this call and gets the result.
+        cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
+            them. Entries are named by everything that they depend on. Not used by several processes.
+
+    Raises:
+        GroupError: a group is empty.
+        OperatorError: weights, loss or products are not finite, or nothing matches ``settings.params``.
+        RandomOperatorError: data or model change between two products.
+        SettingsError: there is no such device.
+    """
+    began = time.monotonic()
+    settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
+    device, dtype = _usable(world.device or settings.device), getattr(torch, settings.dtype)
+    if settings.engine == "exact":
+        dtype = torch.float64
+    if settings.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
+    if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
+        raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
+    scheme = scheme or scheme_of(settings, samples.class_counts)
+    work = Measurement(
+        copied(model).to(device, dtype),
+        samples,
+        loss,
+        scheme,
+        settings,
+        vectors.name if vectors else None,
+        progress,
+        world,
+        cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+    )
+    unknown = [name for name in settings.only or () if name not in scheme.groups]
+    if unknown:
+        raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
+    names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
+    groups = {name: work.measure(name) for name in names}
+    if settings.only is not None:
+        groups = {name: groups[name] for name in names if name in settings.only}
+    if vectors is not None and world.first:
+        save_tensors(work.vectors, vectors)
+    provenance = describe(
+        source,
+        model,
+        samples,
+        parameters=work.parameters,
+        settings=settings.model_dump(mode="json"),
+        device=device,
+        dtype=dtype,
+        seconds=time.monotonic() - began,
+    )
+    return CurvatureResult(
+        scheme=scheme,
+        groups=groups,
+        additivity=work.additivity(),
+        vectors_file=vectors.name if vectors else None,
+        provenance=provenance,
+    )
+
+
+def _usable(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SettingsError(f"device '{name}' cannot be used here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+#: settings that a Lanczos start does not depend on (its seed is in its name)
+_NOT_OF_A_START = {
+    "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
+    "stationarity", "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
+}  # fmt: skip
+
+
+def cache_key(model: nn.Module, samples: Samples, settings: AnalysisSettings, source: Source) -> str:
+    """Names everything that a Lanczos start depends on but its samples' indices and its seed."""
+    choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START)
+    content = [weights_sha256(model), samples.sha256(), choices, source.loss, source.subject]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,156 @@
+"""The dense Hessian in float64 and its whole spectrum: the truth for small models, in the same schema."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.linalg import eigh
+from torch import Tensor
+
+from ..hessian.modules import copied
+from ..hessian.operator import HessianOperator
+from ..krylov.density import energy
+from ..krylov.linear_operator import LinearOperator
+from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
+from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from ..samples.memory import free_bytes
+
+log = logging.getLogger(__name__)
+
+#: Above this the Lanczos engine is the better choice; a dense spectrum takes n products and O(n^3) work.
+LIMIT = 20_000
+
+
+class TooLargeError(ValueError):
+    """The dense Hessian does not fit the limit or the memory; the message says what would."""
+
+
+def in_float64(operator: HessianOperator) -> HessianOperator:
+    """The same Hessian over a float64 copy of the model."""
+    model = copied(operator.model).double()
+    wanted = ",".join(operator.parameter_names)
+    return HessianOperator(
+        model,
+        operator.samples,
+        operator.loss,
+        params=wanted,
+        reduce=operator.reduce,
+        memory=1,  # keeps no graphs: it is asked for a few products only, beside an operator that keeps its own
+    )
+
+
+def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
+    """The spectrum with both extremes held against float64.
+
+    Both extreme Ritz vectors get their Rayleigh quotient in float64. Where it differs from the float32 value by more than the
+    measured noise (ReLU networks: a unit that is on in one precision and off in the other changes the function itself), that
+    difference is the noise, and widens the intervals.
+
+    Args:
+        spectrum: of the operator in float32.
+        judge: the same operator in float64.
+    """
+    ends = {}
+    both = {"min": spectrum.lambda_min, "max": spectrum.lambda_max}
+    vectors = torch.stack([spectrum.vectors[name] for name in both], dim=1).to(judge.device, judge.dtype)
+    quotients = (judge.matmat(vectors) * vectors).sum(0) / (vectors * vectors).sum(0)
+    for (name, extreme), quotient in zip(both.items(), quotients.tolist(), strict=True):
+        extra = max(abs(quotient - extreme.value) - extreme.noise, 0.0)
+        bounds = zip(extreme.interval, (-extra, extra), strict=True)
+        low, high = (None if bound is None else bound + wider for bound, wider in bounds)
+        wide = (extreme.residual_interval[0] - extra, extreme.residual_interval[1] + extra)
+        update = {"interval": (low, high), "residual_interval": wide, "noise": extreme.noise + extra}
+        ends[name] = extreme.model_copy(update={**update, "rayleigh_quotient": quotient})
+    return replace(
+        spectrum,
+        lambda_min=ends["min"],
+        lambda_max=ends["max"],
+        lowest=[ends["min"], *spectrum.lowest[1:]],
+        highest=[ends["max"], *spectrum.highest[1:]],
+        negative_ratio=negative_ratio(ends["min"], ends["max"]),
+    )
+
+
+def dense_matrix(operator: LinearOperator, progress: Progress | None = None) -> tuple[Tensor, float]:
+    """``H [n, n]`` from n products, made symmetric, and its largest asymmetry (absolute).
+
+    Raises:
+        TooLargeError: n exceeds the limit or the matrix the memory.
+    """
+    n = operator.size
+    needed = 3 * n * n * torch.finfo(operator.dtype).bits // 8
+    if n > LIMIT or needed > free_bytes(torch.device("cpu")):
+        raise TooLargeError(
+            f"the exact spectrum of {n} parameters needs a dense matrix of {needed / 2**30:.1f} GiB and {n} products "
+            f"(limit: {LIMIT} parameters); choose fewer with --params, or leave out --exact"
+        )
+    matrix = torch.empty((n, n), dtype=operator.dtype)
+    unit = torch.zeros(n, dtype=operator.dtype, device=operator.device)
+    for column in range(n):
+        unit[column] = 1
+        matrix[:, column] = operator.matvec(unit).cpu()
+        unit[column] = 0
+        if progress is not None:
+            progress(1)
+    asymmetry = float((matrix - matrix.T).abs().max())
+    return (matrix + matrix.T) / 2, asymmetry
+
+
+def exact_spectrum(
+    operator: LinearOperator, *, thresholds: Sequence[float] = THRESHOLDS, k: int = 1, progress: Progress | None = None
+) -> Spectrum:
+    """All eigenvalues, by LAPACK. Every interval is the eigenvalue plus or minus the rounding of the decomposition.
+
+    Raises:
+        TooLargeError: see ``dense_matrix``.
+    """
+    before = operator.matvecs
+    matrix, asymmetry = dense_matrix(operator, progress)
+    values, vectors = eigh(matrix.cpu().double().numpy())
+    n, scale = len(values), float(np.abs(values).max(initial=0.0))
+    error = max(asymmetry * n**0.5, 8 * n**0.5 * float(torch.finfo(operator.dtype).eps) * scale)
+    k = min(k, n)
+
+    def extreme(value: float) -> Extreme:
+        around = (value - error, value + error)
+        return Extreme(
+            value=value, residual=0.0, interval=around, confidence=1.0, residual_interval=around, converged=True, noise=error,
+            rayleigh_quotient=value,
+        )  # fmt: skip
+
+    lowest, highest = [extreme(float(v)) for v in values[:k]], [extreme(float(v)) for v in values[::-1][:k]]
+    ladder = [(c, c * max(highest[0].value, 0.0)) for c in thresholds]
+    names = (
+        {"min": 0, "max": n - 1} | {f"min-{j + 1}": j for j in range(1, k)} | {f"max-{j + 1}": n - 1 - j for j in range(1, k)}
+    )
+    return Spectrum(
+        lambda_min=lowest[0],
+        lambda_max=highest[0],
+        lowest=lowest,
+        highest=highest,
+        negative_ratio=negative_ratio(lowest[0], highest[0]),
+        negative_mass=[_exact_mass(values, c, tau, error) for c, tau in ladder],
+        negative_energy=Estimate(value=energy(values, np.full(n, 1 / n))),
+        saddle_index=[IndexBound(relative=c, tau=tau, at_least=int((values < -tau - error).sum())) for c, tau in ladder],
+        trace=Estimate(value=float(values.sum()), interval=(float(values.sum()) - n * error, float(values.sum()) + n * error)),
+        density=Density(distribution="exact", probes=[Probe(seed=0, nodes=values.tolist(), weights=[1 / n] * n)]),
+        noise=OperatorNoise(repeat=0.0, symmetry=asymmetry / scale if scale > 0 else 0.0, absolute=error),
+        steps=[n],
+        matvecs=operator.matvecs - before,
+        looks=1,
+        vectors={
+            name: torch.from_numpy(vectors[:, index].copy()).to(operator.device, operator.dtype)
+            for name, index in names.items()
+        },
+        warnings=[] if highest[0].value > 0 else [NO_RATIO],
+    )
+
+
+def _exact_mass(values: np.ndarray, relative: float, tau: float, error: float) -> MassAtThreshold:
+    shares = [float((values < -tau + shift).mean()) for shift in (-error, 0.0, error)]
+    bracket = (shares[0], shares[2])
+    return MassAtThreshold(relative=relative, tau=tau, value=shares[1], interval=bracket, confidence=1.0, bracket=bracket)

@@ -1,0 +1,286 @@
+"""Both ends of a spectrum, or a verdict on the lower one, and nothing else: few steps, from a start that knows the way.
+
+Extreme eigenvectors of a part of a group's samples point roughly where the group's own do, at a fraction of the price. A random
+vector is mixed into the start, so that the two-sided interval of a random start still holds, a little wider: with
+``s = (w + r) / |w + r|``, w a unit vector that does not know r, and r uniform on the sphere, the part of s along an eigenvector
+is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
+unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
+
+The vectors may be looked for with cheaper products (``rough``): what counts is measured with the operator itself at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..hessian.sample_parts import one_micro_batch
+from ..krylov.basis import Place
+from ..krylov.bounds import end_intervals, start_error
+from ..krylov.guards import guard
+from ..krylov.lanczos import Lanczos, random_start
+from ..krylov.linear_operator import LinearOperator
+from ..krylov.spectrum import (
+    THRESHOLDS,
+    Progress,
+    Spectrum,
+    allowed_residual,
+    decided,
+    negative_ratio,
+    what_to_say,
+    with_rounding,
+)
+from ..records.results import Extreme, IndexBound, Interval
+
+#: Makes of an operator one with cheaper products, about the same; None where there is none.
+Rough = Callable[[LinearOperator], LinearOperator | None]
+#: Steps on the part; fewer where its ends are settled to 5 %.
+PART_STEPS, PART_RTOL = 20, 5e-2
+#: Steps before the first look, and before an end that is small beside the other one may count as settled.
+FIRST_LOOK, SMALL_END = 4, 30
+#: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
+#: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
+NEAR = 3e-2
+#: The same in a search with cheaper products, so that the operator's own residual, which is a little larger, is below
+#: :data:`NEAR`. A search that is not confirmed costs a whole run.
+NEAR_ROUGHLY = 2.5e-2
+
+
+def measure_ends(
+    operator: LinearOperator,
+    *,
+    part: LinearOperator | None = None,
+    rough: Rough | None = None,
+    steps: int = 100,
+    rtol: float = 1e-3,
+    delta: float = 1e-3,
+    thresholds: Sequence[float] = THRESHOLDS,
+    seed: int = 0,
+    tau: float | None = None,
+    enough: float | None = None,
+    place: Place = "device",
+    progress: Progress | None = None,
+) -> Spectrum:
+    """Measures the smallest and the largest eigenvalue of a symmetric operator.
+
+    Args:
+        operator: fixed and symmetric.
+        part: the same over a part of the samples, looked at first; it is guarded instead of ``operator``
+            (:func:`~saddlescope.analysis.hessian.sample_parts.one_micro_batch`).
+        rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
+            for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
+            settle it, the run is done again with ``operator``, from there.
+        steps: Lanczos step limit.
+        rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
+            ``rough``: once, and again when it is measured).
+        delta: failure probability of the two-sided intervals, of both ends together.
+        thresholds: tau / lambda_max of the index bounds.
+        seed: of the random start.
+        tau: go on, up to the step limit, until it is decided whether an eigenvalue lies below ``-tau lambda_max``.
+        enough: stop as soon as an eigenvalue is proven to lie below this and ``-tau lambda_max``, settled or not.
+        place: where the Krylov basis is kept.
+        progress: called with 1 after each step on ``operator``.
+
+    Returns:
+        Ends, index bounds and the vectors ``min`` and ``max``. What was found with ``rough`` has no two-sided intervals: these
+        are of a Krylov space of ``operator``.
+
+    Raises:
+        RandomOperatorError: the operator changes between products or is not symmetric.
+    """
+    before = operator.matvecs
+    noise = guard(one_micro_batch(operator if part is None else part), seed).noise
+    # A verdict is reached in fewer steps than a look at the part takes.
+    knows = None
+    if part is not None and enough is None:
+        knows = _shown_by((rough and rough(part)) or part, seed)
+    looks = max(1, steps - FIRST_LOOK + 1)
+
+    def proven(low: float, high: float) -> bool:
+        return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
+
+    def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
+        def stop(run: Lanczos) -> bool:
+            if progress is not None:
+                progress(1)
+            if run.steps < FIRST_LOOK:
+                return False
+            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (settled(run) and done(run))
+
+        start = random_start(operator, seed)
+        return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
+
+    ends: _Ends | None = None
+    cheaper = rough and rough(operator)
+    if cheaper is not None:
+        # Once is enough: the operator itself has the second look.
+        run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
+        found = _through(operator, run)
+        low, high = found.values
+        negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
+        if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
+            ends = found
+        knows = between_ends(run)
+    if ends is None:
+        dilution = 1.0 if knows is None else 2.0
+        # The interval wants a random part that ``knows`` does not depend on: a fresh one after a search.
+        fresh = seed if cheaper is None else seed + 505
+
+        def done(run: Lanczos) -> bool:
+            return tau is None or decided(run, tau, noise, delta, looks, dilution)
+
+        run = run_with(operator, fresh, Settled(rtol), done)
+        eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
+        ends = _of_run(run, eps)
+    low, high = ends.values
+    noise = with_rounding(noise, operator, max(abs(low), abs(high)))
+    intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
+
+    def extreme(value: float, residual: float, interval: Interval, settled: bool) -> Extreme:
+        wide = residual + noise.absolute
+        return Extreme(
+            value=value,
+            residual=residual,
+            interval=interval,
+            confidence=1.0 if ends.exhausted else 1 - delta,
+            residual_interval=(value - wide, value + wide),
+            converged=settled or residual <= noise.absolute,
+            noise=noise.absolute,
+        )
+
+    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps))
+    ladder = [(c, c * max(high, 0.0)) for c in thresholds]
+    return Spectrum(
+        lambda_min=lowest,
+        lambda_max=highest,
+        lowest=[lowest],
+        highest=[highest],
+        negative_ratio=negative_ratio(lowest, highest),
+        saddle_index=[
+            IndexBound(relative=c, tau=tau, at_least=int((ends.bounds < -tau - noise.absolute).sum())) for c, tau in ladder
+        ],
+        noise=noise,
+        steps=[run.steps],
+        matvecs=operator.matvecs - before,
+        looks=looks,
+        vectors=dict(zip(("min", "max"), ends.vectors, strict=True)),
+        warnings=what_to_say(lowest, highest, run.steps),
+    )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    """Both ends, the smallest first.
+
+    Attributes:
+        values: Rayleigh quotients.
+        residuals: of the unit vectors ``vectors``.
+        gaps: distance to the rest of the spectrum, as far as it is known.
+        eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
+        bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
+        exhausted: these are the ends, without any doubt.
+    """
+
+    values: tuple[float, float]
+    residuals: tuple[float, float]
+    gaps: tuple[float, float]
+    vectors: tuple[Tensor, Tensor]
+    eps: float | None
+    bounds: np.ndarray
+    exhausted: bool
+
+    def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
+        """As :func:`ends_settled`."""
+        return _settled(self.values, self.residuals, self.gaps, rtol, steps)
+
+
+def _of_run(run: Lanczos, eps: float | None) -> _Ends:
+    """What a run on the operator itself says."""
+    ritz = run.ritz
+    both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
+    vectors = run.ritz_vector(0), run.ritz_vector(-1)
+    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted)
+
+
+def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
+    """What the operator says of the outer Ritz vectors of a run on another one (Rayleigh-Ritz, one product for each)."""
+    found = torch.stack([run.ritz_vector(0), run.ritz_vector(-1)], dim=1)
+    basis, _ = torch.linalg.qr(found.double())
+    images = operator.matmat(basis.to(operator.dtype)).double()
+    small = (basis.T @ images).cpu().numpy()
+    values, turned = np.linalg.eigh((small + small.T) / 2)
+    turn = torch.from_numpy(turned).to(basis.device)
+    vectors, images = basis @ turn, images @ turn
+    residuals = (images - vectors * torch.from_numpy(values).to(basis.device)).norm(dim=0).tolist()
+    low, high = (vector.to(operator.dtype) for vector in vectors.T)
+    # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
+    gaps = _gaps(run)
+    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
+
+
+def _shown_by(part: LinearOperator, seed: int) -> Tensor:
+    """What the extreme eigenvectors of the part say, as :func:`between_ends`."""
+    run = Lanczos(part, seed + 404).run(PART_STEPS, lambda run: run.steps >= FIRST_LOOK and all(ends_settled(run, PART_RTOL)))
+    return between_ends(run)
+
+
+def between_ends(run: Lanczos) -> Tensor:
+    """The unit vector ``[n]`` in float64 half way between the Ritz vectors of both ends."""
+    both: Tensor = run.ritz_vector(0).double() + run.ritz_vector(-1).double()
+    return both.div(both.norm())
+
+
+class Settled:
+    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), so many calls running."""
+
+    def __init__(self, rtol: float, calls: int = 2, near: float = NEAR) -> None:
+        self._rtol, self._calls, self._near, self._running = rtol, calls, near, 0
+
+    def __call__(self, run: Lanczos) -> bool:
+        """Counts the step."""
+        self._running = self._running + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
+        return self._running >= self._calls
+
+
+def ends_settled(run: Lanczos, rtol: float, near: float = NEAR) -> tuple[bool, bool]:
+    """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
+
+    The error is estimated as ``r^2 / gap`` (Kato-Temple: r the residual, gap the distance to the next Ritz value's residual
+    interval), and by r itself where that is smaller or there is no gap; r must be within ``near`` of the value, too. Late
+    in a run the error may be ``rtol`` of 1 % of the larger end; in its first steps a Ritz value near zero is on its way, not
+    small.
+    """
+    if run.steps < 2:
+        return False, False
+    values, residuals = run.ritz.values, run.ritz.residuals
+    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps, near)
+
+
+def _gaps(run: Lanczos) -> tuple[float, float]:
+    if run.steps < 2:
+        return 0.0, 0.0
+    values, residuals = run.ritz.values, run.ritz.residuals
+    low, high = (float(abs(values[end] - values[inner]) - residuals[inner]) for end, inner in ((0, 1), (-1, -2)))
+    return low, high
+
+
+def _settled(
+    values: tuple[float, float],
+    residuals: tuple[float, float],
+    gaps: tuple[float, float],
+    rtol: float,
+    steps: int,
+    near: float = NEAR,
+) -> tuple[bool, bool]:
+    scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
+
+    def one(value: float, r: float, gap: float) -> bool:
+        error = min(r, r * r / gap) if gap > 0 else r
+        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(near, rtol) * max(abs(value), 0.01 * scale))
+
+    low, high = map(one, values, residuals, gaps)
+    return low, high

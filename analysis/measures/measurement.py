@@ -1,0 +1,294 @@
+"""Measures the groups of one model, one after another; what they share is here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..hessian.distributed import World
+from ..hessian.evaluation import group_means
+from ..hessian.gauss_newton import measure_gauss_newton
+from ..hessian.losses import BatchLoss, classification_loss
+from ..hessian.low_precision import rough_if_faster
+from ..hessian.operator import HessianOperator, Reduce
+from ..hessian.sample_parts import part_of
+from ..krylov.lanczos import random_start
+from ..krylov.lanczos_runs import StartStore
+from ..krylov.linear_operator import OperatorError
+from ..krylov.spectrum import Spectrum, measure_spectrum
+from ..records.results import GroupResult, Scheme
+from ..records.settings import AnalysisSettings
+from ..samples.groups import group_indices, is_partition
+from ..samples.samples import Samples
+from . import saddle as leaving
+from .exact import exact_spectrum, in_float64, rechecked
+from .extremes import measure_ends
+from .pyhessian_engine import pyhessian_spectrum
+from .subsampling import disjoint_subsets, sampling_error
+
+#: Called with (group, Lanczos steps or products done since the last call).
+Progress = Callable[[str, int], None]
+
+
+def index_name(indices: np.ndarray) -> str:
+    """Names a set of samples."""
+    return hashlib.sha256(np.ascontiguousarray(indices, dtype="<i8").tobytes()).hexdigest()[:16]
+
+
+class Measurement:
+    """The parts that the groups of one analysis share."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        loss: BatchLoss | None,
+        scheme: Scheme,
+        settings: AnalysisSettings,
+        vectors_file: str | None,
+        progress: Progress | None,
+        world: World,
+        cache: Path | None,
+    ) -> None:
+        self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
+        self.vectors_file, self.progress, self.world, self.cache = vectors_file, progress, world, cache
+        self.indices = group_indices(scheme, samples.labels)
+        self.vectors: dict[str, Tensor] = {}
+        self.parameters = 0
+        self._accuracy: dict[str, float | None] | None = None
+        self._whole: Tensor | None = None  # gradient of the loss over all samples
+        self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
+
+    def operator(self, indices: np.ndarray) -> HessianOperator:
+        """The Hessian over some of the samples."""
+        settings = self.settings
+        samples, reduce = self._shared(indices)
+        return HessianOperator(
+            self.model,
+            samples,
+            self.loss,
+            params=settings.params,
+            micro_batch=settings.micro_batch,
+            memory=settings.memory,
+            reduce=reduce,
+        )
+
+    def _shared(self, indices: np.ndarray) -> tuple[Samples, Reduce | None]:
+        """This process' share of some samples, and how it adds up with the others'."""
+        return self.samples.subset(self.world.share(indices)), self.world.reduce if self.world.shares(indices) else None
+
+    def measure(self, name: str) -> GroupResult:
+        """Everything asked for about one group."""
+        settings, indices = self.settings, self.indices[name]
+        subsets: list[np.ndarray] = []
+        if settings.subsample is not None and settings.subsample < len(indices):
+            subsets = disjoint_subsets(indices, settings.subsample, settings.seed)
+            indices = subsets[0]
+        operator = self.operator(indices)
+        self.parameters = operator.size
+        mean, gradient = operator.loss_and_gradient()
+        if name == "all":
+            self._whole = gradient
+        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
+        # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
+        enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
+        spectrum = self._spectrum(name, operator, indices, enough)
+        warnings = []
+        judge = operator
+        if operator.dtype != torch.float64:
+            try:
+                judge = in_float64(operator)
+            except OperatorError as error:  # a loss with float32 constants, say
+                warnings.append(f"not re-evaluated in float64: {error}")
+        held = judge is not operator and settings.engine == "saddlescope"
+        if held:
+            spectrum = rechecked(spectrum, judge)
+        warnings = [*spectrum.warnings, *warnings]
+        sampling = None
+        if subsets:
+            operator.release()
+            others = [self._spectrum(name, self.operator(part), part, enough) for part in subsets[1:]]
+            sampling = sampling_error(subsets, len(self.indices[name]), [spectrum, *others])
+            warnings.append(
+                f"measured on {len(indices)} of {len(self.indices[name])} samples: lambda_min {sampling.lambda_min.value:.3g} "
+                f"+- {sampling.lambda_min.standard_error or 0:.2g} over {len(subsets)} disjoint subsets, on average below the "
+                "whole group's"
+            )
+        else:
+            common = random_start(operator, settings.seed + 303)
+            self._products[name] = (operator.num_samples, operator.matvec(common).double())
+        verdict = leaving.verdict(
+            spectrum.lambda_min,
+            spectrum.lambda_max,
+            gradient_norm,
+            weight_norm,
+            relative_tau=settings.tau,
+            threshold=settings.stationarity,
+            size=operator.size,
+            starts=settings.starts,
+            delta=settings.delta,
+            looks=spectrum.looks,
+        )
+        negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
+        for key, vector in spectrum.vectors.items():
+            self.vectors[f"{name}/{key}"] = vector
+        certificate = None
+        if negative and settings.escape:
+            quotient = spectrum.lambda_min.rayleigh_quotient if held else None
+            certificate = self._certificate(name, operator, judge, spectrum, verdict.tau, quotient)
+        escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
+        gauss_newton = None
+        if settings.gauss_newton:
+            gauss_newton = measure_gauss_newton(
+                operator,
+                spectrum.vectors["min"] if negative else None,
+                steps=settings.steps,
+                min_steps=settings.min_steps,
+                rtol=settings.rtol,
+                delta=settings.delta,
+                seed=settings.seed,
+            )
+        judge.release()
+        result = GroupResult(
+            classes=self.scheme.groups[name],
+            size=operator.num_samples,
+            loss=mean,
+            accuracy=self._accuracies()[name],
+            gradient_norm=gradient_norm,
+            weight_norm=weight_norm,
+            lambda_min=spectrum.lambda_min,
+            lambda_max=spectrum.lambda_max,
+            lowest=spectrum.lowest if settings.k > 1 else [],
+            highest=spectrum.highest if settings.k > 1 else [],
+            negative_ratio=spectrum.negative_ratio,
+            negative_mass=spectrum.negative_mass,
+            negative_energy=spectrum.negative_energy,
+            saddle_index=spectrum.saddle_index,
+            trace=spectrum.trace,
+            density=spectrum.density,
+            noise=spectrum.noise,
+            certificate=certificate,
+            escape=escape,
+            gauss_newton=gauss_newton,
+            sampling=sampling,
+            verdict=verdict,
+            steps=spectrum.steps,
+            matvecs=operator.matvecs,
+            warnings=warnings,
+        )
+        operator.release()
+        return result
+
+    def additivity(self) -> float | None:
+        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured."""
+        groups = [name for name in self.scheme.groups if name != "all"]
+        if not groups or not is_partition(self.scheme) or any(name not in self._products for name in ["all", *groups]):
+            return None
+        total, whole = self._products["all"]
+        parts = sum((size * product for size, product in (self._products[name] for name in groups)), torch.zeros_like(whole))
+        scale = float((total * whole).norm())
+        return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
+
+    def _accuracies(self) -> dict[str, float | None]:
+        if self._accuracy is None:
+            dtype = next(self.model.parameters()).dtype
+            device = next(self.model.parameters()).device
+            loss = self.loss or classification_loss()
+            self._accuracy = group_means(self.model, self.samples, self.indices, loss, device=device, dtype=dtype)[1]
+        return self._accuracy
+
+    def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
+        settings = self.settings
+        store = StartStore(self.cache / index_name(indices)) if self.cache is not None else None
+
+        def step(count: int) -> None:
+            if self.progress is not None:
+                self.progress(name, count)
+
+        if settings.engine == "exact":
+            return exact_spectrum(operator, thresholds=settings.thresholds, k=settings.k, progress=step)
+        if settings.engine == "pyhessian":
+            return pyhessian_spectrum(
+                operator,
+                steps=settings.steps,
+                starts=settings.starts,
+                thresholds=settings.thresholds,
+                seed=settings.seed,
+                progress=step,
+            )
+        if settings.goal != "spectrum":
+            part = part_of(indices, self.samples.labels, operator.work)
+            return measure_ends(
+                operator,
+                part=None if part is None else operator.over(*self._shared(part)),
+                rough=rough_if_faster if settings.rough else None,
+                steps=settings.steps,
+                rtol=settings.rtol,
+                delta=settings.delta,
+                thresholds=settings.thresholds,
+                seed=settings.seed,
+                tau=settings.tau,
+                enough=enough if settings.goal == "verdict" else None,
+                place=settings.basis,
+                progress=step,
+            )
+        return measure_spectrum(
+            operator,
+            steps=settings.steps,
+            min_steps=settings.min_steps,
+            rtol=settings.rtol,
+            starts=settings.starts,
+            delta=settings.delta,
+            thresholds=settings.thresholds,
+            k=settings.k,
+            seed=settings.seed,
+            tau=settings.tau,
+            mass_width=settings.mass_width,
+            max_starts=settings.max_starts,
+            place=settings.basis,
+            store=store,
+            progress=step,
+        )
+
+    def _certificate(
+        self,
+        name: str,
+        operator: HessianOperator,
+        judge: HessianOperator,
+        spectrum: Spectrum,
+        tau: float,
+        known: float | None,
+    ) -> Any:
+        shrink = torch.finfo(judge.dtype).eps / torch.finfo(operator.dtype).eps
+        return leaving.certificate(
+            judge,
+            spectrum.vectors["min"],
+            tau=tau,
+            noise=spectrum.noise.absolute * shrink,
+            vectors_file=self.vectors_file or "",
+            key=f"{name}/min",
+            quotient=known,
+        )
+
+    def _escape(self, operator: HessianOperator, spectrum: Spectrum, mean: float, gradient: Tensor, weight_norm: float) -> Any:
+        v, quotient = spectrum.vectors["min"], spectrum.lambda_min.value
+        slope = float(torch.dot(v.double(), gradient.double()))
+        if slope > 0:  # both signs are eigenvectors; this one points downhill
+            v, slope = -v, -slope
+        whole = self._whole if self._whole is not None else gradient
+        share = operator.num_samples / self.samples.num_samples
+        reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
+        return leaving.escape(
+            v=v,
+            gradient=gradient,
+            rows=leaving.multipliers(
+                operator, v, quotient=quotient, gradient=gradient, whole=whole, share=share, rho=self.settings.rho
+            ),
+            test=leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach),
+        )

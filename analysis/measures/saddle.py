@@ -1,0 +1,247 @@
+"""Is a group at a saddle, and how does one leave? Verdict, certificate, signed multipliers, escape test.
+
+The word "saddle" hides two questions, so the verdict keeps them apart: is there negative curvature beyond a threshold (a proof:
+a unit vector whose Rayleigh quotient is negative), and is the point stationary for this group (is the slope small enough that
+curvature matters at a distance the weights can travel)?
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from ..hessian.operator import HessianOperator
+from ..krylov.bounds import steps_needed
+from ..krylov.spectrum import LOOK_EVERY
+from ..records.results import Certificate, Escape, EscapeTest, Extreme, Multiplier, Verdict
+
+
+def verdict(
+    lambda_min: Extreme,
+    lambda_max: Extreme,
+    gradient_norm: float,
+    weight_norm: float,
+    *,
+    relative_tau: float = 1e-3,
+    threshold: float = 0.1,
+    size: int | None = None,
+    starts: int = 1,
+    delta: float = 1e-3,
+    looks: int = 1,
+) -> Verdict:
+    """Answers both questions for one group.
+
+    Args:
+        lambda_min: lower end of the group's Hessian.
+        lambda_max: upper end; ``tau = relative_tau * lambda_max`` (0 if lambda_max is negative).
+        gradient_norm: ``||grad L_g||``.
+        weight_norm: ``||w||`` over the same parameters.
+        relative_tau: curvature above ``-tau`` does not count as negative.
+        threshold: largest ``s* / ||w||`` that counts as stationary.
+        size: n; with ``starts``, ``delta`` and ``looks`` it tells how many more steps would decide an open question.
+        starts: Lanczos starts used.
+        delta: failure probability used.
+        looks: moments at which a run could have stopped.
+    """
+    tau = relative_tau * max(lambda_max.value, 0.0)
+    value, low = lambda_min.value, lambda_min.interval[0]
+    ends = f"lambda_min {value:.3g}, lambda_max {lambda_max.value:.3g}"
+    if value < -tau - lambda_min.noise:
+        displacement = 2 * gradient_norm / abs(value)
+        ratio = displacement / weight_norm if weight_norm > 0 else (math.inf if displacement > 0 else 0.0)
+        stationary = ratio <= threshold
+        where = "at most" if stationary else "more than"
+        sentence = (
+            f"{'Saddle' if stationary else 'Negative curvature, not stationary'}: {ends}; the slope is outweighed at "
+            f"{displacement:.3g}, {100 * ratio:.3g} % of the weights' norm ({where} {100 * threshold:.3g} %)."
+        )
+        return Verdict(
+            curvature="negative curvature",
+            stationary=stationary,
+            label="saddle" if stationary else "negative curvature, not stationary",
+            tau=tau,
+            displacement=displacement,
+            displacement_ratio=ratio if math.isfinite(ratio) else None,
+            threshold=threshold,
+            sentence=sentence,
+        )
+    if low is not None and (low > -tau or low == tau == 0):  # the second: nothing but zero
+        sure = "" if lambda_min.confidence == 1 else f" with probability {lambda_min.confidence:g}"
+        return Verdict(
+            curvature="none above tau", stationary=None, label="no negative curvature above tau", tau=tau, displacement=None,
+            displacement_ratio=None, threshold=threshold, sentence=f"No eigenvalue below {-tau:.3g}{sure} ({ends}).",
+        )  # fmt: skip
+    more = _more_steps(lambda_min, lambda_max, tau, size, starts, delta, looks)
+    reach = "not bounded" if low is None else f"may reach {low:.3g}"
+    advice = ""
+    if more is not None:
+        advice = f"; a limit of {more} Lanczos steps a start (--steps {more}) would decide"
+    elif value + tau <= lambda_min.noise:
+        advice = "; float64 would lower the noise"
+    return Verdict(
+        curvature="undetermined", stationary=None, label="undetermined", tau=tau, displacement=None, displacement_ratio=None,
+        threshold=threshold, more_steps=more, sentence=f"Undetermined: {ends}, lambda_min {reach}, tau {tau:.3g}{advice}.",
+    )  # fmt: skip
+
+
+def _more_steps(low: Extreme, high: Extreme, tau: float, size: int | None, starts: int, delta: float, looks: int) -> int | None:
+    spread = high.value - low.value
+    room = low.value + tau - low.noise
+    if size is None or room <= 0 or spread <= 0:
+        return None
+    eps = room / (spread + 2 * room)  # eps * spread / (1 - 2 eps) = room
+    steps = steps_needed(size, eps, starts, delta / 2, looks)
+    for _ in range(3):  # a longer run is looked at more often
+        steps = steps_needed(size, eps, starts, delta / 2, max(looks, steps // LOOK_EVERY))
+    return min(steps, size)
+
+
+def certificate(
+    operator: HessianOperator,
+    v: Tensor,
+    *,
+    tau: float,
+    noise: float,
+    vectors_file: str,
+    key: str,
+    quotient: float | None = None,
+) -> Certificate:
+    """Re-evaluates ``v^T H v`` by a fresh product; give an operator in float64 for a proof beyond float32 noise.
+
+    Args:
+        operator: the group's Hessian, preferably ``exact.in_float64(operator)``.
+        v: unit vector ``[n]`` as it is stored.
+        tau: threshold of the verdict.
+        noise: measured noise of the operator that found v (scaled to float64 where the re-evaluation is).
+        vectors_file: name of the file that holds v.
+        key: its key there.
+        quotient: ``v^T H v / v^T v``, where this operator has given it already.
+    """
+    if quotient is None:
+        wide = v.to(operator.device, operator.dtype)
+        quotient = float(torch.dot(operator.matvec(wide).double(), wide.double()) / torch.dot(wide.double(), wide.double()))
+    return Certificate(
+        vector=key,
+        vectors_file=vectors_file,
+        vector_sha256=vector_sha256(v),
+        rayleigh_quotient=quotient,
+        dtype=str(operator.dtype).removeprefix("torch."),
+        noise=noise,
+        holds=quotient < -tau - noise,
+    )
+
+
+def vector_sha256(v: Tensor) -> str:
+    """SHA-256 of a vector's bytes."""
+    return hashlib.sha256(v.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def multipliers(
+    operator: HessianOperator,
+    v: Tensor,
+    *,
+    quotient: float,
+    gradient: Tensor,
+    whole: Tensor,
+    share: float,
+    rho: Mapping[str, float],
+) -> list[Multiplier]:
+    """Signed multipliers ``<v, perturbed gradient of T> / <v, g_T>`` of one step of each optimizer along v.
+
+    To first order, with ``lambda = v^T H_T v`` (H_T and g_T carry the group's share of the loss): SGD 1; ImbSAM and SSE-SAM
+    ``1 + rho lambda / ||g_T||``; SAM ``1 + (rho lambda / ||g||) <v, g> / <v, g_T>`` with g the gradient of the whole loss.
+    ``measured`` takes the gradient at the perturbed weights instead.
+
+    Args:
+        operator: of the group T; its weights are moved and restored.
+        v: unit eigenvector ``[n]`` of its most negative eigenvalue.
+        quotient: ``v^T H v`` of the group's mean loss.
+        gradient: of the group's mean loss ``[n]``.
+        whole: of the whole loss ``[n]``.
+        share: ``n_T / N``, the group's share of the whole loss.
+        rho: perturbation radius by optimizer key; ``sam`` follows the whole gradient, every other key the group's.
+    """
+    rows = [Multiplier(optimizer="sgd", rho=0.0, value=1.0, measured=1.0)]
+    along = float(torch.dot(v.double(), gradient.double()))
+    for optimizer, radius in rho.items():
+        push = whole if optimizer == "sam" else share * gradient
+        norm = float(push.double().norm())
+        if along == 0 or norm == 0:
+            rows.append(Multiplier(optimizer=optimizer, rho=radius, value=None))
+            continue
+        value = 1 + radius * quotient / norm * float(torch.dot(v.double(), push.double())) / along
+        with shifted(operator, push, radius / norm):
+            perturbed = operator.loss_and_gradient()[1]
+        measured = float(torch.dot(v.double(), perturbed.double())) / along
+        rows.append(Multiplier(optimizer=optimizer, rho=radius, value=value, measured=measured))
+    return rows
+
+
+def escape_test(
+    operator: HessianOperator, v: Tensor, *, loss: float, slope: float, quotient: float, reach: float, points: int = 11
+) -> EscapeTest:
+    """The group's loss at ``w + s v`` for s in [-reach, reach], against the quadratic model.
+
+    The weights are restored to the bit, also after an exception. A point whose loss is not finite is left out.
+
+    Args:
+        operator: of the group.
+        v: unit vector ``[n]``.
+        loss: L_g(w).
+        slope: ``<v, grad L_g>``.
+        quotient: ``v^T H_g v``.
+        reach: largest |s|; see ``natural_reach``.
+        points: odd number of grid points, the centre included.
+    """
+    half = points // 2
+    grid = [reach * (i - half) / half for i in range(points)]
+    losses = {s: loss if s == 0 else _loss_at(operator, v, s) for s in grid}
+    kept = [s for s in grid if math.isfinite(losses[s])]
+    return EscapeTest(
+        steps=kept, loss=[losses[s] for s in kept], quadratic=[loss + s * slope + s * s * quotient / 2 for s in kept]
+    )
+
+
+def natural_reach(slope: float, quotient: float, loss: float, weight_norm: float) -> float:
+    """How far to look along v: where the quadratic model has lost half of the loss, at most a fifth of the weights' norm."""
+    if quotient >= 0:
+        return 0.05 * weight_norm
+    downhill = (math.sqrt(slope * slope - max(loss, 0.0) * quotient) - abs(slope)) / -quotient
+    return min(max(downhill, 1e-3 * weight_norm), 0.2 * weight_norm)
+
+
+@contextmanager
+def shifted(operator: HessianOperator, direction: Tensor, s: float) -> Iterator[None]:
+    """The model at ``w + s direction`` inside; its weights restored to the bit afterwards, also after an exception."""
+    saved = [p.detach().clone() for p in operator.parameters]
+    parts = direction.to(operator.device, operator.dtype).split([p.numel() for p in operator.parameters])
+    try:
+        with torch.no_grad():
+            for p, part in zip(operator.parameters, parts, strict=True):
+                p.add_(part.view_as(p), alpha=s)
+        yield
+    finally:
+        with torch.no_grad():
+            for p, before in zip(operator.parameters, saved, strict=True):
+                p.copy_(before)
+
+
+def _loss_at(operator: HessianOperator, v: Tensor, s: float) -> float:
+    with shifted(operator, v, s):
+        return operator.mean_loss()
+
+
+def escape(*, v: Tensor, gradient: Tensor, rows: Sequence[Multiplier], test: EscapeTest | None) -> Escape:
+    """Puts the parts together; ``<v, g>^2 / ||g||^2`` is the correlated negative curvature of Daneshmand et al. (2018)."""
+    along, norm = float(torch.dot(v.double(), gradient.double())), float(gradient.double().norm())
+    return Escape(
+        gradient_along_v=along,
+        correlated_negative_curvature=(along / norm) ** 2 if norm > 0 else None,
+        multipliers=list(rows),
+        test=test,
+    )

@@ -1,0 +1,105 @@
+"""Class groups: which samples' loss is looked at alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..records.results import Scheme
+from ..records.settings import AnalysisSettings
+
+
+class GroupError(ValueError):
+    """A scheme cannot be made of these classes; the message lists the class counts."""
+
+
+#: (many if count > first, few if count < second): the conventions of CIFAR-10-LT, and of CIFAR-100-LT, ImageNet-LT, Places-LT
+_SHOTS = {"large": (1000, 200), "small": (100, 20)}
+#: Mean samples a class from which classes are "large": CIFAR-10-LT has 900 to 3000, the others 100 to 200. (The largest class
+#: does not tell them apart: ImageNet-LT's has 1280 samples.)
+_LARGE = 500
+
+
+def make_scheme(
+    name: str,
+    class_counts: Sequence[int] | np.ndarray,
+    *,
+    eta: int | None = None,
+    shots: tuple[int, int] | None = None,
+    mapping: Mapping[str, Sequence[int]] | None = None,
+) -> Scheme:
+    """Names the groups of a data set; every scheme also holds the group ``all``, first.
+
+    Args:
+        name: ``all``, ``head-tail`` (a class with fewer than ``eta`` samples is tail), ``many-medium-few`` (over 1000 / under
+            200 where classes have 500 samples or more on average, as CIFAR-10-LT papers do, else more than 100 / fewer
+            than 20, unless ``shots`` tells), ``per-class``, or ``custom`` with ``mapping``.
+        class_counts: samples of each class, ``[C]``.
+        eta: threshold of ``head-tail``.
+        shots: thresholds ``(many, few)`` of ``many-medium-few``.
+        mapping: group name -> classes.
+
+    Raises:
+        GroupError: unknown name, missing eta or mapping, a group without samples, or a class that does not exist.
+    """
+    counts = np.asarray(class_counts, dtype=np.int64)
+    classes = range(len(counts))
+    if name == "all":
+        groups: dict[str, list[int]] = {}
+    elif name == "head-tail":
+        if eta is None:
+            raise GroupError(
+                f"head-tail needs eta: a class with fewer training samples is tail; class counts: {counts.tolist()}"
+            )
+        groups = {"head": [c for c in classes if counts[c] >= eta], "tail": [c for c in classes if counts[c] < eta]}
+    elif name == "many-medium-few":
+        many, few = shots or _SHOTS["large" if counts.mean() >= _LARGE else "small"]
+        groups = {
+            "many": [c for c in classes if counts[c] > many],
+            "medium": [c for c in classes if few <= counts[c] <= many],
+            "few": [c for c in classes if counts[c] < few],
+        }
+    elif name == "per-class":
+        groups = {f"class {c}": [c] for c in classes}
+    elif name == "custom":
+        if not mapping:
+            raise GroupError('a custom scheme needs groups: --group "tail=7,8,9" or a mapping file')
+        groups = {group: sorted(set(map(int, members))) for group, members in mapping.items()}
+        if groups.get("all", list(classes)) != list(classes):
+            raise GroupError("the name 'all' is the group of every class; choose another name")
+    else:
+        raise GroupError(f"unknown scheme '{name}'; known: all, head-tail, many-medium-few, per-class, custom")
+    unknown = sorted({c for members in groups.values() for c in members} - set(classes))
+    if unknown:
+        raise GroupError(f"classes {unknown} do not exist; the data has classes 0..{len(counts) - 1}")
+    groups = {"all": list(classes), **{group: members for group, members in groups.items() if group != "all"}}
+    sizes = {group: int(counts[members].sum()) for group, members in groups.items()}
+    empty = [group for group, size in sizes.items() if size == 0]
+    if empty:
+        hint = f" with eta = {eta}" if eta is not None else ""
+        limits = ""
+        if name == "many-medium-few":
+            limits = f" (many: over {many} samples, few: under {few}; others with --set many=N --set few=N)"
+        raise GroupError(f"group {', '.join(empty)} of scheme {name}{hint} is empty; class counts: {counts.tolist()}{limits}")
+    return Scheme(name=name, eta=eta if name == "head-tail" else None, groups=groups, sizes=sizes)
+
+
+def scheme_of(settings: AnalysisSettings, class_counts: Sequence[int] | np.ndarray) -> Scheme:
+    """The scheme that the settings ask for.
+
+    Raises:
+        GroupError: as :func:`make_scheme`.
+    """
+    return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups)
+
+
+def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Sample indices of each group, ascending."""
+    return {group: np.flatnonzero(np.isin(labels, members)) for group, members in scheme.groups.items()}
+
+
+def is_partition(scheme: Scheme) -> bool:
+    """True when the groups other than ``all`` hold every class exactly once."""
+    members = sorted(c for group, classes in scheme.groups.items() if group != "all" for c in classes)
+    return members == scheme.groups["all"]

@@ -1,0 +1,1 @@
+"""Whole commands: analyses and slices of studies, cost, verification, worker processes."""

@@ -1,0 +1,179 @@
+"""Does the analyses that a study asks for: one work item, one stored file; what is stored and current is left alone."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from ..checkpoints.analysis_inputs import Given, open_checkpoint, side_car_of
+from ..hessian.distributed import World
+from ..hessian.operator import HessianOperator
+from ..measures.analyze import analyze
+from ..measures.measurement import Progress as Steps
+from ..measures.subsampling import looked_at
+from ..records.results import CurvatureResult, ResultError, load, save
+from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
+from ..samples.groups import group_indices
+from ..samples.provenance import file_sha256
+from .slices import do_slice, slice_is_current
+from .worker_pool import run_items
+
+#: called with (items done, items in all)
+Progress = Callable[[int, int], None]
+
+
+def analyze_study(
+    study: Path,
+    plan: StudyAnalysis,
+    *,
+    jobs: int = 1,
+    data_root: str | None = None,
+    runs: list[Path] | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Brings every curvature result and slice of a study up to date.
+
+    A result is current if it was measured on the weights that lie there now, with the same settings; anything else is measured
+    again. Results are written whole, so an interrupted call is continued by the next.
+
+    Args:
+        study: folder with ``study.json``.
+        plan: what to measure.
+        jobs: items at a time, each in a single-threaded process; the digits do not depend on it.
+        data_root: folder to look for the data in first.
+        runs: only these run folders; default: all.
+        progress: called at the start and after each item.
+
+    Returns:
+        Number of results measured by this call.
+
+    Raises:
+        WorkError: an item failed; the others are kept.
+    """
+    given = Given(data_root=data_root)
+    wanted = {folder.resolve() for folder in runs} if runs is not None else None
+
+    def chosen(item: CurvatureItem | SliceItem) -> bool:
+        return wanted is None or item.output.parent.parent.resolve() in wanted
+
+    curvature = [item for item in curvature_items(study, plan) if chosen(item)]
+    slices = [item for item in slice_items(study, plan) if chosen(item)]
+    total = len(curvature) + len(slices)
+    stale = [item for item in curvature if not curvature_is_current(item, given)]
+    done = len(curvature) - len(stale)
+    measured = 0
+    if progress is not None:
+        progress(done, total)
+    for _ in run_items(partial(do_curvature, given=given), stale, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    stale_slices = [item for item in slices if not slice_is_current(item)]
+    done += len(slices) - len(stale_slices)
+    for _ in run_items(partial(do_slice, given=given), stale_slices, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    if progress is not None:
+        progress(done, total)
+    return measured
+
+
+def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> bool:
+    """True if the stored result is of these weights, these settings, and of this model, data and loss.
+
+    Ours are known by name and version; what the user brings is tried: same data, same loss, same gradient.
+    """
+    given = given or Given()
+    try:
+        stored = load(CurvatureResult, item.output)
+        side_car = side_car_of(item.checkpoint)
+    except ResultError:
+        return False
+    if not item.checkpoint.is_file():
+        return False
+    source = stored.provenance
+    names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
+    named_alike = (
+        source.checkpoint_sha256 == file_sha256(item.checkpoint)
+        and item.settings.with_groups_of((side_car or {}).get("groups", {})).measure_as(source.settings)
+        and all(wanted is None or wanted == found for wanted, found in names)
+        and source.subject == given.record()
+        and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
+    )
+    parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
+    ours = all(factory.startswith(("saddlescope:", "saddlescope.")) for factory in parts) and not given.record()
+    return named_alike and (ours or _behaves_as(stored, item, given))
+
+
+def _whole(vectors: Path) -> bool:
+    try:
+        with safe_open(vectors, framework="pt"):
+            return True
+    except (FileNotFoundError, SafetensorError):
+        return False
+
+
+def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> bool:
+    """Whether data, loss and gradient are what was measured: code and files of the user's may change under their names."""
+    subject = open_checkpoint(item.checkpoint, given)
+    if subject.samples.sha256() != stored.provenance.data_sha256:
+        return False
+    settings = item.settings.with_groups_of(subject.groups)
+    name, group = next(iter(stored.groups.items()))
+    indices = group_indices(stored.scheme, subject.samples.labels)[name]
+    indices = looked_at(indices, settings.subsample, settings.seed)
+    model = subject.model.to(getattr(torch, stored.provenance.dtype))
+    operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
+    loss, gradient = operator.loss_and_gradient()
+    pairs = ((loss, group.loss), (float(gradient.double().norm()), group.gradient_norm))
+    return all(math.isclose(now, before, rel_tol=1e-3, abs_tol=1e-6) for now, before in pairs)
+
+
+def do_curvature(
+    item: CurvatureItem,
+    given: Given | None = None,
+    progress: Steps | None = None,
+    world: World | None = None,
+    keep_starts: bool = False,
+) -> None:
+    """Measures and stores one curvature result, its eigenvectors first; of several processes the first one stores.
+
+    Args:
+        item: checkpoint, settings and where the result goes.
+        given: what the command line says of model, data and loss.
+        progress: called after each Lanczos step.
+        world: the processes that share the work.
+        keep_starts: keep the Lanczos starts beside the result, for a later call with more of them.
+    """
+    cache = item.output.parent / f".{item.output.stem}.starts"
+    subject = open_checkpoint(item.checkpoint, given)
+    result = analyze(
+        subject.model,
+        subject.samples,
+        loss=subject.loss,
+        settings=item.settings.with_groups_of(subject.groups),
+        source=subject.source,
+        vectors=item.output.with_suffix(".vectors.safetensors"),
+        progress=progress,
+        world=world,
+        cache=cache,
+    )
+    if world is None or world.first:
+        save(result, item.output)
+        if not keep_starts:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def study_of(run: Path) -> Path | None:
+    """The study that a run folder belongs to: the parent whose ``study.json`` lists it."""
+    study = run.resolve().parent
+    if not (study / "study.json").exists():
+        return None
+    return study if run.resolve() in {folder.resolve() for folder, _ in run_folders(study)} else None

@@ -1,0 +1,250 @@
+"""What the commands do: find the checkpoints that a path means, measure, and say what came out."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from saddlescope import load_factory
+
+from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
+from ..hessian.distributed import World, world_of
+from ..records.results import CurvatureResult, load
+from ..records.settings import AnalysisSettings
+from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
+from ..records.terminal import compare, show
+from .analyses import analyze_study, curvature_is_current, do_curvature, study_of
+from .worker_pool import default_jobs, run_items
+
+
+@dataclass(frozen=True)
+class Request:
+    """Everything ``saddlescope analyze`` was asked, but for the targets; fields as the flags."""
+
+    settings: AnalysisSettings = field(default_factory=AnalysisSettings)
+    given: Given = field(default_factory=Given)
+    every: int = 1
+    shard: str | None = None
+    out: Path | None = None
+    figures: Path | None = None
+    as_json: bool = False
+    dry_run: bool = False
+    again: bool = False
+    quick: bool = False
+    layers: bool = False
+    jobs: int | None = None
+
+
+def analyze_targets(targets: Sequence[str], request: Request) -> None:
+    """``saddlescope analyze``.
+
+    Raises:
+        TargetError: no checkpoint there.
+        WorkError: some of several checkpoints failed; the others are kept.
+    """
+    if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
+        return
+    checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
+    names = result_names(checkpoints, request.out)
+    items = [
+        curvature_item(checkpoint, settings, request.out, name)
+        for checkpoint, name in zip(checkpoints, names, strict=True)
+        for settings in _layers(checkpoint, request)
+    ]
+    if request.dry_run:
+        from .cost import measure_cost, print_cost
+
+        cost = measure_cost(items[0], request.given, count=len(items))
+        if request.as_json:
+            print(json.dumps(cost.record(), indent=1))
+        else:
+            print_cost(cost)
+        return
+    with world_of(request.settings.device) as world:
+        measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
+        world.wait()  # before the first result changes what is current
+        if len(measure) == 1 or world.size > 1:
+            for item in measure:
+                measure_with_steps(item, request.given, world)
+        else:
+            _with_items(measure, request)
+        world.wait()
+        if world.first:
+            _tell([item.output for item in items], request)
+
+
+def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:
+    """The settings, once for each part of the model where ``--layers`` asks for it."""
+    if not request.layers:
+        return [request.settings]
+    model = open_checkpoint(checkpoint, request.given).model
+    parts = [name for name, part in model.named_children() if any(p.requires_grad for p in part.parameters())]
+    if not parts:
+        raise TargetError(f"{checkpoint}: the model has no parts with parameters of their own; leave out --layers")
+    return [request.settings.model_copy(update={"params": f"{name}.*"}) for name in parts]
+
+
+def _tell(outputs: Sequence[Path], request: Request) -> None:
+    """What was found: JSON, one table, or several checkpoints side by side."""
+    results = [load(CurvatureResult, path) for path in outputs]
+    if request.as_json:
+        content = [json.loads(result.model_dump_json()) for result in results]
+        print(json.dumps(content[0] if len(content) == 1 else content, indent=1))
+    elif len(results) == 1:
+        show(results[0], quick=request.quick)
+        print(outputs[0])
+    else:
+        compare(results)
+        print(f"{len(outputs)} results, the last one {outputs[-1]}")
+    if request.figures is not None:
+        load_factory("saddlescope.figures.draw:draw_results")(list(outputs), request.figures)
+        if not request.as_json:
+            print(f"figures in {request.figures}")
+
+
+def _analyze_of_study(target: Path, request: Request) -> bool:
+    """Does the target if it is a study or one of its runs, with the settings of the study's recipe; else returns False."""
+    runs = None
+    study: Path | None = target
+    if not (target / "study.json").exists():
+        study = study_of(target) if target.is_dir() else None
+        runs = [target]
+    if study is None:
+        return False
+    ignored = [name for name in _OF_FILES if _asked(request, name)]
+    if ignored:
+        flags = ", ".join("--" + _FLAGS.get(name, name.replace("_", "-")) for name in ignored)
+        raise TargetError(f"{target} is analysed as its recipe says: name its checkpoint files instead to use {flags}")
+    changed = request.settings.model_dump(mode="json", exclude_unset=True)
+    plan = StudyAnalysis.parse(recipe_of(study, changed), str(study / "recipe.toml"))
+    analyze_with_progress(study, plan, data_root=request.given.data_root, jobs=request.jobs, runs=runs)
+    if runs is None:
+        print(f"results under {study}; draw and report them with: saddlescope figures {study}, saddlescope report {study}")
+    else:
+        show(load(CurvatureResult, curvature_item(target / "checkpoint.pt", plan.final).output))
+    return True
+
+
+#: what is asked of checkpoint files only
+_OF_FILES = ("every", "shard", "out", "figures", "as_json", "dry_run", "again", "layers", "given")
+_FLAGS = {"as_json": "json", "given": "model, --data, --loss or --key"}
+
+
+def _asked(request: Request, name: str) -> bool:
+    if name == "given":
+        return bool(request.given.record())
+    return bool(getattr(request, name) != getattr(Request(), name))
+
+
+def recipe_of(study: Path, analysis: dict[str, Any]) -> dict[str, Any]:
+    """A study's recipe, with changes to its ``[analysis]`` table."""
+    recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
+    return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
+
+
+class ClaimError(RuntimeError):
+    """A stored claim does not hold."""
+
+
+def verify_result(result: Path, checkpoint: Path | None = None, data_root: str | None = None, *, trust: bool = False) -> None:
+    """``saddlescope verify``.
+
+    Raises:
+        ClaimError: a certificate does not hold.
+        VerificationError: weights, data or vectors are not those of the result.
+    """
+    from .verify import verify
+
+    checks = verify(result, checkpoint=checkpoint, data_root=data_root, trust=trust)
+    if not checks:
+        print(f"{result}: weights and data are unchanged; it claims no negative curvature, so there is no proof to check")
+        return
+    for check in checks:
+        print(
+            f"{check.group}: {'holds' if check.holds else 'FAILS'}: v'Hv = {check.product:.6g} by a Hessian-vector product, "
+            f"{check.difference:.6g} by gradient differences (stored {check.stored:.6g}; must be below {check.threshold:.3g})"
+        )
+    failed = [check.group for check in checks if not check.holds]
+    if failed:
+        raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
+
+
+def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
+    """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=world is not None and not world.first) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def step(group: str, count: int) -> None:
+            if group not in tasks:
+                tasks[group] = bar.add_task(group, total=item.settings.steps * item.settings.starts)
+            bar.update(tasks[group], advance=count)
+
+        do_curvature(item, given, progress=step, world=world, keep_starts=True)
+
+
+def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
+    with progress_bar() as bar:
+        task = bar.add_task("analyze", total=len(items))
+        for _ in run_items(partial(do_curvature, given=request.given), items, request.jobs or default_jobs()):
+            bar.update(task, advance=1)
+
+
+def progress_bar(what: str = "results") -> Progress:
+    """A bar on standard error that counts ``what``."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(what),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+
+
+def analyze_with_progress(
+    study: Path,
+    plan: StudyAnalysis,
+    *,
+    data_root: str | None = None,
+    jobs: int | None = None,
+    runs: list[Path] | None = None,
+) -> int:
+    """:func:`~saddlescope.analysis.studies.analyses.analyze_study` under a bar with the time left.
+
+    Args:
+        study: as there.
+        plan: as there.
+        data_root: as there.
+        jobs: default: one per core.
+        runs: as there.
+    """
+    with progress_bar() as bar:
+        task = bar.add_task(f"analyze {study.name}", total=None)
+        return analyze_study(
+            study,
+            plan,
+            jobs=jobs or default_jobs(),
+            data_root=data_root,
+            runs=runs,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )

@@ -1,0 +1,132 @@
+"""Re-checks the claims of a stored result from the checkpoint and the stored vectors, by two independent formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..hessian.modules import copied
+from ..hessian.operator import HessianOperator
+from ..measures.saddle import shifted, vector_sha256
+from ..records.results import CurvatureResult, ResultError, load
+from ..samples.groups import group_indices
+from ..samples.samples import Samples
+
+
+class VerificationError(ValueError):
+    """A result cannot be verified: something that it rests on is missing or has changed."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One certificate, recomputed.
+
+    Attributes:
+        group: name.
+        stored: Rayleigh quotient in the result.
+        product: ``v^T H v`` by a Hessian-vector product in float64.
+        difference: the same by central differences of the gradient in float64, which takes no second derivative.
+        threshold: ``-tau - noise``, which both must be below.
+        holds: they are, and the product is what is stored.
+    """
+
+    group: str
+    stored: float
+    product: float
+    difference: float
+    threshold: float
+    holds: bool
+
+
+def verify(
+    result_path: Path, *, checkpoint: Path | None = None, data_root: str | None = None, trust: bool = False
+) -> list[Check]:
+    """Recomputes every certificate of a result.
+
+    Args:
+        result_path: ``curvature/<stem>.<scheme>.json``.
+        checkpoint: where the weights are; default: found beside the result.
+        data_root: folder to look for the data in first.
+        trust: unpickle objects, see ``weights.load_weights``.
+
+    Returns:
+        One check per certificate; empty where the result claims no negative curvature.
+
+    Raises:
+        VerificationError: other weights, data or vectors than the result was measured on.
+    """
+    result = load(CurvatureResult, result_path)
+    source = result.provenance
+    where = checkpoint or _find_checkpoint(result_path, source.checkpoint)
+    subject = open_checkpoint(where, Given(**source.subject, data_root=data_root, trust=trust))
+    if subject.source.checkpoint_sha256 != source.checkpoint_sha256:
+        raise VerificationError(f"{where}: not the weights that {result_path.name} was measured on (SHA-256 differs)")
+    if subject.samples.sha256() != source.data_sha256:
+        raise VerificationError(f"{result_path}: the data are not the ones it was measured on (SHA-256 differs)")
+    claims = {name: group.certificate for name, group in result.groups.items() if group.certificate is not None}
+    if not claims:
+        return []
+    vectors_path = result_path.parent / (result.vectors_file or "")
+    if not vectors_path.is_file():
+        raise VerificationError(
+            f"{result_path}: its eigenvectors {vectors_path.name} are missing; analyze the checkpoint again"
+        )
+    try:
+        vectors = load_file(vectors_path)
+    except SafetensorError as error:
+        raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
+    indices = group_indices(result.scheme, subject.samples.labels)
+    checks = []
+    for name, claim in claims.items():
+        vector = vectors.get(claim.vector)
+        if vector is None or vector_sha256(vector) != claim.vector_sha256:
+            raise VerificationError(
+                f"{vectors_path}: '{claim.vector}' is not the vector that the result names (SHA-256 differs)"
+            )
+        part = subject.samples.subset(indices[name])
+        if result.groups[name].sampling is not None:
+            raise VerificationError(f"{result_path}: group {name} was subsampled; analyze it whole for a certificate")
+        dtype = getattr(torch, claim.dtype)
+        product, difference = _quotients(subject, part, vector, source.params_pattern, dtype)
+        # a model or loss that was edited may curve downwards, too, but that is not what the result says
+        same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
+        threshold = -result.groups[name].verdict.tau - claim.noise
+        checks.append(
+            Check(name, claim.rayleigh_quotient, product, difference, threshold, same and max(product, difference) < threshold)
+        )
+    return checks
+
+
+def _quotients(
+    subject: Subject, samples: Samples, vector: Tensor, params: str | None, dtype: torch.dtype
+) -> tuple[float, float]:
+    model = copied(subject.model).to(dtype)
+    operator = HessianOperator(model, samples, subject.loss, params=params, accelerate=False, memory=1)
+    v = vector.double() / vector.double().norm()
+    product = float(torch.dot(operator.matvec(v).double(), v))
+    if dtype != torch.float64:  # steps so small are below its rounding
+        return product, product
+    quotients = []
+    # Tiny steps, so that no ReLU switches on the way: across a kink the difference measures the kink, not the Hessian. One of
+    # three may still cross one; the median does not care.
+    for h in (1e-7, 1e-8, 1e-9):
+        slopes = []
+        for side in (h, -h):
+            with shifted(operator, v, side):
+                slopes.append(float(torch.dot(operator.loss_and_gradient()[1], v)))
+        quotients.append((slopes[0] - slopes[1]) / (2 * h))
+    return product, sorted(quotients)[1]
+
+
+def _find_checkpoint(result_path: Path, name: str) -> Path:
+    run = result_path.resolve().parent.parent
+    for place in (run / name, run / "checkpoints" / name, result_path.parent / name):
+        if place.is_file():
+            return place
+    raise ResultError(f"{result_path}: its checkpoint {name} is not beside it; say where with --checkpoint")

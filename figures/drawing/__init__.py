@@ -1,0 +1,1 @@
+"""What every picture shares: canvas, scales, appearance, the study's data."""

@@ -1,0 +1,209 @@
+"""Curvature along training: every analysed checkpoint, every seed, and the switch of stages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from ...analysis.records.results import CurvatureResult
+from ...analysis.records.study import Run, Study
+from ..drawing.appearance import Look, handle, looks_of
+from ..drawing.canvas import FigureError, heading, legend_below, new_figure
+from ..drawing.scales import SCALE_WORDS, plain_ticks, value_axis
+from ..drawing.study_data import (
+    MOST_GROUPS,
+    Drawing,
+    NothingToDraw,
+    Planned,
+    count,
+    gap_words,
+    group_title,
+    main_scheme,
+    seeds_of,
+    setting,
+)
+from .extremes import ROWS
+
+NAME = "along_training"
+PAPER = "F4 (Rangwani et al. 2022, slide 19: |λ_min/λ_max| along training)"
+Path = dict[int, CurvatureResult]
+
+
+def figures(study: Study) -> list[Planned]:
+    """The figure of curvature along training."""
+    return [Planned(NAME, lambda: draw(study))]
+
+
+def paths(study: Study, scheme: str) -> dict[str, dict[int, Path]]:
+    """Optimizer -> seed -> epoch -> result, for runs with at least two analysed checkpoints.
+
+    Raises:
+        FigureError: results of different data.
+    """
+    found: dict[str, dict[int, Path]] = {}
+    for run in study.runs:
+        path = {epoch: result for epoch, result in run.along(scheme) if result.provenance.params_pattern is None}
+        if len(path) > 1:
+            found.setdefault(run.optimizer, {})[run.seed] = path
+    hashes = {result.provenance.data_sha256 for seeds in found.values() for path in seeds.values() for result in path.values()}
+    if len(hashes) > 1:
+        raise FigureError(
+            f"{NAME}: results of scheme '{scheme}' rest on {len(hashes)} different data sets; keep one in a study"
+        )
+    return found
+
+
+def switches(study: Study) -> dict[str, list[int]]:
+    """Optimizer -> epochs at which its runs change stage, from the side-cars."""
+    found: dict[str, set[int]] = {}
+    for run in study.runs:
+        epoch = _switch(run)
+        if epoch is not None:
+            found.setdefault(run.optimizer, set()).add(epoch)
+    return {optimizer: sorted(epochs) for optimizer, epochs in found.items()}
+
+
+def _switch(run: Run) -> int | None:
+    training = (run.side_car or {}).get("training", {})
+    epoch = training.get("stage_switch_epoch")
+    return int(epoch) if epoch is not None else None
+
+
+def draw(study: Study) -> Drawing:
+    """A row per quantity, a column per group; thin lines are seeds, thick ones means over all of them.
+
+    Raises:
+        NothingToDraw: no run has two analysed checkpoints.
+    """
+    scheme = main_scheme(study)
+    found = paths(study, scheme)
+    if not found:
+        raise NothingToDraw("no run has two analysed checkpoints; train with checkpoint_every set and analyze the study")
+    looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
+    first = next(iter(next(iter(next(iter(found.values())).values())).values()))
+    groups = list(first.scheme.groups)[:MOST_GROUPS]
+    figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
+    panels = figure.subplots(len(ROWS), len(groups), sharex=True, sharey="row", squeeze=False)
+    tau, relative = _thresholds(found, groups)
+    for row, (label, number) in enumerate(ROWS):
+        inside: list[float] = []
+        for column, group in enumerate(groups):
+            axes = panels[row, column]
+            for optimizer, runs in found.items():
+                curves = {
+                    seed: {
+                        epoch: number(result.groups[group]).value for epoch, result in path.items() if group in result.groups
+                    }
+                    for seed, path in runs.items()
+                }
+                inside += draw_curves(axes, curves, looks[optimizer], len(seeds))
+            mark_switches(axes, switch, looks)
+        kind = value_axis(panels[row, 0], inside, relative if row == 2 else tau)
+        panels[row, 0].set_ylabel(label + SCALE_WORDS[kind])
+    for column, group in enumerate(groups):
+        panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
+        panels[0, column].axhline(0, color="#999999", linewidth=0.6, zorder=1)
+        panels[0, column].set_title(group_title(first, group).replace(" (", "\n("), fontweight="normal")
+        panels[-1, column].set_xlabel("epoch")
+        plain_ticks(panels[-1, column].xaxis, 6)
+    figure.align_ylabels(list(panels[:, 0]))
+    handles = [handle(look, line=True) for key, look in looks.items() if key in found]
+    handles += switch_handles(switch, looks)
+    legend_below(figure, handles)
+    heading(figure, "Curvature along training", setting(first.provenance))
+    return Drawing(figure, "λ_min, λ_max and their ratio along training", _caption(study, found, switch, tau), PAPER)
+
+
+def _thresholds(found: dict[str, dict[int, Path]], groups: Sequence[str]) -> tuple[float, float]:
+    """Median tau, and median tau / lambda_max."""
+    results = [result for seeds in found.values() for path in seeds.values() for result in path.values()]
+    entries = [result.groups[group] for result in results for group in groups if group in result.groups]
+    tau = float(np.median([entry.verdict.tau for entry in entries])) or 1e-12
+    top = float(np.median([abs(entry.lambda_max.value) for entry in entries]))
+    return tau, tau / top if top else 1e-12
+
+
+def draw_curves(
+    axes: Axes, curves: dict[int, dict[int, float]], look: Look, seeds: int, *, markers: bool = True
+) -> list[float]:
+    """Every seed a thin line over the epochs; a thick mean at the epochs that all ``seeds`` seeds have.
+
+    Returns:
+        Every value drawn.
+    """
+    alone = seeds == 1
+    inside: list[float] = []
+    for seed, curve in curves.items():
+        epochs = sorted(curve)
+        axes.plot(epochs, [curve[e] for e in epochs], color=look.colour, linewidth=1.6 if alone else 0.8,
+                  linestyle=look.line if alone else "-",
+                  alpha=1.0 if alone else 0.45, marker=look.marker if alone and markers else "",
+                  gid=f"seed-{seed}")  # fmt: skip
+        inside += curve.values()
+    common = sorted(set.intersection(*(set(curve) for curve in curves.values()))) if len(curves) == seeds > 1 else []
+    if common:
+        means = [float(np.mean([curve[epoch] for curve in curves.values()])) for epoch in common]
+        marker = look.marker if markers else ""
+        axes.plot(common, means, color=look.colour, linestyle=look.line, linewidth=2.0, marker=marker, zorder=3, gid="mean")
+    return inside
+
+
+def mark_switches(axes: Axes, switch: dict[str, list[int]], looks: dict[str, Look]) -> None:
+    """A dashed line where an optimizer changes stage."""
+    for optimizer, epochs in switch.items():
+        for epoch in epochs:
+            axes.axvline(epoch, color=looks[optimizer].colour, linestyle=(0, (4, 2)), linewidth=1.0, zorder=1.5, gid="switch")
+
+
+def switch_handles(switch: dict[str, list[int]], looks: dict[str, Look]) -> list[Line2D]:
+    """Legend entries of :func:`mark_switches`."""
+    return [
+        Line2D(
+            [], [], color=looks[key].colour, linestyle=(0, (4, 2)), linewidth=1.0, label=f"{looks[key].name}: stage 2 begins"
+        )
+        for key in switch
+    ]
+
+
+def switch_words(switch: dict[str, list[int]], looks: dict[str, Look]) -> str:
+    """Where the stages change, in words."""
+    parts = [f"{looks[key].name} after epoch {' and '.join(map(str, epochs))}" for key, epochs in switch.items()]
+    return f" Dashed verticals: the second stage begins ({'; '.join(parts)})." if parts else ""
+
+
+def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, list[int]], tau: float) -> str:
+    looks, seeds = looks_of(study), seeds_of(study)
+    gaps = [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds if s not in found.get(o, {})]
+    epochs = sorted({epoch for runs in found.values() for path in runs.values() for epoch in path})
+    mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
+    return (
+        "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
+        f"(epochs {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of extremes. "
+        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs)}{switch_words(switch, looks)} "
+        f"{count(len(seeds), 'training seed')}."
+        f"{gap_words(gaps)}"
+    )
+
+
+def _rarer(found: dict[str, dict[int, Path]], epochs: Sequence[int]) -> str:
+    """The groups that were not measured at every epoch drawn, with those at which they were."""
+    measured: dict[str, set[int]] = {}
+    for runs in found.values():
+        for path in runs.values():
+            for epoch, result in path.items():
+                for group in result.groups:
+                    measured.setdefault(group, set()).add(epoch)
+    by_epochs: dict[tuple[int, ...], list[str]] = {}
+    for group, at in measured.items():
+        if len(at) < len(epochs):
+            by_epochs.setdefault(tuple(sorted(at)), []).append(group)
+    return "".join(f" Measured at epoch {_some(at)} only: {', '.join(groups)}." for at, groups in by_epochs.items())
+
+
+def _some(epochs: Sequence[int]) -> str:
+    if len(epochs) <= 12:
+        return ", ".join(map(str, epochs))
+    return f"{epochs[0]}, {epochs[1]}, … , {epochs[-1]}: {len(epochs)} in all"

@@ -1,0 +1,1 @@
+"""Baselines, and the check that holds a new measurement against them."""

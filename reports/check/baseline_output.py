@@ -1,0 +1,35 @@
+"""A baseline as people read it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .baseline import Baseline
+from .output import side_words
+from .run import side_of
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def baseline_table(baseline: Baseline) -> RenderableType:
+    """Numbers with their rules and tolerances, then the history."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    for heading in ("number", "value", "rule", "abs_tol", "rel_tol", "direction"):
+        grid.add_column(heading, justify="right" if heading in ("value", "abs_tol", "rel_tol") else "left", overflow="fold")
+    for name, series in baseline.series.items():
+        grid.add_row(Text(name, style="bold underline"))
+        for number, entry in series.numbers.items():
+            words = side_words(side_of(entry.readings))
+            grid.add_row(Text(number), Text(words), entry.rule, f"{entry.abs_tol:.3g}", f"{entry.rel_tol:.3g}", entry.direction)
+    history = [
+        Text(f"{one.when}  {one.who}  saddlescope {one.saddlescope}  {len(one.changes)} changed  {one.reason}")
+        for one in baseline.history
+    ]
+    rate = Text(f"a build in which nothing changed fails with probability {baseline.false_alarm_rate:.2g} at most")
+    return Group(grid, Text(""), rate, Text("history", style="bold"), *history)

@@ -1,0 +1,268 @@
+"""One number against its baseline, by what is known about it.
+
+Three situations (``Route``) call for three comparisons:
+
+- the same weights measured with the same probes: equal digits are expected, so the tolerance decides. An estimate beyond it
+  is still judged by its interval or standard error, as is an extreme that did not converge;
+- the same weights measured with other probes or steps: settled numbers by tolerance, estimates by their stated errors;
+- other weights: with one seed on each side the tolerance decides (both numbers are true, of two different checkpoints);
+  with more, the seeds are a sample and a pooled two-sample t test decides.
+
+A test yields a p-value, P[p <= u] <= u if nothing changed. ``holm`` then decides over all tests of a build together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from functools import cache
+
+import numpy as np
+
+from .baseline import Number
+from .readings import Reading, Value
+
+
+class Outcome(StrEnum):
+    """Verdict on one number."""
+
+    SAME = "same"
+    WITHIN = "within sampling error"
+    ALLOWED = "moved, allowed direction"
+    MOVED = "moved"
+    MISSING = "missing"
+    NEW = "new"
+    REFUSED = "not comparable"
+
+
+class Route(Enum):
+    """What the two sides have in common."""
+
+    DIGITS = "same weights, same estimator settings"
+    RESAMPLED = "same weights, other probes or steps"
+    RETRAINED = "other weights"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one comparison found.
+
+    ``outcome`` holds unless the build's multiple test rejects ``p``; then the number moved. ``p`` is None where nothing is
+    random. ``allowed_p`` tests a shift in the direction that is allowed: it can never fail a build.
+    """
+
+    outcome: Outcome
+    p: float | None = None
+    allowed_p: float | None = None
+    note: str = ""
+
+
+def compare_single(entry: Number, old: Reading, new: Reading, route: Route, parameters: int) -> Evidence:
+    """Compares one reading with one reading.
+
+    Args:
+        entry: the baseline's number: its rule, tolerances and direction.
+        old: reading in the baseline.
+        new: reading of the result.
+        route: what the two have in common.
+        parameters: size of the Hessian, which scales an extreme's interval.
+    """
+    if entry.rule in ("exact", "label"):
+        return Evidence(Outcome.SAME if old.value == new.value else Outcome.MOVED)
+    difference = _float(new.value) - _float(old.value)
+    tested = _tested(entry, old, new, route)
+    one = 1.0 if tested else None  # counted among the build's tests by what it is, not by how it came out
+    if abs(difference) <= tolerance(entry, _float(old.value)):
+        return Evidence(Outcome.SAME, one)
+    if entry.rule == "bound" and route is not Route.DIGITS:
+        return Evidence(Outcome.WITHIN, note="lower bounds of different runs do not contradict each other")
+    if old.settled and new.settled and abs(difference) <= tolerance(entry, _float(old.value)) + old.slack + new.slack:
+        return Evidence(Outcome.WITHIN, one, note="within residual and matvec noise")
+    p = chance(old, new, parameters) if tested else 0.0
+    if _allowed(entry, difference):
+        return Evidence(Outcome.WITHIN if tested else Outcome.ALLOWED, one, allowed_p=p)
+    if not tested:
+        return Evidence(Outcome.MOVED)
+    if p is not None:
+        return Evidence(Outcome.WITHIN, p, note="same probes, other digits" if route is Route.DIGITS else "")
+    if route is Route.DIGITS:
+        return Evidence(Outcome.MOVED, one, note="error unknown, but with the same probes the digits should agree")
+    return Evidence(Outcome.REFUSED, one, note="no interval or standard error to judge by: use more starts or steps")
+
+
+def compare_samples(entry: Number, old: dict[int | None, Reading], new: dict[int | None, Reading]) -> Evidence:
+    """Compares the seeds of a series, trained anew, as two samples of one distribution.
+
+    The null hypothesis is that nothing changed, hence equal variances too: the pooled t test has the most degrees of freedom,
+    which is what three seeds are short of. Same seeds on both sides can only make it more cautious.
+
+    Args:
+        entry: the baseline's number: its rule, tolerances and direction.
+        old: seed -> reading in the baseline.
+        new: seed -> reading of the results; with ``old`` at least three in all.
+    """
+    before, after = [one.value for one in old.values()], [one.value for one in new.values()]
+    if entry.rule == "exact":
+        alike = {str(value) for value in before} == {str(value) for value in after}
+        return Evidence(Outcome.SAME if alike else Outcome.MOVED)
+    if entry.rule == "label":
+        return _labels([str(value) for value in before], [str(value) for value in after])
+    x, y = [_float(value) for value in before], [_float(value) for value in after]
+    margin = tolerance(entry, sum(x) / len(x))
+    if old.keys() == new.keys() and all(
+        abs(_float(new[seed].value) - _float(old[seed].value)) <= tolerance(entry, _float(old[seed].value)) for seed in old
+    ):
+        return Evidence(Outcome.SAME, 1.0)
+    difference = sum(y) / len(y) - sum(x) / len(x)
+    if abs(difference) <= margin:
+        return Evidence(Outcome.WITHIN, 1.0)
+    unit = max(one.unit for one in [*old.values(), *new.values()])
+    p = pooled_t(x, y, floor=max(unit, margin) / math.sqrt(12))
+    if entry.direction == "both":
+        return Evidence(Outcome.WITHIN, p)
+    if _allowed(entry, difference):
+        return Evidence(Outcome.WITHIN, 1.0, allowed_p=p / 2)
+    return Evidence(Outcome.WITHIN, p / 2)
+
+
+def pooled_t(x: Sequence[float], y: Sequence[float], floor: float = 0.0) -> float:
+    """Two-sided p-value of Student's two-sample t test with pooled variance.
+
+    Args:
+        x: first sample.
+        y: second sample; ``len(x) + len(y) >= 3``.
+        floor: least standard deviation: numbers with a finite step can be equal by chance, which says nothing of their spread.
+    """
+    from scipy.special import stdtr
+
+    mean_x, mean_y = math.fsum(x) / len(x), math.fsum(y) / len(y)
+    squares = math.fsum((value - mean_x) ** 2 for value in x) + math.fsum((value - mean_y) ** 2 for value in y)
+    freedom = len(x) + len(y) - 2
+    deviation = math.sqrt(squares / freedom + floor**2)
+    if deviation == 0.0:
+        return 1.0 if mean_x == mean_y else 0.0
+    t = abs(mean_y - mean_x) / (deviation * math.sqrt(1 / len(x) + 1 / len(y)))
+    return float(2 * stdtr(freedom, -t))
+
+
+def _labels(before: list[str], after: list[str]) -> Evidence:
+    if sorted(before) == sorted(after):
+        return Evidence(Outcome.SAME, 1.0)
+    pooled = before + after
+    label = max(sorted(set(pooled)), key=pooled.count)  # chosen without regard to sides, so the test stays exact
+    p = _fisher(before.count(label), len(before), after.count(label), len(after))
+    return Evidence(
+        Outcome.WITHIN, p, note=f"'{label}': {before.count(label)} of {len(before)}, now {after.count(label)} of {len(after)}"
+    )
+
+
+@cache
+def _fisher(before: int, of: int, after: int, of_new: int) -> float:
+    from scipy.stats import fisher_exact
+
+    return float(fisher_exact(np.array([[before, of - before], [after, of_new - after]])).pvalue)
+
+
+def chance(old: Reading, new: Reading, parameters: int) -> float | None:
+    """p-value of two estimates of one quantity: how improbable is a gap this wide?
+
+    With standard errors it is the bound of ``_quadratic`` for traces, and Welch's t test for what was averaged over two or
+    more probes. Otherwise it is the smallest failure probability (twice, one for each interval) at which the two
+    intervals, widened to it, still touch. None where a side says nothing about its error.
+    """
+    gap = abs(_float(new.value) - _float(old.value))
+    if old.standard_error is not None and new.standard_error is not None:
+        errors = ((old.standard_error, old.count or 1), (new.standard_error, new.count or 1))
+        if old.quadratic and new.quadratic:
+            return _quadratic(gap, *errors)
+        if min(count for _, count in errors) > 1:
+            return _welch(gap, *errors)
+    lower, upper = (old, new) if _float(old.value) < _float(new.value) else (new, old)
+    if lower.high is None or upper.low is None or lower.confidence is None or upper.confidence is None:
+        return None
+    small, large = 0.0, 745.0  # bisection over ln(1 / failure probability); exp(-745) is the least float above zero
+    if _reach(lower, small, parameters, up=True) + _reach(upper, small, parameters, up=False) >= gap:
+        return 1.0
+    for _ in range(80):
+        middle = (small + large) / 2
+        touching = _reach(lower, middle, parameters, up=True) + _reach(upper, middle, parameters, up=False) >= gap
+        small, large = (small, middle) if touching else (middle, large)
+    return min(1.0, 2 * math.exp(-small))
+
+
+def _reach(reading: Reading, exponent: float, parameters: int, *, up: bool) -> float:
+    """Half-width of the interval on one side, once it is to fail with probability ``exp(-exponent)`` at most."""
+    value, failure = _float(reading.value), 1 - (reading.confidence or 0.0)
+    edge = reading.high if up else reading.low
+    width = max(0.0, (edge - value) if up else (value - edge)) if edge is not None else math.inf
+    if failure <= 0 or width == 0.0:
+        return width
+    if reading.spread is None or reading.spread <= 0:
+        # an exponential tail: at least as wide as a normal's, and what a share of few eigenvalues has
+        return width * (math.log(2) + exponent) / (math.log(2) - math.log(failure))
+    # Kuczynski and Wozniakowski: failure = C sqrt(n) exp(-sqrt(eps) (2 m - 1)), width = spread eps / (1 - 2 eps)
+    size = math.log(1.648 * math.sqrt(parameters))
+    relative = width / reading.spread
+    epsilon = relative / (1 + 2 * relative) * ((size + exponent) / (size - math.log(failure))) ** 2
+    return reading.spread * epsilon / (1 - 2 * epsilon) if epsilon < 0.5 else math.inf
+
+
+def _welch(gap: float, one: tuple[float, int], other: tuple[float, int]) -> float:
+    from scipy.special import stdtr
+
+    squares = [error**2 for error, _ in (one, other)]
+    if sum(squares) == 0.0:
+        return 0.0 if gap > 0 else 1.0
+    freedom = sum(squares) ** 2 / sum(square**2 / (count - 1) for square, (_, count) in zip(squares, (one, other), strict=True))
+    return float(2 * stdtr(freedom, -gap / math.sqrt(sum(squares))))
+
+
+def _quadratic(gap: float, one: tuple[float, int], other: tuple[float, int]) -> float:
+    """Tail of a mean of quadratic forms in random probes (Laurent and Massart 2000, lemma 1).
+
+    One probe of a spectrum with one large eigenvalue is a chi-square with one degree of freedom, far from normal. With
+    standard error s and, over m probes, no coefficient above s / sqrt(2 m), for every spectrum
+    ``P[|X| > sqrt(2) (s sqrt(x) + s x / sqrt(m))] <= 2 exp(-x)``.
+    """
+    deviation = math.hypot(one[0], other[0])
+    if deviation == 0.0:
+        return 0.0 if gap > 0 else 1.0
+    largest = max(error / math.sqrt(count) for error, count in (one, other))
+    root = (math.sqrt(deviation**2 + 4 * largest * gap / math.sqrt(2)) - deviation) / (2 * largest)
+    return min(1.0, 2 * math.exp(-(root**2)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values.
+
+    Rejecting those <= alpha errs anywhere with probability <= alpha, however dependent the numbers are.
+    """
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return adjusted
+
+
+def tolerance(entry: Number, value: float) -> float:
+    """The difference from ``value`` that is no difference."""
+    return entry.abs_tol + entry.rel_tol * abs(value)
+
+
+def _tested(entry: Number, old: Reading, new: Reading, route: Route) -> bool:
+    if entry.rule == "estimate":
+        return True
+    return entry.rule == "extreme" and (route is Route.RESAMPLED or not (old.settled and new.settled))
+
+
+def _allowed(entry: Number, difference: float) -> bool:
+    return (entry.direction == "not-lower" and difference > 0) or (entry.direction == "not-higher" and difference < 0)
+
+
+def _float(value: Value) -> float:
+    if isinstance(value, int | float):
+        return float(value)
+    raise TypeError(f"expected a number, found {value!r}")  # load_baseline and the families keep texts out

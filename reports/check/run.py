@@ -1,0 +1,287 @@
+"""The check: every number of a baseline against a new measurement, and one answer for the build."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from .baseline import PROBES, Baseline, BaselineError, Number, Series
+from .compare_numbers import Evidence, Outcome, Route, compare_samples, compare_single, holm, tolerance
+from .readings import Reading, Value, statistic
+from .series import restrict
+
+#: with these unchanged a seed is expected to train the same weights
+_REPRODUCIBLE = ("torch", "numpy", "platform", "device", "threads")
+#: outcomes that fail a build
+FAILING = (Outcome.MOVED, Outcome.MISSING)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a row: the values over the seeds, their mean, and error bars.
+
+    ``low`` and ``high`` are the stated interval of a single reading, or mean -/+ standard deviation over seeds.
+    """
+
+    values: list[Value | None]
+    mean: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """The verdict on one number."""
+
+    series: str
+    number: str
+    outcome: Outcome
+    old: Side | None
+    new: Side | None
+    tolerance: float | None = None
+    direction: str = "both"
+    p: float | None = None
+    adjusted_p: float | None = None
+    note: str = ""
+
+    @property
+    def identifier(self) -> str:
+        """``series::number``."""
+        return f"{self.series}::{self.number}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Everything a build needs to know."""
+
+    rows: list[Row]
+    false_alarm_rate: float
+    tests: int
+    unchecked: list[str] = field(default_factory=list)
+    environment: list[str] = field(default_factory=list)
+
+    def having(self, *outcomes: Outcome) -> list[Row]:
+        """The rows with one of these outcomes."""
+        return [row for row in self.rows if row.outcome in outcomes]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a number moved or is missing, else 2 if one could not be compared, else 0."""
+        if self.having(*FAILING):
+            return 1
+        return 2 if self.having(Outcome.REFUSED) else 0
+
+    @property
+    def sentence(self) -> str:
+        """The answer in one line."""
+        counts = [f"{len(self.having(outcome))} {outcome.value}" for outcome in Outcome if self.having(outcome)]
+        answer = {0: "passed", 1: "FAILED", 2: "NOT COMPARABLE"}[self.exit_code]
+        return f"check {answer}: {', '.join(counts)}"
+
+
+def check(
+    baseline: Baseline,
+    results: Mapping[str, Series],
+    *,
+    only: Sequence[str] = (),
+    quick: bool = False,
+    alpha: float | None = None,
+) -> Check:
+    """Compares results with a baseline.
+
+    Args:
+        baseline: as loaded.
+        results: series by name, from ``collect`` or ``gather``.
+        only: patterns; numbers that none of them means are left out on both sides.
+        quick: series of the baseline that ``results`` does not have are left out, instead of missing.
+        alpha: false-alarm rate of the build; default: the baseline's.
+
+    Raises:
+        BaselineError: a pattern means nothing, or baseline and results have no number in common.
+    """
+    old, new = restrict(baseline.series, only), restrict(restrict(results, baseline.only), only)
+    if only and not old:
+        raise BaselineError(f"--only {' '.join(only)}: no number of the baseline is meant; see 'saddlescope baseline show'")
+    if not any(old[name].numbers.keys() & new[name].numbers.keys() for name in old.keys() & new.keys()):
+        raise BaselineError(
+            f"baseline and results have no number in common: the baseline holds {_listed(old)}; the results are {_listed(new)}"
+        )
+    unchecked = [name for name in old if quick and name not in new]
+    found: list[tuple[Row, Evidence]] = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        if name not in unchecked:
+            found += _series(name, old.get(name), new.get(name))
+    rate = baseline.false_alarm_rate if alpha is None else alpha
+    rows, tests = _decide(found, rate)
+    return Check(rows, rate, tests, unchecked, _environment(old, new))
+
+
+def _series(name: str, old: Series | None, new: Series | None) -> list[tuple[Row, Evidence]]:
+    if new is None or old is None:
+        present = old or new
+        outcome = Outcome.MISSING if new is None else Outcome.NEW
+        note = "no result of this series was given" if new is None else "series not in the baseline"
+        return [_lonely(name, number, outcome, entry, note) for number, entry in present.numbers.items()] if present else []
+    if differences := old.conditions.differences(new.conditions):
+        return [
+            (
+                Row(
+                    name,
+                    number,
+                    Outcome.REFUSED,
+                    side_of(entry.readings),
+                    side_of(_readings(new, number)),
+                    note="; ".join(differences),
+                ),
+                Evidence(Outcome.REFUSED),
+            )
+            for number, entry in old.numbers.items()
+        ]
+    route = _route(old, new)
+    found = []
+    for number, entry in old.numbers.items():
+        if number in new.numbers:
+            found.append(_compared(name, number, old, new, route))
+        elif not _explained(number, new):
+            found.append(_lonely(name, number, Outcome.MISSING, entry, "not in the results"))
+    extra = [number for number in new.numbers if number not in old.numbers]
+    return found + [_lonely(name, number, Outcome.NEW, new.numbers[number], "not in the baseline") for number in extra]
+
+
+def _route(old: Series, new: Series) -> Route:
+    before = dict(zip(old.seeds, old.checkpoints, strict=True))
+    if any(before.get(seed) != checkpoint for seed, checkpoint in zip(new.seeds, new.checkpoints, strict=True)):
+        return Route.RETRAINED
+    alike = old.conditions.engine == "exact" or all(old.settings.get(key) == new.settings.get(key) for key in PROBES)
+    return Route.DIGITS if alike else Route.RESAMPLED
+
+
+def _compared(name: str, number: str, old: Series, new: Series, route: Route) -> tuple[Row, Evidence]:
+    entry = old.numbers[number]
+    before = {seed: one for seed, one in zip(old.seeds, entry.readings, strict=True) if one is not None}
+    after = {seed: one for seed, one in zip(new.seeds, new.numbers[number].readings, strict=True) if one is not None}
+    if entry.rule == "label" and (setting := _other_threshold(old, new)):
+        evidence = Evidence(Outcome.REFUSED, note=f"the answer depends on '{setting}', which differs")
+    elif route is Route.RETRAINED and len(before) + len(after) >= 3:
+        evidence = compare_samples(entry, before, after)
+    else:
+        if route is Route.RETRAINED:
+            pairs = [(next(iter(before.values())), next(iter(after.values())))]
+        else:
+            pairs = [(before[seed], after[seed]) for seed in after if seed in before]
+        each = [compare_single(entry, one, other, route, old.conditions.parameters) for one, other in pairs]
+        evidence = _worst(each) if each else Evidence(Outcome.NEW, note="not measured for these seeds in the baseline")
+        if route is Route.RETRAINED and evidence.outcome is Outcome.MOVED:
+            evidence = replace(evidence, note="other weights, one seed on each side: the spread over seeds is unknown")
+    row = Row(
+        series=name,
+        number=number,
+        outcome=evidence.outcome,
+        old=side_of(entry.readings),
+        new=side_of(new.numbers[number].readings),
+        tolerance=_shown_tolerance(entry),
+        direction=entry.direction,
+        p=evidence.p,
+        note=evidence.note,
+    )
+    return row, evidence
+
+
+def _other_threshold(old: Series, new: Series) -> str | None:
+    return next((key for key in ("tau", "stationarity") if old.settings.get(key) != new.settings.get(key)), None)
+
+
+def _worst(each: list[Evidence]) -> Evidence:
+    """Several seeds with their own weights each: any that moved moves the number; p-values are corrected for their count."""
+    order = [Outcome.REFUSED, Outcome.MOVED, Outcome.WITHIN, Outcome.ALLOWED, Outcome.SAME]
+    worst = min(each, key=lambda one: (order.index(one.outcome), one.p if one.p is not None else 1.0))
+    tests = [one.p for one in each if one.p is not None]
+    allowed = [one.allowed_p for one in each if one.allowed_p is not None]
+    return replace(
+        worst,
+        p=min(1.0, len(tests) * min(tests)) if tests else None,
+        allowed_p=min(1.0, len(allowed) * min(allowed)) if allowed else None,
+    )
+
+
+def _decide(found: list[tuple[Row, Evidence]], rate: float) -> tuple[list[Row], int]:
+    tested = [index for index, (_, evidence) in enumerate(found) if evidence.p is not None]
+    adjusted = dict(zip(tested, holm([found[index][1].p or 0.0 for index in tested]), strict=True))
+    rows = []
+    for index, (row, evidence) in enumerate(found):
+        if index not in adjusted:
+            rows.append(row)
+            continue
+        outcome = row.outcome
+        if outcome is not Outcome.REFUSED and adjusted[index] <= rate:
+            outcome = Outcome.MOVED
+        elif evidence.allowed_p is not None and evidence.allowed_p * len(tested) <= rate:
+            outcome = Outcome.ALLOWED
+        rows.append(replace(row, outcome=outcome, adjusted_p=adjusted[index]))
+    return rows, len(tested)
+
+
+def _explained(number: str, new: Series) -> bool:
+    """No negative curvature, no escape from it: the group's verdict, compared on its own, says why the number is gone."""
+    if statistic(number) not in ("escape.correlated_negative_curvature", "escape.multiplier", "gauss_newton.quotient_along_v"):
+        return False
+    group = number.split(f".{statistic(number)}", maxsplit=1)[0]
+    answers = new.numbers.get(f"{group}.curvature")
+    return answers is not None and all(one.value != "negative curvature" for one in answers.present)
+
+
+def _lonely(series: str, number: str, outcome: Outcome, entry: Number, note: str) -> tuple[Row, Evidence]:
+    side = side_of(entry.readings)
+    old, new = (side, None) if outcome is Outcome.MISSING else (None, side)
+    return Row(series, number, outcome, old, new, direction=entry.direction, note=note), Evidence(outcome)
+
+
+def side_of(readings: Sequence[Reading | None]) -> Side | None:
+    """Values over the seeds with mean and error bars; None where nothing was measured."""
+    present = [one for one in readings if one is not None]
+    if not present:
+        return None
+    values = [one.value if one is not None else None for one in readings]
+    numbers = [float(one.value) for one in present if isinstance(one.value, int | float)]
+    if len(numbers) < len(present):
+        return Side(values, None, None, None)
+    mean = math.fsum(numbers) / len(numbers)
+    if len(numbers) == 1:
+        return Side(values, mean, present[0].low, present[0].high)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1))
+    return Side(values, mean, mean - deviation, mean + deviation)
+
+
+def _readings(series: Series, number: str) -> list[Reading | None]:
+    return series.numbers[number].readings if number in series.numbers else []
+
+
+def _shown_tolerance(entry: Number) -> float | None:
+    numbers = [float(one.value) for one in entry.present if isinstance(one.value, int | float)]
+    return tolerance(entry, math.fsum(numbers) / len(numbers)) if numbers else None
+
+
+def _environment(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[str]:
+    """What differs between the machines, versions and settings: not a reason to refuse, often the reason of a move."""
+    found: dict[str, None] = {}
+    for name in old.keys() & new.keys():
+        for before, after in ((old[name].environment, new[name].environment), (old[name].settings, new[name].settings)):
+            shared = [key for key in before if key in after and before[key] != after[key]]
+            found.update(dict.fromkeys(f"{key} {before[key]} -> {after[key]}" for key in shared))
+    retrained = [name for name in old.keys() & new.keys() if _route(old[name], new[name]) is Route.RETRAINED]
+    unexplained = [
+        name
+        for name in retrained
+        if all(old[name].environment.get(key) == new[name].environment.get(key) for key in _REPRODUCIBLE)
+    ]
+    if unexplained:
+        found[
+            f"the checkpoints of {len(unexplained)} series, with versions and platform unchanged: the training itself changed"
+        ] = None
+    return sorted(found)
+
+
+def _listed(series: Mapping[str, Series]) -> str:
+    names = list(series)
+    return ", ".join(f"'{name}'" for name in names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "") or "nothing"

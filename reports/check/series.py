@@ -1,0 +1,152 @@
+"""RESULT arguments -> named series: result files, run folders and study folders, seeds of one optimizer together."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ...analysis.records.results import CurvatureResult, load
+from ...analysis.records.study import load_study, read_json
+from .baseline import BaselineError, Series, series_of
+
+
+def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False, by_seed: bool = False) -> dict[str, Series]:
+    """Reads results from disk.
+
+    Args:
+        arguments: result JSON files, folders of them, run folders or study folders; ``NAME=PATH`` names the series of PATH.
+        every_checkpoint: of a folder take every analysed checkpoint, not only the final one.
+        by_seed: make every seed a series of its own.
+
+    Returns:
+        series by name: ``study/optimizer/final/scheme`` for our own runs, ``checkpoint/scheme`` for others.
+
+    Raises:
+        BaselineError: nothing there, an unfinished study, or two results for one seed of a series.
+        ResultError: a damaged file, a newer schema or a NaN.
+    """
+    found = read_results(arguments, every_checkpoint=every_checkpoint)
+    origin = {id(result): str(path) for _, path, result in found}
+    return gather([(name, result) for name, _, result in found], origin, by_seed=by_seed)
+
+
+def read_results(
+    arguments: Iterable[str | Path], *, every_checkpoint: bool = False
+) -> list[tuple[str | None, Path, CurvatureResult]]:
+    """``(name or None, file, result)`` of every result that the arguments mean, each file once; see ``collect``."""
+    found: dict[Path, tuple[str | None, Path, CurvatureResult]] = {}
+    for argument in arguments:
+        name, path = _split(str(argument))
+        for file, result in _results(path, every_checkpoint):
+            if found.setdefault(file.resolve(), (name, file, result))[0] != name:
+                raise BaselineError(f"{file}: given twice under different names")
+    return list(found.values())
+
+
+def gather(
+    named: Iterable[tuple[str | None, CurvatureResult]], origin: Mapping[int, str] | None = None, *, by_seed: bool = False
+) -> dict[str, Series]:
+    """Groups results into series by study, optimizer, point and scheme.
+
+    Args:
+        named: ``(name or None, result)``; a name replaces study and optimizer (or the checkpoint's file name).
+        origin: ``id(result)`` -> file, for messages.
+        by_seed: make every seed a series of its own.
+
+    Raises:
+        BaselineError: no result at all, two for one seed, or seeds that were not measured alike.
+    """
+    together: dict[str, dict[int | None, CurvatureResult]] = {}
+    for name, result in named:
+        key = series_name(result, name)
+        seed = result.provenance.training.get("seed")
+        if by_seed and seed is not None:
+            key = f"{key}/seed-{seed}"
+        seeds = together.setdefault(key, {})
+        if seed in seeds:
+            files = " and ".join((origin or {}).get(id(one), "a result given") for one in (seeds[seed], result))
+            who = f"seed {seed}" if seed is not None else "one checkpoint without a seed"
+            raise BaselineError(f"series '{key}': two results for {who} ({files}); give one, or name them: NAME=PATH")
+        seeds[seed] = result
+    if not together:
+        raise BaselineError("no result given: name result files, run folders or a study folder")
+    for key, seeds in together.items():
+        if None in seeds and len(seeds) > 1:
+            raise BaselineError(f"series '{key}': one result says no seed and {len(seeds) - 1} do; name them apart: NAME=PATH")
+    return {key: series_of(list(seeds.values()), key) for key, seeds in sorted(together.items())}
+
+
+def series_name(result: CurvatureResult, name: str | None = None) -> str:
+    """Name of the series a result belongs to; the same for every seed and every machine."""
+    training = result.provenance.training
+    ours = [str(training[key]) for key in ("study", "optimizer") if training.get(key)]
+    stem = Path(result.provenance.checkpoint).stem
+    parts = [name] if name else ours or [stem]
+    if ours:
+        parts.append("final" if _is_final(result) else stem)
+    parts.append(result.scheme.name)
+    if result.provenance.params_pattern:
+        parts.append(f"params={result.provenance.params_pattern}")
+    return "/".join(parts)
+
+
+def matches(pattern: str, series: str, number: str) -> bool:
+    """True if an ``--only`` pattern means this number: of ``series::number``, of the number or of the series."""
+    return any(fnmatch.fnmatchcase(text, pattern) for text in (f"{series}::{number}", number, series))
+
+
+def restrict(series: Mapping[str, Series], only: Sequence[str]) -> dict[str, Series]:
+    """The part of ``series`` that any of the patterns means; all of it without patterns."""
+    if not only:
+        return dict(series)
+    kept = {}
+    for name, entry in series.items():
+        numbers = {number: value for number, value in entry.numbers.items() if any(matches(p, name, number) for p in only)}
+        if numbers:
+            kept[name] = entry.model_copy(update={"numbers": numbers})
+    return kept
+
+
+def _split(argument: str) -> tuple[str | None, Path]:
+    name, found, rest = argument.partition("=")
+    if found and "/" not in name and not Path(argument).exists():
+        return name, Path(rest)
+    return None, Path(argument)
+
+
+def _results(path: Path, every_checkpoint: bool) -> list[tuple[Path, CurvatureResult]]:
+    if path.is_file():
+        return [(path, load(CurvatureResult, path))]
+    if not path.exists():
+        raise BaselineError(f"{path}: no such file or folder")
+    if (path / "study.json").exists():
+        study = load_study(path)
+        if study.missing:
+            names = ", ".join(f"{run.optimizer} seed {run.seed}" for run in study.missing)
+            raise BaselineError(f"{path}: unfinished, no final checkpoint of {names}; finish the study or name run folders")
+        folders = [run.folder for run in study.runs]
+    else:
+        folders = [path]
+    found = []
+    for folder in folders:
+        stored = [(file, load(CurvatureResult, file)) for file in _files(folder)]
+        kept = [(file, result) for file, result in stored if every_checkpoint or _is_final(result)]
+        if not kept:
+            raise BaselineError(
+                f"{folder}: no {'' if every_checkpoint else 'final '}result of 'saddlescope analyze' in it or in its curvature/"
+            )
+        found += kept
+    return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Results of a run folder, or of a folder that ``analyze --out`` filled; other JSON files beside them are left alone."""
+    inside = sorted(folder.glob("curvature/*.json"))
+    return inside or [file for file in sorted(folder.glob("*.json")) if read_json(file).get("kind") == "curvature"]
+
+
+def _is_final(result: CurvatureResult) -> bool:
+    # training writes run/checkpoint.pt at the end and run/checkpoints/epoch-012.pt on the way; a user's file is what it is
+    provenance = result.provenance
+    return "epoch" not in provenance.training or Path(provenance.checkpoint).stem == "checkpoint"

@@ -1,0 +1,1 @@
+"""What the papers show and claim, and whether it reproduces."""

@@ -1,0 +1,1 @@
+"""A study's numbers as data frames and as cells that a person reads."""

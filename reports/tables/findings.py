@@ -1,0 +1,220 @@
+"""The answer to the study's question, computed from the verdicts, and how sure it is.
+
+Two kinds of certainty are kept apart. A verdict of one checkpoint is a measurement: negative curvature is proven by a stored
+vector. What it says about an optimizer is a matter of seeds, and three seeds say little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from ...analysis.records.results import GroupResult
+from ...analysis.records.study import Study
+from . import study_tables as tables
+from .comparison import compare, size_sentences
+from .entries import records
+from .escape import escape_sentences
+from .gather import cells, schemes, seeds
+from .shared_directions import shared_sentences
+from .statistics import share_interval
+from .variants import families, separated
+from .words import listed, optimizer_name, rule_name
+
+TARGET = "ssesam"
+QUESTION = "Does SSE-SAM escape the saddles of head and tail classes where SGD, SAM and ImbSAM do not?"
+
+#: what every seed of one optimizer says about one group. open: negative curvature, not stationary; unsettled: the sign is
+#: undetermined in some seed; mixed: the seeds disagree
+State = Literal["saddle", "free", "open", "unsettled", "mixed", "gap"]
+Answer = Literal["Yes", "No", "No difference", "Partly", "Undecided", "Not answered", "Different"]
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """All seeds of one optimizer in one group."""
+
+    optimizer: str
+    group: str
+    state: State
+    text: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The headline: one word, the sentence that carries it, how sure it is in short, and the sentences behind both."""
+
+    question: str
+    answer: Answer
+    sentence: str
+    short: str
+    groups: list[str]
+    support: list[str]
+    sure: list[str]
+    states: list[GroupState]
+
+
+def main_scheme(study: Study) -> str | None:
+    """The scheme that the headline rests on: head-tail where it was measured."""
+    return next(iter(schemes(study)), None)
+
+
+def states(study: Study, scheme: str) -> list[GroupState]:
+    """One state per optimizer and group."""
+    found = []
+    for row in records(tables.verdicts(study, scheme)):
+        total = row["seeds"]
+        state: State = "mixed"
+        if row["gap"]:
+            state = "gap"
+        elif row["saddle"] == total:
+            state = "saddle"
+        elif row["no negative curvature above tau"] == total:
+            state = "free"
+        elif row["negative curvature, not stationary"] == total:
+            state = "open"
+        elif row["undetermined"]:
+            state = "unsettled"
+        found.append(GroupState(row["optimizer"], row["group"], state, row["text"]))
+    return found
+
+
+def headline_groups(found: Sequence[GroupState]) -> list[str]:
+    """The groups that the question is about: head and tail, or every proper group of another scheme."""
+    names = list(dict.fromkeys(entry.group for entry in found))
+    return [name for name in ("head", "tail") if name in names] or [name for name in names if name != "all"] or names
+
+
+def find(study: Study) -> Finding:
+    """Answers the study's question from its stored results."""
+    question = str(study.recipe.get("question") or QUESTION)
+    scheme = main_scheme(study)
+    if scheme is None:
+        return Finding(question, "Not answered", "No final checkpoint has a curvature result yet.", "", [], [], [], [])
+    found = states(study, scheme)
+    groups = headline_groups(found)
+    name_of = partial(optimizer_name, study)
+    rules = {key: variant.rule for key, variant in study.variants.items()}
+    # A named variant of SSE-SAM is none of the others that the question compares it with.
+    asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
+    if TARGET not in rules and families(study):
+        differ, sentence = separated(study, scheme, groups)
+        answer: Answer = "Different" if differ else "Undecided"
+    elif TARGET not in rules and TARGET in rules.values():
+        named = listed([name_of(key) for key, rule in rules.items() if rule == TARGET])
+        answer, sentence = "Not answered", f"This study holds SSE-SAM as {named} only; below is where the optimizers end."
+    else:
+        answer, sentence = decide(asked, groups, name_of)
+    support = [_describe(found, group, name_of) for group in groups]
+    if TARGET in study.optimizers:
+        support += size_sentences(study, compare(study, scheme, TARGET, groups))
+    support += [*escape_sentences(study, scheme, groups), *shared_sentences(study, groups)]
+    sure = how_sure(study, scheme, groups)
+    return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
+
+
+def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[[str], str] = rule_name) -> tuple[Answer, str]:
+    """The word and its sentence.
+
+    Yes: SSE-SAM free of negative curvature in every group and seed, and every other optimizer at a saddle of at least one group
+    in every seed. No: SSE-SAM at a saddle of some group in every seed.
+    """
+    by = {(entry.optimizer, entry.group): entry.state for entry in found if entry.group in groups}
+    others = [name for name in dict.fromkeys(entry.optimizer for entry in found) if name != TARGET]
+    where = listed(list(groups))
+    if (TARGET, groups[0]) not in by:
+        return "Not answered", "This study holds no SSE-SAM run; below is where the other optimizers end."
+    if "gap" in by.values():
+        gaps = listed([name_of(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
+        return "Not answered", f"Runs or analyses of {gaps} are missing, and nothing is averaged over a gap."
+    mine = {group: by[TARGET, group] for group in groups}
+    stuck = [group for group in groups if mine[group] == "saddle"]
+    if stuck:
+        same = [name_of(name) for name in others if all(by[name, group] == "saddle" for group in stuck)]
+        also = f"; so does {listed(same)}" if len(same) == 1 else f"; so do {listed(same)}" if same else ""
+        return "No", f"SSE-SAM ends at a saddle of {listed(stuck)} in every seed{also}."
+    if set(mine.values()) == {"free"}:
+        free = [name for name in others if all(by[name, group] == "free" for group in groups)]
+        fail = [name for name in others if any(by[name, group] == "saddle" for group in groups)]
+        start = f"SSE-SAM ends without negative curvature above τ in {where} in every seed"
+        if others and len(fail) == len(others):
+            failing = listed([name_of(name) for name in fail])
+            return "Yes", f"{start}; {failing} end at a saddle of at least one of them in every seed."
+        if others and len(free) == len(others):
+            return "No difference", f"{start}, and so does every other optimizer: there is no saddle to escape."
+        if free:
+            return "Partly", f"{start}, but so does {listed([name_of(name) for name in free])}."
+        return "Undecided", f"{start}, but where the others end differs from seed to seed or is not a stationary point."
+    open_ = [group for group in groups if mine[group] == "open"]
+    if open_ and all(state == "open" for state in by.values()):
+        return "Undecided", (
+            f"Every optimizer, SSE-SAM included, has negative curvature left in {where}, and none ends where the gradient is "
+            "small enough to call it a saddle. By verdicts nothing separates them; the sizes are compared below."
+        )
+    why = {
+        "free": "is free of negative curvature above τ",
+        "open": "has negative curvature but is not stationary",
+        "unsettled": "has a sign that the measurement does not settle",
+        "mixed": "ends differently from seed to seed",
+    }
+    return "Undecided", f"SSE-SAM {listed([f'{why[state]} in {group}' for group, state in mine.items()])}."
+
+
+def _describe(found: Sequence[GroupState], group: str, name_of: Callable[[str], str]) -> str:
+    """``tail: SGD and SAM saddle 3/3 seeds; SSE-SAM ...``: optimizers with the same counts together."""
+    by_text: dict[str, list[str]] = {}
+    for entry in found:
+        if entry.group == group:
+            by_text.setdefault(entry.text, []).append(name_of(entry.optimizer))
+    return f"{group.capitalize()}: " + ". ".join(f"{listed(names)}: {text}" for text, names in by_text.items()) + "."
+
+
+def in_short(study: Study, scheme: str, groups: Sequence[str]) -> str:
+    """How sure, in one sentence: the measurement, then the seeds."""
+    results = [cell.result for cell in cells(study, scheme) if cell.group in groups and cell.result is not None]
+    settled = sum(result.verdict.curvature != "undetermined" for result in results)
+    total = len(seeds(study))
+    measured = f"How sure: the sign of the curvature is settled in {settled} of {len(results)} measurements"
+    if total < 2:
+        return f"{measured}; one seed says nothing about others."
+    low, _ = share_interval(total, total)
+    share = f"at least {100 * low:.0f} % of further seeds would end the same (95 %)"
+    return f"{measured}; {total} seeds, even where all agree, only show that {share}."
+
+
+def how_sure(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
+    """What the measurements prove, and what the number of seeds allows."""
+    results = [cell.result for cell in cells(study, scheme) if cell.group in groups and cell.result is not None]
+    total = len(seeds(study))
+    low, _ = share_interval(total, total)
+    sentences = [_measurement(results)]
+    sentences.append(
+        f"{total} seed{'s' if total != 1 else ''} per optimizer: the same verdict in {total} of {total} still allows that only "
+        f"{100 * low:.0f} % of further seeds share it (95 %, Clopper-Pearson). Intervals of differences are paired Student t "
+        "intervals over seeds and are not corrected for their number."
+        if total > 1
+        else "One seed per optimizer: nothing can be said about other seeds."
+    )
+    return sentences
+
+
+def _measurement(results: Sequence[GroupResult]) -> str:
+    negative = [result for result in results if result.verdict.curvature == "negative curvature"]
+    proven = [result for result in negative if result.certificate is not None and result.certificate.holds]
+    none = [result for result in results if result.verdict.curvature == "none above tau"]
+    loose = [result for result in results if not (result.lambda_min.converged and result.lambda_max.converged)]
+    text = f"Of {len(results)} verdicts {len(negative)} say negative curvature"
+    if negative:
+        text += (
+            f", {len(proven)} of them proven by a stored vector whose Rayleigh quotient is negative beyond the measured noise"
+        )
+    if none:
+        confidence = min(result.lambda_min.confidence for result in none)
+        text += f"; {len(none)} say none above τ, each with probability at least {100 * confidence:.4g} %"
+    unsettled = len(results) - len(negative) - len(none)
+    if unsettled:
+        text += f"; {unsettled} are undetermined"
+    converged = "every extreme eigenvalue converged" if not loose else f"in {len(loose)} an extreme eigenvalue did not converge"
+    return f"{text}; {converged}."

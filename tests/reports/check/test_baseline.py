@@ -1,0 +1,409 @@
+"""A whole baseline against a whole study: what is compared, refused, missing, accepted."""
+
+import json
+from collections import Counter
+
+import pytest
+from saddlescope.analysis.records.results import ResultError
+from saddlescope.reports.check.accept import accept, create
+from saddlescope.reports.check.baseline import BaselineError
+from saddlescope.reports.check.baseline_file import load_baseline, save_baseline
+from saddlescope.reports.check.compare_numbers import Outcome
+from saddlescope.reports.check.readings import FAMILIES, statistic
+from saddlescope.reports.check.run import check
+from saddlescope.reports.check.series import collect
+
+SGD = "digits-lt/sgd/final/head-tail"
+
+
+@pytest.fixture
+def study(build_study):
+    return build_study(optimizers=("sgd", "ssesam"))
+
+
+@pytest.fixture
+def single(study):
+    """One result file, as a user with one checkpoint has it."""
+    return study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json"
+
+
+def stored(tmp_path, *paths, **choices):
+    path = tmp_path / "baseline.json"
+    create(collect(paths, by_seed=choices.get("by_seed", False)), path, "first", **choices)
+    return path
+
+
+def outcomes(outcome):
+    return {row.identifier: row.outcome for row in outcome.rows if row.outcome is not Outcome.SAME}
+
+
+def compare(path, *results, **choices):
+    baseline = load_baseline(path)
+    return check(baseline, collect(results, by_seed=baseline.by_seed), **choices)
+
+
+def in_group(group, **values):
+    return lambda raw: raw["groups"][group].update(values)
+
+
+def test_seeds_of_one_optimizer_are_one_series(study, tmp_path):
+    baseline = load_baseline(stored(tmp_path, study))
+    assert list(baseline.series) == [SGD, "digits-lt/ssesam/final/head-tail"]
+    series = baseline.series[SGD]
+    assert series.seeds == [0, 1, 2]
+    files = [study / f"sgd-seed{seed}" / "curvature" / "checkpoint.head-tail.json" for seed in range(3)]
+    values = [json.loads(file.read_text())["groups"]["tail"]["lambda_min"]["value"] for file in files]
+    assert [one.value for one in series.numbers["tail.lambda_min"].readings] == values
+    assert {statistic(number) for number in series.numbers} <= set(FAMILIES)
+
+
+def test_the_same_results_pass(study, tmp_path):
+    outcome = compare(stored(tmp_path, study), study)
+    assert (outcome.exit_code, outcomes(outcome)) == (0, {})
+
+
+def test_folders_files_and_names_mean_the_same_results(study, single, tmp_path):
+    by_folder, by_file = collect([study / "sgd-seed0"]), collect([single])
+    assert by_folder == by_file
+    assert list(collect([f"mine={single}"])) == ["mine/final/head-tail"]
+    assert list(collect([study / "sgd-seed0"], every_checkpoint=True)) == [
+        f"digits-lt/sgd/{point}/head-tail" for point in ("epoch-004", "epoch-008", "final")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        (in_group("tail", loss=0.0502), {"tail.loss"}),
+        (in_group("tail", gradient_norm=0.31), {"tail.gradient_norm"}),
+        (in_group("tail", size=115), {"tail.size"}),
+        (in_group("tail", classes=[3, 4, 5, 6, 7, 8]), {"tail.classes"}),
+        (lambda raw: raw["groups"]["tail"]["verdict"].update(label="negative curvature, not stationary"), {"tail.verdict"}),
+        (lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-20.1), {"tail.lambda_min"}),
+        (lambda raw: raw["groups"]["tail"]["saddle_index"][0].update(at_least=4), {"tail.saddle_index@0.001"}),
+        (lambda raw: raw["groups"]["tail"]["trace"].update(value=150.0), {"tail.trace"}),
+        (lambda raw: raw.update(additivity=0.02), {"additivity"}),
+    ],
+)
+def test_a_moved_number_is_found_and_no_other(single, tmp_path, edit, change, moved):
+    path = stored(tmp_path, single)
+    edit(single, change)
+    outcome = compare(path, single)
+    assert outcomes(outcome) == {f"{SGD}::{number}": Outcome.MOVED for number in moved}
+    assert outcome.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        in_group("tail", loss=0.050001),
+        lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-20.005),
+        lambda raw: raw.update(additivity=1e-9),
+        lambda raw: raw["provenance"].update(threads=2, torch="2.14.0", saddlescope="0.2.0"),
+    ],
+)
+def test_what_no_one_should_be_woken_for(single, tmp_path, edit, change):
+    path = stored(tmp_path, single)
+    edit(single, change)
+    assert compare(path, single).exit_code == 0
+
+
+def test_an_estimate_may_differ_within_its_error(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, lambda raw: raw["groups"]["tail"]["trace"].update(value=115.9))  # 0.9 off, standard errors 0.5 and 0.5
+    outcome = compare(path, single)
+    assert outcomes(outcome) == {f"{SGD}::tail.trace": Outcome.WITHIN}
+    assert outcome.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data_sha256", "other"),
+        ("index_sha256", "other"),
+        ("dtype", "float64"),
+        ("engine", "pyhessian"),
+        ("loss", "focal"),
+        ("params_pattern", None),
+        ("parameters", 5),
+    ],
+)
+def test_other_conditions_are_refused(single, tmp_path, edit, field, value):
+    if field == "params_pattern":
+        edit(single, lambda raw: raw["provenance"].update(params_pattern="layer1.*"))
+    path = stored(tmp_path, f"mine={single}")
+    edit(single, lambda raw: raw["provenance"].update({field: "layer2.*" if field == "params_pattern" else value}))
+    if field == "params_pattern":  # the pattern is part of the series' name: nothing in common at all
+        with pytest.raises(BaselineError, match="no number in common"):
+            compare(path, f"mine={single}")
+        return
+    outcome = compare(path, f"mine={single}")
+    assert {row.outcome for row in outcome.rows} == {Outcome.REFUSED}
+    assert all(field in row.note for row in outcome.rows)
+    assert outcome.exit_code == 2
+
+
+def test_other_groups_are_refused(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, lambda raw: raw["scheme"]["groups"]["tail"].pop())
+    outcome = compare(path, single)
+    assert {row.outcome for row in outcome.rows} == {Outcome.REFUSED}
+
+
+def test_an_unknown_index_hash_is_no_reason_to_refuse(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, lambda raw: raw["provenance"].pop("index_sha256"))
+    assert compare(path, single).exit_code == 0
+
+
+def test_a_verdict_under_another_threshold_is_refused(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, lambda raw: raw["provenance"]["settings"].update(tau=0.1))
+    outcome = compare(path, single)
+    assert set(outcomes(outcome)) == {
+        f"{SGD}::{group}.{name}" for group in ("all", "head", "tail") for name in ("verdict", "curvature")
+    }
+    assert outcome.exit_code == 2
+
+
+def test_other_probes_compare_by_intervals(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+
+    def resample(raw):
+        raw["provenance"]["settings"].update(seed=1)
+        raw["groups"]["tail"]["saddle_index"][0].update(at_least=9)
+        raw["groups"]["tail"]["lambda_min"].update(value=-20.03, interval=[-20.08, -20.03])
+
+    edit(single, resample)
+    outcome = compare(path, single)
+    assert outcomes(outcome) == {f"{SGD}::{name}": Outcome.WITHIN for name in ("tail.saddle_index@0.001", "tail.lambda_min")}
+
+
+def test_missing_and_new(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+
+    def drop(raw):
+        raw["groups"]["tail"].pop("trace")
+        raw["groups"]["tail"]["negative_energy"] = {"value": 0.1}
+
+    edit(single, drop)
+    outcome = compare(path, single)
+    assert outcomes(outcome) == {f"{SGD}::tail.trace": Outcome.MISSING, f"{SGD}::tail.negative_energy": Outcome.NEW}
+    assert outcome.exit_code == 1
+
+
+def test_a_series_that_is_not_given_is_missing_unless_quick(study, tmp_path):
+    path = stored(tmp_path, study)
+    runs = [study / f"sgd-seed{seed}" for seed in range(3)]
+    whole, quick = compare(path, *runs), compare(path, *runs, quick=True)
+    assert whole.exit_code == 1
+    assert Counter(row.outcome for row in whole.rows)[Outcome.MISSING] > 40
+    assert quick.exit_code == 0
+    assert quick.unchecked == ["digits-lt/ssesam/final/head-tail"]
+
+
+def test_fewer_seeds_of_the_same_weights_compare_digits(study, tmp_path):
+    path = stored(tmp_path, study)
+    outcome = compare(path, study / "sgd-seed1", only=["digits-lt/sgd/*"])
+    assert (outcome.exit_code, outcomes(outcome)) == (0, {})
+
+
+def retrain(study, edit, shift):
+    """New weights for every seed of SGD; tail lambda_min and what follows from it shifted."""
+    for seed in range(3):
+
+        def change(raw, seed=seed):
+            raw["provenance"]["checkpoint_sha256"] = f"retrained-{seed}"
+            raw["groups"]["tail"]["lambda_min"]["value"] += shift
+
+        edit(study / f"sgd-seed{seed}" / "curvature" / "checkpoint.head-tail.json", change)
+
+
+@pytest.mark.parametrize(("shift", "outcome"), [(0.15, Outcome.WITHIN), (19.0, Outcome.MOVED), (-19.0, Outcome.MOVED)])
+def test_retrained_seeds_are_a_sample(study, tmp_path, edit, shift, outcome):
+    path = stored(tmp_path, study)
+    retrain(study, edit, shift)
+    found = compare(path, study)
+    assert outcomes(found) == {f"{SGD}::tail.lambda_min": outcome}
+    assert any("the training itself changed" in line for line in found.environment)
+
+
+def test_by_seed_the_same_change_is_digits(study, tmp_path, edit):
+    path = stored(tmp_path, study, by_seed=True)
+    retrain(study, edit, 0.15)
+    assert outcomes(compare(path, study)) == {f"{SGD}/seed-{seed}::tail.lambda_min": Outcome.MOVED for seed in range(3)}
+
+
+def test_direction_edited_by_hand(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(path, lambda raw: raw["series"][SGD]["numbers"]["tail.lambda_min"].update(direction="not-lower"))
+    edit(single, lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-15.0))
+    rose = compare(path, single)
+    assert (rose.exit_code, outcomes(rose)) == (0, {f"{SGD}::tail.lambda_min": Outcome.ALLOWED})
+    edit(single, lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-25.0))
+    assert compare(path, single).exit_code == 1
+
+
+def test_escape_is_gone_where_the_verdict_says_why(single, tmp_path, edit):
+    escape = {"gradient_along_v": 0.1, "correlated_negative_curvature": 0.2, "multipliers": [], "test": None}
+    edit(single, in_group("tail", escape=escape))
+    path = stored(tmp_path, single)
+    edit(single, in_group("tail", escape=None))
+    assert outcomes(compare(path, single)) == {f"{SGD}::tail.escape.correlated_negative_curvature": Outcome.MISSING}
+    edit(single, lambda raw: raw["groups"]["tail"]["verdict"].update(curvature="none above tau"))
+    assert outcomes(compare(path, single)) == {f"{SGD}::tail.curvature": Outcome.MOVED}
+
+
+def test_accept_keeps_tolerances_and_history(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(path, lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(rel_tol=0.07))
+    edit(single, in_group("tail", loss=0.2, trace=None))
+    baseline = load_baseline(path)
+    save_baseline(accept(baseline, collect([single]), " new loss "), path)
+    again = load_baseline(path)
+    entry = again.series[SGD].numbers["tail.loss"]
+    assert (entry.readings[0].value, entry.rel_tol) == (0.2, 0.07)
+    assert [one.reason for one in again.history] == ["first", "new loss"]
+    changes = again.history[1].changes
+    assert {name: (one.old, one.new) for name, one in changes.items()} == {
+        f"{SGD}::tail.loss": ([0.05], [0.2]),
+        f"{SGD}::tail.trace": ([115.0], None),
+    }
+    assert compare(path, single).exit_code == 0
+
+
+def test_accept_leaves_alone_what_was_not_looked_at(study, tmp_path, edit):
+    path = stored(tmp_path, study)
+    before = load_baseline(path)
+    edit(study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json", in_group("tail", loss=0.2))
+    runs = [study / f"sgd-seed{seed}" for seed in range(3)]
+    quick = accept(before, collect(runs), "why", quick=True)
+    assert quick.series["digits-lt/ssesam/final/head-tail"] == before.series["digits-lt/ssesam/final/head-tail"]
+    part = accept(before, collect([study]), "why", only=["head.*"])
+    assert part.series[SGD].numbers["tail.loss"] == before.series[SGD].numbers["tail.loss"]
+
+
+def test_accept_of_new_data_is_possible(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, lambda raw: raw["provenance"].update(data_sha256="new"))
+    save_baseline(accept(load_baseline(path), collect([single]), "new data set"), path)
+    assert compare(path, single).exit_code == 0
+
+
+def test_accept_needs_a_reason(single, tmp_path):
+    path = stored(tmp_path, single)
+    with pytest.raises(BaselineError, match="reason"):
+        accept(load_baseline(path), collect([single]), "  ")
+
+
+def test_only_is_remembered(single, tmp_path):
+    path = stored(tmp_path, single, only=["*.lambda_*"])
+    assert len(load_baseline(path).identifiers()) == 6
+    assert outcomes(compare(path, single)) == {}  # nothing else counts as new
+    with pytest.raises(BaselineError, match="no number of the baseline is meant"):
+        compare(path, single, only=["tail.loss"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda raw: raw.update(schema_version=2), "schema_version 2 is newer than 1"),
+        (lambda raw: raw.update(schema_version=None), "schema_version"),
+        (lambda raw: raw.update(kind="curvature"), "not a baseline"),
+        (lambda raw: raw.update(series={}), "holds no number"),
+        (lambda raw: raw["series"][SGD].update(numbers={}), "holds no number"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(readings=[]), "0 readings"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(readings=[None]), "not null"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"]["readings"][0].update(value=float("nan")), "tail.loss"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"]["readings"][0].update(value="0.1"), "needs numbers"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(abs_tol=-1.0), "abs_tol"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(abs_tol=float("nan")), "abs_tol"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(direction="up"), "direction"),
+        (lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(tolerance=1.0), "tolerance"),
+        (lambda raw: raw.update(false_alarm_rate=0.0), "false_alarm_rate"),
+    ],
+)
+def test_a_bad_baseline_never_passes(single, tmp_path, edit, damage, message):
+    path = stored(tmp_path, single)
+    edit(path, damage)
+    with pytest.raises(BaselineError, match=message) as caught:
+        load_baseline(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"x"', "\x00\xff"])
+def test_a_corrupt_baseline_never_passes(tmp_path, text):
+    path = tmp_path / "baseline.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(BaselineError, match=r"baseline\.json"):
+        load_baseline(path)
+    with pytest.raises(BaselineError, match="baseline save"):
+        load_baseline(tmp_path / "none.json")
+
+
+def test_nan_in_a_result_never_passes(single, tmp_path, edit):
+    path = stored(tmp_path, single)
+    edit(single, in_group("tail", loss=float("nan")))
+    with pytest.raises(ResultError, match=r"groups\.tail\.loss"):
+        compare(path, single)
+
+
+def test_results_that_cannot_be_told_apart(study, single, tmp_path, edit):
+    copy = tmp_path / "copy.json"
+    copy.write_text(single.read_text())
+    assert len(collect([single, single])) == 1
+    with pytest.raises(BaselineError, match=r"two results for seed 0 .*copy\.json.*NAME=PATH"):
+        collect([single, copy])
+    assert len(collect([single, f"other={copy}"])) == 2
+    edit(copy, lambda raw: raw["provenance"]["training"].update(seed=7, epoch=12))
+    edit(copy, lambda raw: raw["provenance"].update(dtype="float64"))
+    with pytest.raises(BaselineError, match="not measured alike"):
+        collect([single, copy])
+
+
+def test_nothing_to_read(study, tmp_path, build_study):
+    for bad in (tmp_path / "none", tmp_path):
+        with pytest.raises(BaselineError):
+            collect([bad])
+    with pytest.raises(BaselineError, match="no result given"):
+        collect([])
+    unfinished = build_study(name="half", optimizers=("sgd",), unfinished=(("sgd", 1),))
+    with pytest.raises(BaselineError, match="unfinished, no final checkpoint of sgd seed 1"):
+        collect([unfinished])
+
+
+def test_no_overlap_is_an_error(study, tmp_path):
+    path = stored(tmp_path, study / "sgd-seed0")
+    with pytest.raises(BaselineError, match="no number in common"):
+        compare(path, study / "ssesam-seed0")
+    with pytest.raises(BaselineError, match="no number in common"):
+        compare(path, study / "ssesam-seed0", quick=True)
+
+
+def test_a_baseline_is_not_overwritten_and_not_empty(single, tmp_path):
+    path = stored(tmp_path, single)
+    text = path.read_text()
+    with pytest.raises(BaselineError, match="--accept"):
+        stored(tmp_path, single)
+    assert path.read_text() == text
+    with pytest.raises(BaselineError, match="no number to store"):
+        create(collect([single]), tmp_path / "empty.json", "x", only=["nothing.*"])
+    assert not (tmp_path / "empty.json").exists()
+
+
+def test_the_file_is_made_for_diffs(study, tmp_path):
+    path = stored(tmp_path, study)
+    raw = json.loads(path.read_text())
+    assert raw["schema_version"] == 1
+    lines = path.read_text().splitlines()
+    assert sum('"readings"' in line for line in lines) == len(load_baseline(path).identifiers())
+
+
+def test_seeds_measured_with_different_settings_are_no_series(study, tmp_path, edit):
+    path = stored(tmp_path, study)
+    edit(
+        study / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json",
+        lambda raw: raw["provenance"]["settings"].update(seed=77),
+    )
+    with pytest.raises(BaselineError, match=r"setting 'seed': 0 and 77|setting 'seed': None and 77"):
+        compare(path, study)

@@ -1,0 +1,211 @@
+"""The headline follows from the verdicts, whatever they are; claims are judged on both sides."""
+
+from __future__ import annotations
+
+import pytest
+from saddlescope.analysis.records.results import Slice, save
+from saddlescope.analysis.records.study import load_study
+from saddlescope.reports.literature import claims, papers
+from saddlescope.reports.literature.registry import print_registry
+from saddlescope.reports.tables.comparison import Comparison, compare
+from saddlescope.reports.tables.findings import GroupState, decide, find
+from saddlescope.reports.tables.statistics import Difference, paired_difference, share_interval, spread
+from saddlescope.reports.tables.words import interval, number, threshold, with_spread
+from saddlescope.training.runs.recipe import recipe_names
+
+OTHERS = ("sgd", "sam", "imbsam")
+
+
+def states(ssesam, **others):
+    """``states(("free", "free"), sgd=("saddle", "free"))``: (head, tail) of each optimizer; others default to saddles."""
+    table = {name: others.get(name, ("saddle", "saddle")) for name in OTHERS} | {"ssesam": ssesam}
+    return [
+        GroupState(name, group, state, state)
+        for name, pair in table.items()
+        for group, state in zip(("head", "tail"), pair, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "answer", "words"),
+    [
+        (states(("free", "free")), "Yes", "SGD, SAM and ImbSAM end at a saddle"),
+        (states(("free", "free"), imbsam=("saddle", "free")), "Yes", "at least one of them"),
+        (states(("free", "free"), sam=("free", "free")), "Partly", "but so does SAM"),
+        (states(("free", "free"), sam=("free", "open")), "Undecided", "differs from seed to seed"),
+        (states(("free", "free"), **dict.fromkeys(OTHERS, ("free", "free"))), "No difference", "no saddle to escape"),
+        (states(("saddle", "free")), "No", "saddle of head in every seed; so do SGD, SAM and ImbSAM"),
+        (states(("saddle", "saddle"), sgd=("free", "free"), sam=("open", "open")), "No", "so does ImbSAM"),
+        (states(("open", "open"), **dict.fromkeys(OTHERS, ("open", "open"))), "Undecided", "nothing separates them"),
+        (states(("open", "free")), "Undecided", "not stationary in head and is free of negative curvature above τ in tail"),
+        (states(("mixed", "mixed")), "Undecided", "differently from seed to seed in head"),
+        (states(("unsettled", "free")), "Undecided", "does not settle in head"),
+        (states(("free", "free"), sam=("gap", "saddle")), "Not answered", "SAM are missing"),
+        (states(("gap", "free")), "Not answered", "SSE-SAM are missing"),
+    ],
+)
+def test_every_answer(found, answer, words):
+    word, sentence = decide(found, ("head", "tail"))
+    assert word == answer
+    assert words in sentence
+
+
+def test_a_study_without_ssesam_is_not_answered(build_study):
+    found = find(load_study(build_study(optimizers=("sgd", "sam"))))
+    assert found.answer == "Not answered"
+    assert "no SSE-SAM run" in found.sentence
+
+
+def test_a_study_without_curvature_is_not_answered(build_study):
+    folder = build_study(schemes=())
+    assert find(load_study(folder)).answer == "Not answered"
+
+
+def test_the_whole_headline(whole_study):
+    found = find(load_study(whole_study))
+    assert found.answer == "Yes"
+    assert found.support[1] == (
+        "Tail: SGD, SAM and ImbSAM: saddle 3/3 seeds. SSE-SAM: no negative curvature above tau 3/3 seeds."
+    )
+    # tail lambda_min minus ImbSAM's: (1.1, 1.2, 0.4) - 0.003, half width 4.30 * 0.436 / sqrt(3) = 1.08: includes zero
+    assert "less negative than with SGD and SAM; not decidedly different from ImbSAM" in found.support[3]
+    assert "Of 24 verdicts 18 say negative curvature, 18 of them proven" in found.sure[0]
+    assert "only 29 % of further seeds" in found.sure[1]
+
+
+def test_the_ratio_is_read_with_lambda_max():
+    def falls(value):
+        return paired_difference({0: value, 1: 1.1 * value, 2: 0.9 * value}, {0: 0.0, 1: 0.0, 2: 0.0})
+
+    undecided = paired_difference({0: 1.0, 1: -1.0, 2: 0.1}, {0: 0.0, 1: 0.0, 2: 0.0})
+    moved = Comparison(
+        "ssesam", "sgd", "tail", {"lambda_min": undecided, "lambda_max": falls(5.0), "negative_ratio": falls(-0.2)}
+    )
+    assert moved.reading == "size of λ_min undecided; the ratio is lower without λ_min being shown to move (λ_max is higher)"
+    confounded = Comparison(
+        "ssesam", "sgd", "tail", {"lambda_min": falls(2.0), "lambda_max": falls(-9.0), "negative_ratio": falls(0.3)}
+    )
+    assert confounded.reading == "less negative curvature, yet the ratio is higher: λ_max moved more"
+
+
+def test_comparison_is_a_gap_where_a_seed_is_missing(build_study):
+    study = load_study(build_study(unfinished=(("imbsam", 0),)))
+    readings = {entry.other: entry.reading for entry in compare(study, "head-tail", "ssesam", ("tail",))}
+    assert readings["imbsam"] == "a seed is missing"
+    assert readings["sgd"] == "less negative curvature"
+
+
+def outcomes(folder):
+    return {claim.key: outcome for claim, outcome in claims.evaluate(load_study(folder))}
+
+
+def test_claims_on_both_sides(whole_study):
+    found = outcomes(whole_study)
+    assert found["sam-overall-not-tail"].state == "not reproduced"  # SAM is at a saddle of all in every seed
+    assert found["imbsam-tail"].state == "not reproduced"
+    assert found["sam-tail-class"].state == "reproduced"
+    assert found["imbsam-head"].state == "undecided"  # -3, -6, -3 points: 95 % interval includes zero
+    assert found["ssesam-accuracy"].state == "undecided"
+    assert found["tail-more-nonconvex"].state == "reproduced"
+    assert "λ_max" in found["tail-more-nonconvex"].ours
+    # at the switch (epoch 8) accuracies are 8, 8.8 and 9.6 points below the end
+    assert found["tail-after-switch"].state == "reproduced"
+    assert "+8.80" in found["tail-after-switch"].ours
+
+
+def test_a_claim_fails_on_the_other_side(build_study, edit):
+    folder = build_study()
+    for seed in range(3):
+
+        def deepen(raw, seed=seed):
+            raw["groups"]["tail"]["lambda_min"].update(value=-50.0 - seed, interval=[-50.1 - seed, -50.0 - seed])
+
+        edit(folder / f"sam-seed{seed}" / "curvature" / "checkpoint.head-tail.json", deepen)
+    found = outcomes(folder)["sam-tail-class"]
+    assert found.state == "not reproduced"
+    assert "λ_min" in found.why
+
+
+def test_claims_are_not_tested_over_a_gap(build_study):
+    found = outcomes(build_study(unfinished=(("sam", 1),)))
+    assert (found["sam-tail-class"].state, found["sam-tail-class"].why) == ("not tested", "gap: seed 1 of SAM")
+    assert found["tail-after-switch"].state == "reproduced"
+    without = outcomes(build_study(optimizers=("sgd",), name="alone"))
+    assert without["sam-tail-class"].why == "no λ_min of SAM, tail, in this study"
+    assert without["tail-after-switch"].why == "no SSE-SAM run"
+
+
+def test_registry_lists_every_item_and_claims_nothing_unrun():
+    items = papers.list_items()
+    assert [item.id for item in items] == [f"F{number}" for number in range(1, 14)] + [f"T{number}" for number in range(1, 6)]
+    assert {item.state for item in items if item.recipes or not item.evidence} == {"not run"}  # evidence: what the tests hold
+    assert {claim.key for claim in papers.claims()} == set(claims.JUDGES)
+    assert all(number.source for item in items for number in item.numbers)
+    assert not any("memory" in number.source for item in items for number in item.numbers)
+
+
+def test_registry_states_follow_from_stored_studies(whole_study):
+    items = {item.id: item for item in papers.list_items([load_study(whole_study)])}
+    assert (items["F3"].state, items["T2"].state, items["T1"].state) == ("reproduced", "undecided", "not run")
+    assert "digits-lt" in items["F3"].evidence
+
+
+def test_the_convexity_map_is_drawn_where_a_slice_of_todays_weights_has_one(build_study):
+    folder = build_study()
+
+    def state():
+        return next(item for item in papers.list_items([load_study(folder)]) if item.id == "F9").state
+
+    assert state() == "not run"
+    run = load_study(folder).runs[0]
+    source = run.curvature[0].provenance.model_copy(update={"checkpoint_sha256": run.side_car["sha256"]})
+    scheme, map_ = run.curvature[0].scheme, {"tail": [[-1.0]]}
+    piece = Slice(
+        directions=[], axes=[[0.0], [0.0]], loss={}, lambda_min=map_, lambda_max=map_, scheme=scheme, provenance=source
+    )
+    path = run.folder / "slices" / "tail-plane.json"
+    save(piece.model_copy(update={"lambda_min": {}, "lambda_max": {}}), path)
+    assert state() == "not run"
+    save(piece.model_copy(update={"provenance": source.model_copy(update={"checkpoint_sha256": "of other weights"})}), path)
+    assert state() == "not run"
+    save(piece, path)
+    assert state() == "drawn"
+
+
+def test_share_interval_is_clopper_pearson():
+    assert share_interval(3, 3) == pytest.approx((0.025 ** (1 / 3), 1.0))
+    assert share_interval(0, 3) == pytest.approx((0.0, 1 - 0.025 ** (1 / 3)))
+
+
+def test_differences_without_spread_decide_nothing():
+    found = paired_difference({0: 3.0, 1: 3.0, 2: 3.0}, {0: 1.0, 1: 1.0, 2: 1.0})
+    assert (found.mean, found.low, found.high, found.decision) == (2.0, 2.0, 2.0, "undecided")
+    assert spread({0: 0.1 + 0.2, 1: 0.3}).std == 0.0
+    assert Difference(None, None, None, 1, 0, (2,)).decision == "gap"
+    assert paired_difference({0: 1.0}, {0: 0.0, 1: 0.0}).missing == (1,)
+
+
+def test_numbers_in_words():
+    assert number(-19.6) == "−19.6"
+    assert number(0.00012345) == "1.23e−4"
+    assert number(-0.0) == "0"
+    assert (number(9.97, 2), number(99.6, 2), number(0.0996, 2)) == ("10", "100", "0.10")
+    assert with_spread(-19.6, 0.4) == "−19.60 ± 0.40"
+    assert with_spread(15.0, 1.0) == "15.0 ± 1.0"
+    assert with_spread(3.0, None) == "3.00"
+    assert interval(-20.0512, -19.2012) == "[−20.06, −19.20]"  # rounded outwards
+    assert interval(-0.004, None) == "[−0.00400, ∞]"
+    assert interval(2.0, 2.0) == "[2.000, 2.000]"
+    assert threshold(1e-4) == "0.0001"
+
+
+def test_the_registry_lists_every_item_with_how_it_is_made_and_its_state(tmp_path, capsys):
+
+    print_registry(tmp_path / "nothing")
+    nothing = capsys.readouterr().out
+    for item in papers.list_items():
+        assert f"{item.id:<4} {item.title}: {item.state}" in nothing
+        assert item.recipes or item.command or item.state == "not run"
+    assert "Finished studies under" in nothing
+    known = set(recipe_names())
+    assert {recipe for item in papers.list_items() for recipe in item.recipes.values()} <= known

@@ -1,0 +1,96 @@
+"""A study of one optimizer in three weightings: names, pairs, and what the registry makes of it."""
+
+import pytest
+from saddlescope.analysis.records.study import load_study
+from saddlescope.reports.literature import claims, papers
+from saddlescope.reports.page.html import render
+from saddlescope.reports.tables.findings import find
+from saddlescope.reports.tables.variants import families, separated, variant_sheets
+from saddlescope.reports.tables.words import interval, optimizer_name
+
+BATCH, GROUP, DOUBLE = "ImbSAM (batch)", "ImbSAM (group)", "ImbSAM (batch-x2)"
+
+
+def gradients_vary(folder, edit):
+    """Tail gradient norms of group: 0.25, 0.251, 0.252 against 0.20 of batch in every seed."""
+    for seed in range(3):
+        path = folder / f"sam-seed{seed}" / "curvature" / "checkpoint.head-tail.json"
+        edit(path, lambda raw, seed=seed: raw["groups"]["tail"].update(gradient_norm=0.25 + 0.001 * seed))
+
+
+def test_names_come_from_the_recipe(build_variants):
+    study = load_study(build_variants())
+    assert [optimizer_name(study, key) for key in study.optimizers] == ["SGD", GROUP, BATCH, DOUBLE]
+    assert families(study) == {"imbsam": ["imbsam-group", "imbsam", "imbsam-x2"]}
+    page = render(study)
+    assert all(name in page for name in (BATCH, GROUP, DOUBLE))
+    assert "imbsam-group</td>" not in page
+    assert "SSE-SAM ends" not in page
+
+
+def test_every_pair_is_compared_by_hand(build_variants):
+    (sheet,) = variant_sheets(load_study(build_variants()), "head-tail")
+    tail = [row for row in sheet.data.to_dict("records") if row["group"] == "tail"]
+    rows = {(row["quantity"], row["optimizer"], row["against"]): row for row in tail}
+    pairs = {key[1:] for key in rows}
+    assert pairs == {("imbsam", "imbsam-group"), ("imbsam-x2", "imbsam-group"), ("imbsam-x2", "imbsam")}
+    # tail accuracies: batch 71, 70, 72; group 63, 65, 64: 8, 5, 8 points, so 7 ± 4.303 * sqrt(3) / sqrt(3)
+    found = rows["accuracy", "imbsam", "imbsam-group"]
+    assert (found["difference"], found["low"], found["high"]) == pytest.approx((7, 7 - 4.3027, 7 + 4.3027), abs=1e-3)
+    assert f"{BATCH} − {GROUP}" in {row[1].text for row in sheet.rows}
+
+
+def test_the_claim_needs_both_tail_intervals(build_variants, edit):
+    folder = build_variants()
+
+    def outcome():
+        return {claim.key: found for claim, found in claims.evaluate(load_study(folder))}["imbsam-weightings"]
+
+    # equal differences in every seed have an interval of width 0 that means nothing
+    assert (outcome().state, outcome().why) == (
+        "undecided",
+        "Group − batch, tail: the interval over seeds includes zero for ‖∇L‖.",
+    )
+    gradients_vary(folder, edit)
+    assert outcome().state == "reproduced"
+    assert "tail accuracy (%), group − batch: −7.00 [−11.4, −2.6]" in outcome().ours
+    assert "accuracy (%) is lower and ‖∇L‖ is higher with group than with batch" in outcome().why
+
+
+def test_the_claim_is_not_tested_without_both_weightings_or_over_a_gap(whole_study, build_variants):
+    found = {claim.key: outcome for claim, outcome in claims.evaluate(load_study(whole_study))}["imbsam-weightings"]
+    assert (found.state, found.why) == ("not tested", "no ImbSAM with both weightings, batch and group, in this study")
+    study = load_study(build_variants(unfinished=(("sam", 1),)))
+    found = {claim.key: outcome for claim, outcome in claims.evaluate(study)}["imbsam-weightings"]
+    assert (found.state, found.why) == ("not tested", f"gap: seed 1 of {GROUP}")
+
+
+def test_the_headline_says_which_pairs_differ(build_variants, edit):
+    folder = build_variants()
+    gradients_vary(folder, edit)
+    found = find(load_study(folder))
+    differ, sentence = separated(load_study(folder), "head-tail", ["head", "tail"])
+    assert (found.answer == "Different") == differ
+    assert found.sentence == sentence
+    assert "of 12 paired 95 % intervals between the variants of ImbSAM leave out zero" in sentence
+    assert "accuracy of tail is higher with batch than with group" in sentence
+    assert "the gradient norm of tail is lower with batch than with group" in sentence
+
+
+def test_registry_takes_an_items_own_study_before_others(build_variants, whole_study, edit):
+    folder = build_variants()
+    gradients_vary(folder, edit)
+    other = load_study(folder)
+    own = load_study(whole_study)
+    items = {item.id: item for item in papers.list_items([own, other])}
+    assert items["T5"].state == "reproduced"
+    assert "digits-lt:" in items["F1"].evidence  # both studies have SGD; F1 is made by digits-lt
+    assert {item.id: item for item in papers.list_items([other])}["F1"].evidence.startswith("study weightings")
+
+
+@pytest.mark.parametrize("ends", [(-0.1308, -0.00789), (0.00033, 0.1126), (-0.1065, -0.001655), (1e-9, 0.5)])
+def test_an_interval_that_leaves_out_zero_is_not_rounded_onto_it(ends):
+    low, high = (float(end.replace("−", "-")) for end in interval(*ends, signed=True).strip("[]").split(", "))
+    assert low * high > 0
+    assert low <= ends[0]
+    assert high >= ends[1]

@@ -1,0 +1,133 @@
+"""Recipes: what is refused and how, overrides, and what is stored."""
+
+import hashlib
+import json
+import tomllib
+
+import pytest
+import tomli_w
+from saddlescope.analysis.records.study_plan import StudyAnalysis
+from saddlescope.training.optimizers.registry import OptimizerError
+from saddlescope.training.runs.recipe import RecipeError, load_recipe, parse_recipe, recipe_names
+from saddlescope.training.runs.run import resolve, runs
+
+
+@pytest.mark.parametrize(
+    "name", ["digits-lt", "digits-lt-imbsam-weightings", "fashion-mnist-lt", "cifar10-lt-small", "imagenet-lt-rangwani"]
+)
+def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
+    assert name in recipe_names()
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    StudyAnalysis.parse(recipe.resolved())
+    assert len(runs(recipe)) == len(recipe.seeds) * len(recipe.optimizers)
+
+
+def test_what_is_stored_reads_back_to_the_same_runs():
+    plain = load_recipe("digits-lt", ["training.epochs=7"])
+    recipe = resolve(plain)
+    again = parse_recipe(tomllib.loads(tomli_w.dumps(recipe.resolved())))
+    assert again == recipe
+    assert [run.folder for run in runs(again)] == [run.folder for run in runs(plain)]
+
+
+def test_overrides_change_the_field_and_the_folder():
+    plain = load_recipe("digits-lt")
+    short = load_recipe("digits-lt", ["training.epochs=5", "optimizers.sam.rho=0.1", "seeds=[4]"])
+    assert (short.training.epochs, short.optimizers["sam"]["rho"], short.seeds) == (5, 0.1, [4])
+    assert not {run.folder for run in runs(plain)} & {run.folder for run in runs(short)}
+
+
+def test_where_a_run_is_done_does_not_make_it_another_run():
+    one, two = (runs(load_recipe("digits-lt", [f"training.device='{d}'"]))[0].folder for d in ("cpu", "cuda"))
+    assert one == two
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=5", "unknown field 'training.epoch'; did you mean 'training.epochs'"),
+        ("trainig.epochs=5", "unknown field 'trainig'; did you mean 'training'"),
+        ("training.epochs=0", r"field 'training.epochs': .*greater than or equal to 1.*given: 0"),
+        ("training.lr='fast'", "field 'training.lr'"),
+        ("seeds=[0, 0]", "seeds repeat"),
+        ("seeds=[]", "seeds"),
+        ("data.kind='linear'", "'exp' or 'step'"),
+        ("training.schedule='step'", "give both or neither"),
+        ("groups.few=500", "a class would be both"),
+        ("epochs", "write table.field=value"),
+        ("name.x=3", "is a value, not a table"),
+        ("name='../x'", "name"),
+        (
+            "optimizers.adam.rho=1",
+            r"digits-lt\.toml: field 'optimizers.adam': unknown optimizer 'adam'.*Known: sgd.* by rule",
+        ),
+        (
+            "optimizers.mine.rule='imbsan'",
+            r"digits-lt\.toml: field 'optimizers.mine.rule': unknown optimizer 'imbsan'; did you mean 'imbsam'\? Known: sgd",
+        ),
+        ("optimizers.mine.rule=['sam']", r"field 'optimizers.mine.rule': unknown optimizer \['sam'\]"),
+        (
+            "optimizers.sam.rule='imbsam'",
+            r"field 'optimizers.sam.rule': 'imbsam' under the name of another.*imbsam-<",
+        ),
+        ("optimizers.a/b.rule='sam'", "field 'optimizers.a/b': a name has letters, digits"),
+    ],
+)
+def test_bad_fields_are_named_with_the_fix(override, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("digits-lt", [override])
+
+
+def by_hand(run):
+    """The folder's name as it was before a run could have a rule."""
+    content = run.model_dump(mode="json", exclude={"study", "rule"})
+    del content["training"]["device"]
+    text = json.dumps([1, content], sort_keys=True, separators=(",", ":"))
+    return f"{run.optimizer}-seed{run.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_an_optimizer_without_a_rule_keeps_the_folder_that_it_had(name):
+    plain = [run for run in runs(load_recipe(name)) if run.rule is None]
+    assert plain
+    assert [run.folder for run in plain] == [by_hand(run) for run in plain]
+
+
+def test_a_rule_that_is_the_name_itself_changes_nothing():
+    plain, said = (resolve(load_recipe("digits-lt", changes)) for changes in ([], ["optimizers.imbsam.rule='imbsam'"]))
+    assert said == plain
+    assert [run.folder for run in runs(said)] == [run.folder for run in runs(plain)]
+
+
+def test_one_optimizer_several_times():
+    recipe = load_recipe("digits-lt-imbsam-weightings")
+    found = {run.optimizer: run for run in runs(recipe) if run.seed == 0}
+    assert {name: (run.rule, run.settings.get("normalisation")) for name, run in found.items()} == {
+        "sgd": (None, None),
+        "imbsam": (None, "batch"),
+        "imbsam-x2": ("imbsam", "batch-x2"),
+        "imbsam-group": ("imbsam", "group"),
+    }
+    assert all(run.folder.startswith(f"{name}-seed0-") for name, run in found.items())
+    assert len({run.folder[-8:] for run in found.values()}) == 4
+    shared = {run.folder for run in runs(load_recipe("digits-lt"))}
+    assert {name for name, run in found.items() if run.folder in shared} == {"sgd", "imbsam"}  # the defaults written out
+    again = parse_recipe(tomllib.loads(tomli_w.dumps(resolve(recipe).resolved())))
+    assert [run.folder for run in runs(again)] == [run.folder for run in runs(recipe)]
+
+
+def test_the_same_optimizer_with_the_same_settings_is_refused():
+    with pytest.raises(OptimizerError, match=r"\[optimizers.mine\] is \[optimizers.imbsam\] again"):
+        runs(load_recipe("digits-lt", ["optimizers.mine.rule='imbsam'", "optimizers.mine.normalisation='batch'"]))
+    assert runs(load_recipe("digits-lt", ["optimizers.mine.rule='imbsam'", "optimizers.mine.normalisation='group'"]))
+
+
+def test_missing_and_damaged_recipes(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'digits-lt'"):
+        load_recipe("digits_lt")
+    with pytest.raises(RecipeError, match="no such file"):
+        load_recipe(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("name = ")
+    with pytest.raises(RecipeError, match=r"bad\.toml: not readable as TOML"):
+        load_recipe(tmp_path / "bad.toml")

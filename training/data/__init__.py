@@ -1,0 +1,1 @@
+"""Long-tailed data sets: files to labelled images."""

@@ -1,0 +1,1 @@
+"""Plain steps and the SAM family around any torch optimizer."""

@@ -147,16 +147,29 @@ def application() -> typer.Typer:
     """The command line: every package registers its own commands."""
     app = typer.Typer(
         name="saddlescope",
-        help="Hessian and saddle-point analysis of classifiers trained on long-tailed data.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
+    app.callback()(_front)
     for package in ("training", "analysis", "figures", "reports"):
         import_module(f"saddlescope.{package}.commands").register(app)
     app.command()(reproduce)
     return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"saddlescope {__version__}")
+        raise typer.Exit
+
+
+def _front(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Hessian and saddle-point analysis of classifiers trained on long-tailed data."""
 
 
 def reproduce(

@@ -28,6 +28,10 @@ Key = Annotated[str | None, typer.Option(help="Where the state dict lies in the 
 Trust = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Unpickle objects, and run what a side-car or stored result names.")
 ]
+ExtraKeys = Annotated[
+    list[str] | None,
+    typer.Option("--allow-extra-keys", metavar="PATTERN", help="Keys of the file that the model does without; repeat."),
+]
 Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
@@ -51,6 +55,7 @@ def analyze(
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
     groups: Annotated[
@@ -124,6 +129,7 @@ def analyze(
             loss=loss,
             key=key,
             trust=trust_checkpoint,
+            extra_keys=tuple(allow_extra_keys or ()),
             num_classes=num_classes,
             data_root=data_root,
         ),
@@ -150,6 +156,7 @@ def slice_(
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
@@ -172,6 +179,7 @@ def slice_(
         loss=loss,
         key=key,
         trust=trust_checkpoint,
+        extra_keys=tuple(allow_extra_keys or ()),
         num_classes=num_classes,
         data_root=data_root,
     )
@@ -187,6 +195,7 @@ def verify(
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     data_root: DataRoot = None,
 ) -> None:
@@ -204,6 +213,7 @@ def verify(
         data_args=data_args,
         loss=loss,
         trust=trust_checkpoint,
+        extra_keys=tuple(allow_extra_keys or ()),
         data_root=data_root,
     )
     verify_result(result, checkpoint, given)

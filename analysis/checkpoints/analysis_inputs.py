@@ -36,6 +36,7 @@ class Given:
         key: where the state dict lies in the file.
         trust: the file may run code when it is read, and what lies beside it may name code.
         named: further code that the person named, and a file may therefore name as well.
+        extra_keys: names or patterns that the file may have though the model has not.
         num_classes: C, where the labels do not show every class.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
@@ -47,6 +48,7 @@ class Given:
     loss: str | None = None
     key: str | None = None
     trust: bool = False
+    extra_keys: tuple[str, ...] = ()
     num_classes: int | None = None
     data_root: str | None = None
     named: frozenset[str] = frozenset()
@@ -65,8 +67,8 @@ class Given:
             "data": self.data,
             "data_args": dict(self.data_args),
         }
-        fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes}
-        return {name: value for name, value in fields.items() if value not in (None, {})}
+        fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes, "extra_keys": list(self.extra_keys)}
+        return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
 def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: Any) -> Given:
@@ -115,6 +117,7 @@ class _Recorded(BaseModel):
     data_args: dict[str, Any] = {}
     loss: str | None = None
     key: str | None = None
+    extra_keys: tuple[str, ...] = ()
     num_classes: int | None = Field(None, ge=2)
 
 
@@ -142,6 +145,7 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
         data_args=given.data_args or (stored.data_args if given.data in (None, stored.data) else {}),
         loss=given.loss or stored.loss,
         key=given.key or stored.key,
+        extra_keys=given.extra_keys or stored.extra_keys,
         num_classes=given.num_classes or stored.num_classes,
     )
 
@@ -211,7 +215,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         assert side_car is not None
         model = model_of(side_car)
         name = str(side_car.model.args.get("name") or side_car.model.factory)
-    notes = fit_weights(model, state, checkpoint) if state is not None else []
+    notes = fit_weights(model, state, checkpoint, given.extra_keys) if state is not None else []
     if given.loss is None and side_car is not None:
         record = side_car.loss
         loss_name = record.name

@@ -188,7 +188,7 @@ def _path_plane(item: SliceItem, subject: Subject, given: Given) -> tuple[list[A
     for side_car, path in sorted(stored, key=lambda pair: pair[0].training.epoch):
         check_side_car(side_car, given, path)
         model = model_of(side_car)
-        fit_weights(model, load_weights(path.with_suffix(".pt"), trust=given.trust), path)
+        fit_weights(model, load_weights(path.with_suffix(".pt"), trust=given.trust), path, given.extra_keys)
         points.append(flat_weights(model, item.analysis.params))
         epochs.append(side_car.training.epoch)
     centre = flat_weights(subject.model, item.analysis.params)

@@ -199,6 +199,18 @@ def test_verify_confirms_and_notices_changes(project, run):
     assert "SHA-256 differs" in err
 
 
+def test_named_extra_keys_are_left_out_and_remembered(project, run):
+    torch.save(architecture().state_dict() | {"embeddings.position_ids": torch.arange(3)}, project / "ckpt.pt")
+    code, _, err = run("analyze", "ckpt.pt", *OURS)
+    assert code == 2
+    assert "--allow-extra-keys 'embeddings.position_ids'" in err
+    code, _, err = run("analyze", "ckpt.pt", *OURS, "--allow-extra-keys", "*.position_ids")
+    assert code == 0, err
+    path = project / "curvature" / "ckpt.head-tail.json"
+    assert load(CurvatureResult, path).provenance.subject["extra_keys"] == ["*.position_ids"]
+    assert run("verify", path, *OURS[:4])[0] == 0
+
+
 def test_layers_are_blocks_of_the_whole_hessian(project, run):
     code, _, err = run("analyze", "ckpt.pt", *OURS, "--layers", "--jobs", "1")
     assert code == 0, err

@@ -36,8 +36,8 @@ PRESCRIBED = Path(__file__).parents[1] / "prescribed"
 COUNT = int(os.environ.get("SADDLESCOPE_FUZZ", "200"))
 #: what takes the place of a value: other types, ends of ranges, paths, code (10**30 is more than any memory, so it is refused)
 ODD = (
-    None, True, False, 0, -1, 3, 0.5, -1e308, 10**30, float("nan"), float("inf"), "", "x", "0", "../x", "/etc/passwd", "a\0b", "[/b]",
-    "os:system", "nets.py:net", "saddlescope:build_model", [], [0], [[]], ["os:system"], {}, {"command": "x"},
+    None, True, False, 0, -1, 3, 0.5, -1e308, 10**30, float("nan"), float("inf"), "", "x", "0", "../x", "/etc/passwd", "a\0b",
+    "[/b]", "os:system", "nets.py:net", "saddlescope:build_model", [], [0], [[]], ["os:system"], {}, {"command": "x"},
     {"name": "os:system"}, {"os:system": 1},
 )  # fmt: skip
 
@@ -113,7 +113,6 @@ def mutated(content, suffix, chance):
 def _result(path):
     found = load(CurvatureResult, path)
     given_again(found.provenance.subject, Given(), path)
-    verify(path)
 
 
 def _study(path):
@@ -201,7 +200,9 @@ def test_a_file_that_is_not_quite_right_is_refused_in_one_sentence(kind, files, 
     monkeypatch.setattr(os, "system", called.append)
     monkeypatch.chdir(files)
 
-    @settings(max_examples=COUNT, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    count = COUNT // 20 if kind == "vectors" else COUNT  # each of them opens the checkpoint
+
+    @settings(max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
     @given(st.integers(0, 2**48))
     def check(seed):
         bad = mutated(good, path.suffix, random.Random(seed))
@@ -213,7 +214,7 @@ def test_a_file_that_is_not_quite_right_is_refused_in_one_sentence(kind, files, 
         except Exception as error:
             if type(error).__module__.split(".")[0] != "saddlescope":
                 raise
-            assert "\n" not in str(error)
+            assert "\n" not in str(error)  # noqa: PT017
         assert path.read_bytes() == bad
         assert not called
 

@@ -132,7 +132,7 @@ class Certificate(Record):
     """A unit vector with a negative Rayleigh quotient: the proof that a group has negative curvature."""
 
     vector: str = Field(description="key in the vectors file beside the result")
-    vectors_file: FileName
+    vectors_file: str
     vector_sha256: str
     rayleigh_quotient: float
     dtype: str = Field(description="precision of the re-evaluation")

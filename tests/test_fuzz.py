@@ -37,8 +37,8 @@ COUNT = int(os.environ.get("SADDLESCOPE_FUZZ", "200"))
 #: what takes the place of a value: other types, ends of ranges, paths, code (10**30 is more than any memory, so it is refused)
 ODD = (
     None, True, False, 0, -1, 3, 0.5, -1e308, 10**30, float("nan"), float("inf"), "", "x", "0", "../x", "/etc/passwd", "a\0b",
-    "[/b]", "os:system", "nets.py:net", "saddlescope:build_model", [], [0], [[]], ["os:system"], {}, {"command": "x"},
-    {"name": "os:system"}, {"os:system": 1},
+    "[/b]", "os:system", "nets.py:net", "saddlescope:build_model", [], [0], [[]], ["os:system"], {},
+    {"command": "x"}, {"name": "os:system"}, {"os:system": 1},
 )  # fmt: skip
 
 
@@ -160,7 +160,7 @@ def files(tmp_path_factory):
     run = folder / "study" / "run"
     (folder / "study" / "figures").mkdir(parents=True)
     shutil.copytree(PRESCRIBED, run)
-    item = curvature_item(run / "checkpoint.pt", AnalysisSettings(steps=60, eta=40, k=2))
+    item = curvature_item(run / "checkpoint.pt", AnalysisSettings(steps=20, eta=40))
     do_curvature(item)
     few = SliceSettings(points=3)
     do_slice(SliceItem(run / "checkpoint.pt", "random", few, item.settings, run / "slices" / "random.json"))

@@ -145,6 +145,9 @@ def read_recipe(study: Path) -> dict[str, Any]:
     for name in ("analysis", "slices", "optimizers"):
         if not isinstance(recipe.get(name, {}), dict):
             raise ResultError(f"{path}: '{name}' is a {type(recipe[name]).__name__}, expected a table")
+    for name, table in recipe.get("optimizers", {}).items():
+        if not isinstance(table, dict):
+            raise ResultError(f"{path}: 'optimizers.{name}' is a {type(table).__name__}, expected a table")
     return recipe
 
 

@@ -41,6 +41,10 @@ class StudyAnalysis:
         """
         table = dict(recipe.get("analysis", {}))
         along, also = table.pop("along", {}), table.pop("also", [])
+        if not isinstance(along, dict):
+            raise SettingsError(f"{where} [analysis.along]: is a {type(along).__name__}, expected a table")
+        if not isinstance(also, list) or not all(isinstance(extra, dict) for extra in also):
+            raise SettingsError(f"{where} [[analysis.also]]: expected a list of tables")
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
         schemes = [settings.scheme for settings in (final, *passes)]

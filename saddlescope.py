@@ -13,6 +13,8 @@ import importlib.util
 import os
 import re
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -50,7 +52,7 @@ _FORMER = {
     "saddlescope.training.losses:build_loss": "saddlescope:build_loss",
     "saddlescope.training.datasets:analysis_set": "saddlescope:analysis_set",
 }
-__all__ = ["FactoryError", "__version__", "load_factory", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
+__all__ = ["FactoryError", "TrustError", "__version__", "load_factory", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
 
 
 def __getattr__(name: str) -> Any:
@@ -124,6 +126,78 @@ def _load_file(path: Path) -> Any:
     return module
 
 
+class TrustError(ValueError):
+    """A stored file names code, or a file, that the person did not; the message names it and says how to allow it."""
+
+
+#: what a stored file may name unasked: these run code of ours only, unless their argument ``name`` names other code
+OWN_FACTORIES = frozenset(
+    {
+        "saddlescope.training.networks.models:build_model",
+        "saddlescope.training.data.datasets:analysis_set",
+        "saddlescope.training.data.datasets:evaluation_set",
+        "saddlescope.training.losses:build_loss",
+    }
+)
+#: a model, data set or loss of ours; anything with a colon, a slash or one of these endings is code or a file
+_NAME = re.compile(r"(?!.*\.(py|pt2?|pth|npz|safetensors)$)[A-Za-z0-9][A-Za-z0-9._-]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Permission:
+    """What a stored file may name: what is ours, and what the person named on this command line.
+
+    Every string that comes out of a file (side-car, stored result, recipe of a study folder) and is about to be imported,
+    called or opened goes through :meth:`check` first. Nothing else decides; see SECURITY.md.
+
+    Attributes:
+        named: references as the command line gives them, ``nets.py:net``.
+        everything: the person trusts the file (``--trust-checkpoint``).
+    """
+
+    named: frozenset[str] = frozenset()
+    everything: bool = False
+
+    def check(self, where: Path | str, instead: str | None = None, **parts: tuple[str, Mapping[str, Any]]) -> None:
+        """Returns if the file may name all of this.
+
+        Args:
+            where: the file that names it.
+            instead: how the person names it; default: the flags of these parts.
+            **parts: ``model``, ``data`` or ``loss`` -> (factory, name or file; the arguments that the file gives to it).
+
+        Raises:
+            TrustError: it may not.
+        """
+        if self.everything:
+            return
+        named = {_absolute(name) for name in self.named}
+        strangers = {part: name for part, pair in parts.items() for name in foreign(*pair) if _absolute(name) not in named}
+        if strangers:
+            what = " and ".join(f"{name!r} as its {part}" for part, name in strangers.items())
+            flags = instead or " and ".join(f"--{part}" for part in strangers)
+            raise TrustError(
+                f"{where}: names {what}, and what comes with a file is not run or opened unasked: say yourself what it is with "
+                f"{flags}, or add --trust-checkpoint if the file is your own"
+            )
+
+
+def foreign(reference: str, arguments: Mapping[str, Any]) -> list[str]:
+    """What a reference and its arguments name besides what is ours."""
+    if reference not in OWN_FACTORIES and not _NAME.fullmatch(reference):
+        return [reference]
+    name = arguments.get("name")  # our factories are asked for a thing by its name, which may be code as well
+    return [name] if isinstance(name, str) and not _NAME.fullmatch(name) else []
+
+
+def _absolute(reference: str) -> str:
+    """The reference with its file, if it has one, as an absolute path."""
+    place, colon, name = reference.rpartition(":")
+    if colon and not place.endswith(".py"):
+        return reference
+    return f"{Path(place).expanduser().resolve()}:{name}" if colon else str(Path(name).expanduser().resolve())
+
+
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -182,6 +256,9 @@ def reproduce(
     ] = None,
     data_root: Annotated[str | None, typer.Option(help="Folder to look for the data in first.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes; default: one per core.")] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Run the code that the files of a study folder name.")
+    ] = False,
     list_: Annotated[
         bool, typer.Option("--list", help="What the papers show, the recipe of each figure, and whether it reproduces.")
     ] = False,
@@ -203,11 +280,12 @@ def reproduce(
         return
     if recipe is None:
         raise typer.BadParameter("name a recipe, or give --list", param_hint="RECIPE")
-    wanted = load_recipe(recipe, overrides or [])
+    wanted = load_recipe(recipe, overrides or [], trust=trust_checkpoint)
     plan = StudyAnalysis.parse(wanted.resolved(), recipe)
     study = out / wanted.name
     train_with_progress(wanted, study, data_root=data_root, jobs=jobs)
-    analyze_with_progress(study, plan, data_root=data_root, jobs=jobs)
+    permission = Permission(frozenset({wanted.model.name}), trust_checkpoint)
+    analyze_with_progress(study, plan, data_root=data_root, jobs=jobs, permission=permission)
     draw_study(study)
     report = write_report(study)
     print_summary(load_study(study))

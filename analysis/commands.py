@@ -25,7 +25,13 @@ Data = Annotated[
     typer.Option(help="file.py:function, package.module:function, .npz/.pt file, folder of class folders, or a set of ours."),
 ]
 Key = Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")]
-Trust = Annotated[bool, typer.Option("--trust-checkpoint", help="Unpickle objects: runs code from the file.")]
+Trust = Annotated[
+    bool, typer.Option("--trust-checkpoint", help="Unpickle objects, and run what a side-car or stored result names.")
+]
+ExtraKeys = Annotated[
+    list[str] | None,
+    typer.Option("--allow-extra-keys", metavar="PATTERN", help="Keys of the file that the model does without; repeat."),
+]
 Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
@@ -49,6 +55,7 @@ def analyze(
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
     groups: Annotated[
@@ -122,6 +129,7 @@ def analyze(
             loss=loss,
             key=key,
             trust=trust_checkpoint,
+            extra_keys=tuple(allow_extra_keys or ()),
             num_classes=num_classes,
             data_root=data_root,
         ),
@@ -148,6 +156,7 @@ def slice_(
     data_args: Annotated[str, JsonArguments] = "{}",
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
@@ -170,6 +179,7 @@ def slice_(
         loss=loss,
         key=key,
         trust=trust_checkpoint,
+        extra_keys=tuple(allow_extra_keys or ()),
         num_classes=num_classes,
         data_root=data_root,
     )
@@ -180,13 +190,33 @@ def slice_(
 def verify(
     result: Annotated[Path, typer.Argument(help="A stored result: curvature/checkpoint.head-tail.json.")],
     checkpoint: Annotated[Path | None, typer.Option(help="Where the weights are, if not beside the result.")] = None,
+    model: Model = None,
+    model_args: Annotated[str, JsonArguments] = "{}",
+    data: Data = None,
+    data_args: Annotated[str, JsonArguments] = "{}",
+    loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
+    allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     data_root: DataRoot = None,
 ) -> None:
-    """Recompute the proofs of negative curvature of RESULT from its checkpoint and vectors; exit 1 if one no longer holds."""
+    """Recompute the proofs of negative curvature of RESULT from its checkpoint and vectors; exit 1 if one no longer holds.
+
+    Code of yours that was named when RESULT was measured is named again: --model nets.py:net; its arguments are in RESULT.
+    """
+    from .checkpoints.analysis_inputs import given_from_flags
     from .studies.analyze_command import verify_result
 
-    verify_result(result, checkpoint, data_root, trust=trust_checkpoint)
+    given = given_from_flags(
+        model=model,
+        model_args=model_args,
+        data=data,
+        data_args=data_args,
+        loss=loss,
+        trust=trust_checkpoint,
+        extra_keys=tuple(allow_extra_keys or ()),
+        data_root=data_root,
+    )
+    verify_result(result, checkpoint, given)
 
 
 def augmentation_control(
@@ -200,6 +230,7 @@ def augmentation_control(
     ] = None,
     steps: Annotated[int, typer.Option(min=2, help="Lanczos steps of each class.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of start vectors and draws.")] = 0,
+    trust_checkpoint: Trust = False,
 ) -> None:
     """Show what augmentation redrawn at every Hessian-vector product does to the spectra of classes, where no saddle can be.
 
@@ -207,7 +238,7 @@ def augmentation_control(
     """
     from .augmentation.control_command import Wanted, run_control
 
-    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed)
+    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint)
     for path in run_control(out, wanted):
         typer.echo(path)
 

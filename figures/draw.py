@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.records.results import write_text_atomically
-from ..analysis.records.study import Study, load_study, read_json
+from ..analysis.records.study import Study, load_study, read_json, read_manifest
 from . import draw_results as stored
 from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .drawing.study_data import NothingToDraw, Planned
@@ -93,8 +93,8 @@ def draw_study(
     study = load_study(study_folder)
     out = study.folder / "figures"
     plans = planned(study, only)
-    known = _read(out / MANIFEST) if only else {}
-    reasons = _read(out / SKIPPED) if only else {}
+    known = _known(out) if only else {}
+    reasons = read_json(out / SKIPPED) if only and (out / SKIPPED).exists() else {}
     written, pictures = [], {}
     with style():
         for done, plan in enumerate(plans):
@@ -189,13 +189,15 @@ def _draw_loose(plans: Callable[[], Sequence[Planned]], out: Path, formats: Sequ
     return list(pictures)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+def _known(out: Path) -> dict[str, dict[str, Any]]:
+    """The manifest that is there; strictly read, since pictures under its names are removed."""
+    path = out / MANIFEST
+    return {name: entry.model_dump() for name, entry in read_manifest(path).items()} if path.exists() else {}
 
 
 def _store(out: Path, known: dict[str, Any], reasons: dict[str, Any], order: list[str]) -> None:
     """Writes the manifest, then removes pictures of ours that it does not list: a stale one must not pass for current."""
-    before = _read(out / MANIFEST)
+    before = _known(out)
     place = {name: index for index, name in enumerate(order)}
     for path, table in ((out / MANIFEST, known), (out / SKIPPED, reasons)):
         sorted_table = dict(sorted(table.items(), key=lambda item: (place.get(item[0], len(order)), item[0])))

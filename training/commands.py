@@ -23,6 +23,9 @@ def train(
     only: Annotated[list[str] | None, typer.Option("--optimizer", help="Train these optimizers only.")] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Runs trained at a time; default: one per core.")] = None,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="This process's share of the runs: 0/4.")] = None,
+    trust_checkpoint: Annotated[
+        bool, typer.Option("--trust-checkpoint", help="Run the code that the recipe of a study folder names.")
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Also write each run's curves for TensorBoard, under its folder.")
     ] = False,
@@ -31,7 +34,7 @@ def train(
     from .runs.progress import train_with_progress
     from .runs.recipe import load_recipe
 
-    plan = load_recipe(recipe, overrides or [])
+    plan = load_recipe(recipe, overrides or [], trust=trust_checkpoint)
     if tensorboard:
         from .runs.tensorboard import require
 

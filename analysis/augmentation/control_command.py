@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint, side_car_of
+from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
 from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
 from ..records.results import AugmentationControl, ControlEntry, ControlPanel, save
+from ..records.side_car import side_car_of
 from ..samples.provenance import Source, describe
 from ..samples.samples import Samples
 from .control import WEIGHT_DECAY, ControlError, CropMirror, measure_control, softmax_regression
@@ -40,6 +41,7 @@ class Wanted:
         mirror: mirror images; None: colour images only.
         steps: of Lanczos.
         seed: of start vectors and draws.
+        trust: the checkpoints may run code when they are read, and their side-cars may name code.
     """
 
     data: str = "digits"
@@ -49,6 +51,7 @@ class Wanted:
     mirror: bool | None = None
     steps: int = 100
     seed: int = 0
+    trust: bool = False
 
 
 def run_control(out: Path, wanted: Wanted) -> list[Path]:
@@ -68,8 +71,10 @@ def run_control(out: Path, wanted: Wanted) -> list[Path]:
 
 def _opened(path: Path, wanted: Wanted) -> Subject:
     """Model, data and loss of a checkpoint; its record of training also tells how the images were augmented then."""
-    subject = open_checkpoint(path, Given(data_root=wanted.data_root))
-    augment = ((side_car_of(path) or {}).get("recipe") or {}).get("training", {}).get("augment")
+    subject = open_checkpoint(path, Given(data_root=wanted.data_root, trust=wanted.trust))
+    side_car = side_car_of(path)
+    trained = (side_car.recipe or {}).get("training") if side_car is not None else None
+    augment = trained.get("augment") if isinstance(trained, dict) else None
     training = {**(subject.source.training or {}), "augment": augment}
     return replace(subject, source=replace(subject.source, training=training))
 

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
-from saddlescope import load_factory
+from saddlescope import Permission, load_factory
 
 from ..hessian.losses import BatchLoss, classification_loss
-from ..records.results import ResultError
+from ..records.results import validated
+from ..records.side_car import SideCar, side_car_of
 from ..samples.provenance import Source, file_sha256
 from ..samples.samples import Samples
 from .user_code import SubjectError, build_loss, call, load_samples
 from .user_models import build_model
 from .weights import fit_weights, load_weights
-
-SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class Given:
         data_args: its keyword arguments.
         loss: see :func:`~saddlescope.analysis.checkpoints.user_code.build_loss`.
         key: where the state dict lies in the file.
-        trust: the file may run code when it is read.
+        trust: the file may run code when it is read, and what lies beside it may name code.
+        named: further code that the person named, and a file may therefore name as well.
+        extra_keys: names or patterns that the file may have though the model has not.
         num_classes: C, where the labels do not show every class.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
@@ -46,8 +48,16 @@ class Given:
     loss: str | None = None
     key: str | None = None
     trust: bool = False
+    extra_keys: tuple[str, ...] = ()
     num_classes: int | None = None
     data_root: str | None = None
+    named: frozenset[str] = frozenset()
+
+    @property
+    def permission(self) -> Permission:
+        """What a file may name: all that is named here, too."""
+        here = {name for name in (self.model, self.data, self.loss) if name is not None}
+        return Permission(self.named | here, self.trust)
 
     def record(self) -> dict[str, Any]:
         """What may change a number, for the provenance; where the data lie does not."""
@@ -57,8 +67,8 @@ class Given:
             "data": self.data,
             "data_args": dict(self.data_args),
         }
-        fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes}
-        return {name: value for name, value in fields.items() if value not in (None, {})}
+        fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes, "extra_keys": list(self.extra_keys)}
+        return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
 def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: Any) -> Given:
@@ -96,24 +106,77 @@ class Subject:
     notes: list[str] = field(default_factory=list)
 
 
-def side_car_of(checkpoint: Path) -> dict[str, Any] | None:
-    """The side-car beside a checkpoint, None if there is none.
+class _Recorded(BaseModel):
+    """:meth:`Given.record` as a result stores it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str | None = None
+    model_args: dict[str, Any] = {}
+    data: str | None = None
+    data_args: dict[str, Any] = {}
+    loss: str | None = None
+    key: str | None = None
+    extra_keys: tuple[str, ...] = ()
+    num_classes: int | None = Field(None, ge=2)
+
+
+def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
+    """What the command line said when a result was measured; what it says now goes before.
+
+    Args:
+        record: ``provenance.subject`` of the result.
+        given: what it says now.
+        where: the result.
 
     Raises:
-        ResultError: damaged, or of a newer version.
+        TrustError: the result names code, or a file, that the command line does not name.
+        ResultError: the record is damaged.
     """
-    path = checkpoint.with_suffix(".json")
-    if path == checkpoint or not path.exists():
-        return None
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ResultError(f"{path}: not readable as JSON ({error}); train the run again or give --model and --data") from None
-    if not isinstance(raw, dict) or raw.get("format") != SIDE_CAR_FORMAT:
-        return None  # a JSON file of somebody else
-    if raw.get("version", 0) > SIDE_CAR_VERSION:
-        raise ResultError(f"{path}: version {raw['version']} is newer than {SIDE_CAR_VERSION}; update saddlescope to read it")
-    return raw
+    stored = validated(_Recorded, record, f"{where}, provenance.subject")
+    parts = {"model": (stored.model, stored.model_args), "data": (stored.data, stored.data_args), "loss": (stored.loss, {})}
+    left = {part: (name, args) for part, (name, args) in parts.items() if name is not None and getattr(given, part) is None}
+    given.permission.check(where, **left)
+    return replace(
+        given,
+        model=given.model or stored.model,
+        model_args=given.model_args or (stored.model_args if given.model in (None, stored.model) else {}),
+        data=given.data or stored.data,
+        data_args=given.data_args or (stored.data_args if given.data in (None, stored.data) else {}),
+        loss=given.loss or stored.loss,
+        key=given.key or stored.key,
+        extra_keys=given.extra_keys or stored.extra_keys,
+        num_classes=given.num_classes or stored.num_classes,
+    )
+
+
+def check_side_car(side_car: SideCar, given: Given, where: Path) -> None:
+    """Returns if the side-car names only what it may, of those parts that the command line leaves to it.
+
+    Raises:
+        TrustError: see :class:`saddlescope.Permission`.
+    """
+    parts = {"model": side_car.model, "data": side_car.data, "loss": side_car.loss}
+    left = {part: (made.factory, made.args) for part, made in parts.items() if getattr(given, part) is None}
+    given.permission.check(where, **left)
+
+
+def check_side_cars(checkpoints: Iterable[Path], given: Given) -> None:
+    """The same for many checkpoints, before work on any of them begins.
+
+    Raises:
+        TrustError: see :class:`saddlescope.Permission`.
+        ResultError: a side-car is damaged.
+    """
+    for checkpoint in dict.fromkeys(checkpoints):
+        side_car = side_car_of(checkpoint)
+        if side_car is not None:
+            check_side_car(side_car, given, checkpoint.with_suffix(".json"))
+
+
+def model_of(side_car: SideCar) -> nn.Module:
+    """The model that a side-car describes, which :func:`check_side_car` has let through."""
+    return build_model(side_car.model.factory, side_car.model.args)
 
 
 def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
@@ -137,10 +200,12 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         raise SubjectError(
             f"{checkpoint}: no side-car {checkpoint.stem}.json beside it, so say what it is with {' and '.join(missing)}"
         )
+    if side_car is not None:
+        check_side_car(side_car, given, checkpoint.with_suffix(".json"))
     itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
     state = None if itself else load_weights(checkpoint, trust=given.trust, key=given.key)
     digest = file_sha256(checkpoint)
-    if side_car is not None and digest != side_car["sha256"]:
+    if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
     samples, data_name = _samples(checkpoint, given, side_car)
     counts = samples.class_counts.tolist()
@@ -148,13 +213,13 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         model, name = build_model(given.model, given.model_args, samples.num_classes), given.model
     else:
         assert side_car is not None
-        model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
-        name = str(side_car["model"]["args"].get("name") or side_car["model"]["factory"])
-    notes = fit_weights(model, state, checkpoint) if state is not None else []
+        model = model_of(side_car)
+        name = str(side_car.model.args.get("name") or side_car.model.factory)
+    notes = fit_weights(model, state, checkpoint, given.extra_keys) if state is not None else []
     if given.loss is None and side_car is not None:
-        loss_name = side_car["loss"]["name"]
-        record = side_car["loss"]
-        loss: BatchLoss = classification_loss(call(load_factory(record["factory"]), record["factory"], record["args"]))
+        record = side_car.loss
+        loss_name = record.name
+        loss: BatchLoss = classification_loss(call(load_factory(record.factory), record.factory, record.args))
     else:
         loss, loss_name = build_loss(given.loss, counts)
     source = Source(
@@ -163,14 +228,14 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         model=name,
         data=data_name,
         loss=loss_name,
-        index_sha256=side_car["data"]["index_sha256"] if side_car is not None and given.data is None else None,
-        training=side_car["training"] if side_car is not None else None,
+        index_sha256=side_car.data.index_sha256 if side_car is not None and given.data is None else None,
+        training=side_car.record().get("training") if side_car is not None else None,
         subject=given.record(),
     )
-    return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}), notes)
+    return Subject(model, samples, loss, source, side_car.thresholds if side_car is not None else {}, notes)
 
 
-def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) -> tuple[Samples, str]:
+def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[Samples, str]:
     """The samples and their name; those of a side-car must be the ones trained on."""
     root = {"root": given.data_root} if given.data_root is not None else {}
     if given.data is not None:
@@ -178,16 +243,16 @@ def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) ->
         samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes)
         return samples, given.data
     assert side_car is not None
-    data = side_car["data"]
-    samples = load_samples(data["factory"], {**data["args"], **given.data_args, **root}, len(data["class_counts"]))
-    if samples.class_counts.tolist() != data["class_counts"]:
+    data = side_car.data
+    samples = load_samples(data.factory, {**data.args, **given.data_args, **root}, len(data.class_counts))
+    if samples.class_counts.tolist() != data.class_counts:
         raise SubjectError(
-            f"{checkpoint}: trained on class counts {data['class_counts']}, but {data['factory']} now gives "
+            f"{checkpoint}: trained on class counts {data.class_counts}, but {data.factory} now gives "
             f"{samples.class_counts.tolist()}; the data have changed"
         )
-    if samples.index_sha256 not in (None, data["index_sha256"]):
+    if samples.index_sha256 not in (None, data.index_sha256):
         raise SubjectError(
             f"{checkpoint}: not the samples that it was trained on, though as many of each class: the list that names them, or "
             "the seed of the long tail, has changed; restore it, or train the run again"
         )
-    return samples, data["name"]
+    return samples, data.name

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _NEVER_RUN = (
     "holds layers without weights: a lazy layer (LazyLinear ...) has none before its first batch. Run the model on one batch "
     "and save it again"
 )
+#: a state dict lies no deeper than this under such keys (a dictionary in a pickle can hold itself)
+_DEEPEST = 8
 #: what wrappers put before every key
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "_forward_module.")
 
@@ -57,13 +60,14 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
 
 
 def _safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not readable as safetensors ({error}); is the file complete?") from None
+    except PermissionError:
+        raise
+    except Exception as error:  # of the header's contents, too: a type or a shape that torch does not know
+        raise CheckpointError(f"{path}: not readable as safetensors ({_first_line(error)}); is the file complete?") from None
 
 
 def _torch_file(path: Path, trust: bool) -> Any:
@@ -86,16 +90,18 @@ def _torch_file(path: Path, trust: bool) -> Any:
                 "file is your own, add --trust-checkpoint; better, save model.state_dict() only"
             ) from None
         whole = "" if zipfile.is_zipfile(path) else " It is no complete torch file (truncated, or of another kind)."
-        raise CheckpointError(
-            f"{path}: cannot be read: {text.splitlines()[0][:200] if text else type(error).__name__}.{whole}"
-        ) from None
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}.{whole}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # whatever is wrong with the archive, the reader below says it (zipfile has many ways to)
         return False
 
 
@@ -110,10 +116,10 @@ def _torchscript(path: Path, trust: bool) -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; its files are still about
             return torch.jit.load(path, map_location="cpu")
     except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from None
+        raise CheckpointError(f"{path}: cannot be read as TorchScript: {_first_line(error)}") from None
 
 
-def _find_state(content: Any, key: str | None, path: Path) -> dict[str, Tensor]:
+def _find_state(content: Any, key: str | None, path: Path, depth: int = 0) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
     if key is not None:
@@ -132,8 +138,8 @@ def _find_state(content: Any, key: str | None, path: Path) -> dict[str, Tensor]:
         inner = content.get(name)
         if isinstance(inner, nn.Module):
             inner = inner.state_dict()
-        if isinstance(inner, Mapping):
-            return _tensors(inner) if _is_state(inner) else _find_state(inner, None, path)
+        if isinstance(inner, Mapping) and depth < _DEEPEST:
+            return _tensors(inner) if _is_state(inner) else _find_state(inner, None, path, depth + 1)
     raise CheckpointError(
         f"{path}: no state dict found; its keys are {_names(content)}. Name the right one with --key (nested: outer/inner)"
     )
@@ -156,14 +162,23 @@ def _names(content: Mapping[Any, Any]) -> str:
     return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
 
 
-def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str = "checkpoint") -> list[str]:
+def fit_weights(
+    model: nn.Module, state: Mapping[str, Tensor], path: Path | str = "checkpoint", extra_keys: Sequence[str] = ()
+) -> list[str]:
     """Loads ``state`` into ``model`` strictly, after taking off the prefixes of wrappers.
 
     A tensor that the model has under several names (tied weights) may be in the file under one of them. Lazy layers take the
     shapes of the file.
 
+    Args:
+        model: to load into.
+        state: the tensors of the file.
+        path: the file, for messages.
+        extra_keys: names, or patterns such as ``*.position_ids``, that the file may have though the model has not. What the
+            model has may not be missing in the file, whatever is allowed.
+
     Returns:
-        Notes: prefixes taken off, counters that the file lacked.
+        Notes: prefixes taken off, counters that the file lacked, names left out.
 
     Raises:
         CheckpointError: names or shapes differ, and the message lists what is missing, unexpected and of another shape; or the
@@ -176,7 +191,9 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str 
             state[name] = wanted[name]  # absent from files of torch < 0.4.1; does not enter any result
     _tie(model, state, path)
     missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
+    strangers = [name for name in state if name not in wanted]
+    allowed = [name for name in strangers if any(fnmatchcase(name, pattern) for pattern in extra_keys)]
+    unexpected = [name for name in strangers if name not in allowed]
     shapes = [
         f"{name} (file {list(state[name].shape)}, model {list(wanted[name].shape)})"
         for name in wanted
@@ -188,12 +205,21 @@ def fit_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path | str 
             for title, rows in (("missing in the file", missing), ("not in the model", unexpected), ("other shape", shapes))
             if rows
         ]
+        flags = " ".join(f"--allow-extra-keys '{name}'" for name in unexpected[:6])
+        asked = "Is it the right architecture, with the right --model-args?"
+        if not missing and not shapes:
+            asked = f"If the model does without them, leave them out with {flags} (or with a pattern)"
         raise CheckpointError(
             f"{path}: does not fit {type(model).__name__} ({len(wanted)} tensors in the model, {len(state)} in the file). "
-            f"{'; '.join(parts)}. Is it the right architecture, with the right --model-args?"
+            f"{'; '.join(parts)}. {asked}"
         )
-    model.load_state_dict(state)
-    return notes
+    try:
+        model.load_state_dict({name: state[name] for name in wanted})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{path}: cannot be loaded into {type(model).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return notes + ([f"left out, as allowed: {', '.join(allowed)}"] if allowed else [])
 
 
 def _tie(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:

@@ -12,9 +12,11 @@ import os
 import tempfile
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from .training_record import TrainingTable
 
 SCHEMA_VERSION = 1
 
@@ -31,6 +33,16 @@ class Record(BaseModel):
     """Base of every stored record: frozen, no unknown fields, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def _inside(name: str) -> str:
+    if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"{name!r:.80} is no name of a file in this folder; it would lead elsewhere")
+    return name
+
+
+#: A name that becomes part of a path: of one file or folder inside the folder of the file that names it, never elsewhere.
+FileName = Annotated[str, AfterValidator(_inside)]
 
 
 class Estimate(Record):
@@ -224,7 +236,7 @@ class GroupResult(Record):
 class Scheme(Record):
     """The family of class groups: name, how it was made, and its members."""
 
-    name: str
+    name: FileName
     eta: int | None = None
     groups: dict[str, list[int]]
     sizes: dict[str, int]
@@ -255,7 +267,7 @@ class Provenance(Record):
     index_sha256: str | None = Field(None, description="of the long-tail index array, where the side-car gives it")
     class_counts: list[int]
     loss: str
-    training: dict[str, Any] = Field({}, description="the side-car's training record: study, run, optimizer, seed, epoch ...")
+    training: TrainingTable = Field({}, description="the side-car's training record: study, run, optimizer, seed, epoch ...")
     settings: dict[str, Any] = {}
     subject: dict[str, Any] = Field({}, description="what the command line said of model, data and loss")
     command: str | None = None
@@ -271,7 +283,7 @@ class CurvatureResult(Record):
     scheme: Scheme
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
-    vectors_file: str | None = None
+    vectors_file: FileName | None = None
     provenance: Provenance
 
     def draw(self, folder: str | Path) -> list[Path]:
@@ -379,6 +391,7 @@ class AugmentationControl(Record):
 
 
 R = TypeVar("R", bound=Record)
+M = TypeVar("M", bound=BaseModel)
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -407,26 +420,45 @@ def save(record: Record, path: Path) -> Path:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ResultError: missing, damaged, or not an object.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ResultError(f"{path}: no such file") from None
+    except (ValueError, RecursionError) as error:  # the latter: thousands of nested lists
+        raise ResultError(f"{path}: not readable as JSON ({error}); the file is damaged, make it again") from None
+    if not isinstance(raw, dict):
+        raise ResultError(f"{path}: expected a JSON object, found {type(raw).__name__}")
+    return raw
+
+
 def load(kind: type[R], path: Path) -> R:
     """Reads a record of type ``kind``.
 
     Raises:
         ResultError: missing or truncated file, another kind of file, a newer schema, or a field out of range.
     """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ResultError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path}: not readable as JSON ({error}); the file is damaged, make it again") from None
-    if not isinstance(raw, dict):
-        raise ResultError(f"{path}: holds a JSON {type(raw).__name__}, expected an object with schema_version")
+    raw = read_json(path)
     version = raw.get("schema_version", SCHEMA_VERSION)
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ResultError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update saddlescope to read it")
+    return validated(kind, raw, path)
+
+
+def validated(kind: type[M], raw: Any, where: Path | str) -> M:
+    """What was read from ``where`` as a record of type ``kind``.
+
+    Raises:
+        ResultError: a field is missing, unknown, or out of range; names it.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ResultError(f"{path}: field '{where}': {first['msg']} (not a {kind.__name__} of this version?)") from None
+        field = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{where}: field '{field}': {first['msg']} (not a {kind.__name__} of this version?)") from None

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
+from .results import FileName
+
 
 class SettingsError(ValueError):
     """A setting is unknown or out of range; the message names the table, the field and the fix."""
@@ -220,11 +222,11 @@ class SliceSettings(BaseModel):
     points: int = Field(41, ge=3, description="grid points of a line, centre included")
     span: float = Field(1.0, gt=0, description="a filter-normalised line runs over [-span, span]")
     plane_points: int = Field(21, ge=3, description="grid points of a plane along each axis")
-    lines: tuple[str, ...] = Field(
+    lines: tuple[FileName, ...] = Field(
         ("tail-min", "random"),
         description="<group>-min or <group>-max: along that eigenvector; random: filter-normalised (Li et al. 2018)",
     )
-    planes: tuple[str, ...] = Field(
+    planes: tuple[FileName, ...] = Field(
         ("tail-plane", "random-plane", "path-plane"),
         description="<group>-plane: its most negative x largest eigenvector; random-plane; path-plane: PCA of training",
     )

@@ -20,11 +20,40 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .results import CurvatureResult, ResultError, Slice, load
+from pydantic import Field, RootModel, ValidationError
+
+from .results import CurvatureResult, FileName, Record, ResultError, Slice, load, read_json, validated
+from .side_car import RunSideCar, read_side_car
+from .training_record import Epoch
 from .variants import Variant, variants
 
 #: ``Variant`` for figures and reports, which know this module and the schema only
 __all__ = ["Run", "Study", "Variant", "load_run", "load_study", "read_json", "read_metrics"]
+
+
+class RunEntry(Record):
+    """A run in ``study.json``; its folder lies in the study's."""
+
+    optimizer: str
+    seed: int
+    folder: FileName
+
+
+class Index(Record):
+    """``study.json``."""
+
+    name: str
+    recipe_sha256: str | None = None
+    runs: list[RunEntry]
+
+
+class Figure(Record):
+    """A figure in ``figures/manifest.json``; its files lie beside it."""
+
+    files: list[FileName] = Field([])
+    title: str = Field(min_length=1)
+    caption: str = ""
+    paper: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +75,7 @@ class Run:
 
     def final(self, scheme: str = "head-tail") -> CurvatureResult | None:
         """The curvature of the final checkpoint under ``scheme``, or None where it was not computed."""
-        epochs = self.side_car["training"]["epoch"] if self.side_car else None
+        epochs = self.side_car["training"]["epoch"] if self.side_car and "training" in self.side_car else None
         for result in self.curvature:
             if result.scheme.name == scheme and result.provenance.training.get("epoch") == epochs:
                 return result
@@ -90,35 +119,77 @@ class Study:
         return [run for run in self.runs if not run.finished]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_index(study: Path) -> Index:
+    """Reads ``study.json``.
 
     Raises:
-        ResultError: missing, damaged, or not an object.
+        ResultError: missing or damaged, or a run's folder would lie outside of the study.
     """
+    path = study / "study.json"
+    return validated(Index, read_json(path), path)
+
+
+def read_recipe(study: Path) -> dict[str, Any]:
+    """The study's ``recipe.toml``, resolved by training; tables that are read here are tables.
+
+    Raises:
+        ResultError: missing or damaged.
+    """
+    path = study / "recipe.toml"
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        recipe = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ResultError(f"{path}: no such file") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ResultError(f"{path}: not readable as JSON ({error}); the file is damaged, make it again") from None
-    if not isinstance(raw, dict):
-        raise ResultError(f"{path}: expected a JSON object, found {type(raw).__name__}")
-    return raw
+        raise ResultError(f"{path}: no such file; a study keeps its recipe there") from None
+    except (ValueError, RecursionError) as error:
+        raise ResultError(f"{path}: not readable as TOML ({error}); the file is damaged, store the recipe again") from None
+    for name in ("analysis", "slices", "optimizers"):
+        if not isinstance(recipe.get(name, {}), dict):
+            raise ResultError(f"{path}: '{name}' is a {type(recipe[name]).__name__}, expected a table")
+    for name, table in recipe.get("optimizers", {}).items():
+        if not isinstance(table, dict):
+            raise ResultError(f"{path}: 'optimizers.{name}' is a {type(table).__name__}, expected a table")
+    return recipe
+
+
+def read_manifest(path: Path) -> dict[str, Figure]:
+    """Figure name -> what ``figures/manifest.json`` says of it.
+
+    Raises:
+        ResultError: missing or damaged, or a name leads out of the folder.
+    """
+    raw = read_json(path)
+    try:
+        return _Manifest.model_validate(raw).root
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise ResultError(f"{path}: '{field}': {first['msg']}; run 'saddlescope figures' again") from None
+
+
+class _Manifest(RootModel[dict[FileName, Figure]]):
+    """The whole file."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """One dictionary per epoch; a last line cut off by a kill is left out, any other bad line is an error."""
+    """One dictionary per epoch; a last line cut off by a kill is left out, any other bad line is an error.
+
+    Raises:
+        ResultError: a line is no record of an epoch.
+    """
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_bytes().splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
             if number < len(lines):
-                raise ResultError(f"{path}, line {number}: not readable as JSON; the file is damaged") from None
+                raise ResultError(f"{where}: not readable as JSON; the file is damaged") from None
+            continue
+        validated(Epoch, row, where)
+        rows.append(row)
     return rows
 
 
@@ -139,7 +210,7 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
         optimizer=optimizer,
         seed=seed,
         folder=folder,
-        side_car=read_json(side_car_path) if side_car_path.exists() else None,
+        side_car=read_side_car(side_car_path, RunSideCar).record() if side_car_path.exists() else None,
         metrics=read_metrics(folder / "metrics.jsonl"),
         curvature=sorted(curvature, key=lambda result: result.provenance.training.get("epoch", 0)),
         slices={path.stem: load(Slice, path) for path in sorted(folder.glob("slices/*.json"))},
@@ -155,8 +226,7 @@ def load_study(folder: Path) -> Study:
     index = folder / "study.json"
     if not index.exists():
         raise ResultError(f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote")
-    raw = read_json(index)
-    recipe_path = folder / "recipe.toml"
-    recipe = tomllib.loads(recipe_path.read_text(encoding="utf-8")) if recipe_path.exists() else {}
-    runs = [load_run(folder / row["folder"], row["optimizer"], int(row["seed"])) for row in raw["runs"]]
-    return Study(name=raw["name"], folder=folder, recipe=recipe, runs=runs)
+    listed = read_index(folder)
+    recipe = read_recipe(folder) if (folder / "recipe.toml").exists() else {}
+    runs = [load_run(folder / run.folder, run.optimizer, run.seed) for run in listed.runs]
+    return Study(name=listed.name, folder=folder, recipe=recipe, runs=runs)

@@ -14,13 +14,13 @@ along training, and each ``[[analysis.also]]`` is a further pass over the final 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, parse_slices
+from .study import read_index
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class StudyAnalysis:
         """
         table = dict(recipe.get("analysis", {}))
         along, also = table.pop("along", {}), table.pop("also", [])
+        if not isinstance(along, dict):
+            raise SettingsError(f"{where} [analysis.along]: is a {type(along).__name__}, expected a table")
+        if not isinstance(also, list) or not all(isinstance(extra, dict) for extra in also):
+            raise SettingsError(f"{where} [[analysis.also]]: expected a list of tables")
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
         schemes = [settings.scheme for settings in (final, *passes)]
@@ -82,8 +86,7 @@ class SliceItem:
 
 def run_folders(study: Path) -> list[tuple[Path, int]]:
     """``(folder, seed)`` of every run that ``study.json`` lists, in its order."""
-    index = json.loads((study / "study.json").read_text(encoding="utf-8"))
-    return [(study / row["folder"], int(row["seed"])) for row in index["runs"]]
+    return [(study / run.folder, run.seed) for run in read_index(study).runs]
 
 
 def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:

@@ -11,13 +11,16 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint, side_car_of
+from saddlescope import Permission, foreign
+
+from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
 from ..measures.analyze import analyze
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
 from ..records.results import CurvatureResult, ResultError, load, save
+from ..records.side_car import side_car_of
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
@@ -36,6 +39,7 @@ def analyze_study(
     data_root: str | None = None,
     runs: list[Path] | None = None,
     progress: Progress | None = None,
+    permission: Permission | None = None,
 ) -> int:
     """Brings every curvature result and slice of a study up to date.
 
@@ -49,6 +53,7 @@ def analyze_study(
         data_root: folder to look for the data in first.
         runs: only these run folders; default: all.
         progress: called at the start and after each item.
+        permission: what the study's files may name.
 
     Returns:
         Number of results measured by this call.
@@ -56,7 +61,8 @@ def analyze_study(
     Raises:
         WorkError: an item failed; the others are kept.
     """
-    given = Given(data_root=data_root)
+    permission = permission or Permission()
+    given = Given(data_root=data_root, trust=permission.everything, named=permission.named)
     wanted = {folder.resolve() for folder in runs} if runs is not None else None
 
     def chosen(item: CurvatureItem | SliceItem) -> bool:
@@ -64,6 +70,7 @@ def analyze_study(
 
     curvature = [item for item in curvature_items(study, plan) if chosen(item)]
     slices = [item for item in slice_items(study, plan) if chosen(item)]
+    check_side_cars((item.checkpoint for item in (*curvature, *slices)), given)
     total = len(curvature) + len(slices)
     stale = [item for item in curvature if not curvature_is_current(item, given)]
     done = len(curvature) - len(stale)
@@ -102,13 +109,13 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
     named_alike = (
         source.checkpoint_sha256 == file_sha256(item.checkpoint)
-        and item.settings.with_groups_of((side_car or {}).get("groups", {})).measure_as(source.settings)
+        and item.settings.with_groups_of(side_car.thresholds if side_car is not None else {}).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
         and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
     )
-    parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
-    ours = all(factory.startswith(("saddlescope:", "saddlescope.")) for factory in parts) and not given.record()
+    parts = (side_car.model, side_car.data, side_car.loss) if side_car is not None else ()
+    ours = bool(parts) and not given.record() and not any(foreign(part.factory, part.args) for part in parts)
     return named_alike and (ours or _behaves_as(stored, item, given))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,13 +20,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from saddlescope import load_factory
+from saddlescope import Permission, load_factory
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
 from ..hessian.distributed import World, world_of
 from ..records.results import CurvatureResult, load
 from ..records.settings import AnalysisSettings
+from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
 from ..records.terminal import compare, show
 from .analyses import analyze_study, curvature_is_current, do_curvature, study_of
@@ -62,6 +62,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
     checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
+    check_side_cars(checkpoints, request.given)
     names = result_names(checkpoints, request.out)
     items = [
         curvature_item(checkpoint, settings, request.out, name)
@@ -134,7 +135,8 @@ def _analyze_of_study(target: Path, request: Request) -> bool:
         raise TargetError(f"{target} is analysed as its recipe says: name its checkpoint files instead to use {flags}")
     changed = request.settings.model_dump(mode="json", exclude_unset=True)
     plan = StudyAnalysis.parse(recipe_of(study, changed), str(study / "recipe.toml"))
-    analyze_with_progress(study, plan, data_root=request.given.data_root, jobs=request.jobs, runs=runs)
+    given = request.given
+    analyze_with_progress(study, plan, data_root=given.data_root, jobs=request.jobs, runs=runs, permission=given.permission)
     if runs is None:
         print(f"results under {study}; draw and report them with: saddlescope figures {study}, saddlescope report {study}")
     else:
@@ -155,7 +157,7 @@ def _asked(request: Request, name: str) -> bool:
 
 def recipe_of(study: Path, analysis: dict[str, Any]) -> dict[str, Any]:
     """A study's recipe, with changes to its ``[analysis]`` table."""
-    recipe = tomllib.loads((study / "recipe.toml").read_text(encoding="utf-8"))
+    recipe = read_recipe(study)
     return recipe | {"analysis": recipe.get("analysis", {}) | analysis}
 
 
@@ -163,7 +165,7 @@ class ClaimError(RuntimeError):
     """A stored claim does not hold."""
 
 
-def verify_result(result: Path, checkpoint: Path | None = None, data_root: str | None = None, *, trust: bool = False) -> None:
+def verify_result(result: Path, checkpoint: Path | None = None, given: Given | None = None) -> None:
     """``saddlescope verify``.
 
     Raises:
@@ -172,7 +174,7 @@ def verify_result(result: Path, checkpoint: Path | None = None, data_root: str |
     """
     from .verify import verify
 
-    checks = verify(result, checkpoint=checkpoint, data_root=data_root, trust=trust)
+    checks = verify(result, checkpoint=checkpoint, given=given)
     if not checks:
         print(f"{result}: weights and data are unchanged; it claims no negative curvature, so there is no proof to check")
         return
@@ -228,6 +230,7 @@ def analyze_with_progress(
     data_root: str | None = None,
     jobs: int | None = None,
     runs: list[Path] | None = None,
+    permission: Permission | None = None,
 ) -> int:
     """:func:`~saddlescope.analysis.studies.analyses.analyze_study` under a bar with the time left.
 
@@ -237,6 +240,7 @@ def analyze_with_progress(
         data_root: as there.
         jobs: default: one per core.
         runs: as there.
+        permission: as there.
     """
     with progress_bar() as bar:
         task = bar.add_task(f"analyze {study.name}", total=None)
@@ -246,5 +250,6 @@ def analyze_with_progress(
             jobs=jobs or default_jobs(),
             data_root=data_root,
             runs=runs,
+            permission=permission,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given
+from ..checkpoints.analysis_inputs import Given, given_again
 from ..checkpoints.discovery import TargetError
 from ..records.results import CurvatureResult, ResultError, load
 from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
@@ -82,6 +82,4 @@ def _as_it_was_measured(item: CurvatureItem, given: Given) -> tuple[CurvatureIte
         settings = AnalysisSettings.model_validate(source.settings)
     except (ResultError, ValueError):
         return item, given
-    if not given.record():
-        given = Given(**source.subject, trust=given.trust, data_root=given.data_root)
-    return replace(item, settings=settings), given
+    return replace(item, settings=settings), given_again(source.subject, given, item.output)

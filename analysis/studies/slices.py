@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
-from ..checkpoints.user_models import build_model
+from ..checkpoints.analysis_inputs import Given, Subject, check_side_car, model_of, open_checkpoint
 from ..checkpoints.weights import fit_weights, load_weights
 from ..hessian.modules import select_parameters
 from ..measures.convexity import Convexity
@@ -21,7 +20,7 @@ from ..measures.landscape import flat_weights, slice_loss
 from ..measures.saddle import natural_reach
 from ..records.results import CurvatureResult, ResultError, Slice, load, save
 from ..records.settings import SettingsError
-from ..records.study import read_json
+from ..records.side_car import RunSideCar, SideCar, read_side_car
 from ..records.study_plan import SliceItem, curvature_item
 
 #: called with (points done, points in all)
@@ -41,7 +40,7 @@ def slice_is_current(item: SliceItem) -> bool:
     found, asked = _without_names(settings.get("slice", {})), _slice_settings(item)
     asked.pop("analysis")
     return (
-        stored.provenance.checkpoint_sha256 == read_json(item.checkpoint.with_suffix(".json"))["sha256"]
+        stored.provenance.checkpoint_sha256 == read_side_car(item.checkpoint.with_suffix(".json"), SideCar).sha256
         and item.analysis.measure_as(found.pop("analysis", {}))
         and found == asked
         and (wanted is None or Convexity.read(settings.get("convexity"), basis=wanted.basis) == wanted)
@@ -58,7 +57,7 @@ def do_slice(item: SliceItem, given: Given | None = None, progress: Progress | N
     """
     subject = open_checkpoint(item.checkpoint, given)
     curvature = _curvature_of(item)
-    axes, spans, path = _axes(item, subject, curvature)
+    axes, spans, path = _axes(item, subject, curvature, given or Given())
     points = item.settings.points if len(axes) == 1 else item.settings.plane_points
     grids = [_grid(low, high, points) for low, high in spans]
     done, total = 0, points ** len(axes)
@@ -132,7 +131,7 @@ Path2D = tuple[list[list[float]], list[float], list[int]]
 
 
 def _axes(
-    item: SliceItem, subject: Subject, curvature: CurvatureResult
+    item: SliceItem, subject: Subject, curvature: CurvatureResult, given: Given
 ) -> tuple[list[Axis], list[tuple[float, float]], Path2D | None]:
     """The axes that a slice's name asks for, the range along each, and the training path where it is drawn.
 
@@ -149,7 +148,7 @@ def _axes(
         second = orthogonal_to(random_axis(parameters, item.settings.seed + 1), first)
         return [first, second], [(-span, span)] * 2, None
     if name == "path-plane":
-        return _path_plane(item, subject)
+        return _path_plane(item, subject, given)
     if group in curvature.groups and kind in ("min", "max", "plane"):
         ends = ("min", "max") if kind == "plane" else (kind,)
         vectors = load_file(_vectors_path(item, curvature))
@@ -182,16 +181,16 @@ def _reach(curvature: CurvatureResult, group: str, end: str) -> float:
     return min(max(reach, 1.5e-3 * found.weight_norm), 0.2 * found.weight_norm)
 
 
-def _path_plane(item: SliceItem, subject: Subject) -> tuple[list[Axis], list[tuple[float, float]], Path2D]:
+def _path_plane(item: SliceItem, subject: Subject, given: Given) -> tuple[list[Axis], list[tuple[float, float]], Path2D]:
     run = item.checkpoint.parent
-    stored = sorted(run.glob("checkpoints/*.json"), key=lambda path: read_json(path)["training"]["epoch"])
+    stored = [(read_side_car(path, RunSideCar), path) for path in run.glob("checkpoints/*.json")]
     points, epochs = [], []
-    for side_car_path in stored:
-        side_car = read_json(side_car_path)
-        model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
-        fit_weights(model, load_weights(side_car_path.with_suffix(".pt")), side_car_path)
+    for side_car, path in sorted(stored, key=lambda pair: pair[0].training.epoch):
+        check_side_car(side_car, given, path)
+        model = model_of(side_car)
+        fit_weights(model, load_weights(path.with_suffix(".pt"), trust=given.trust), path, given.extra_keys)
         points.append(flat_weights(model, item.analysis.params))
-        epochs.append(int(side_car["training"]["epoch"]))
+        epochs.append(side_car.training.epoch)
     centre = flat_weights(subject.model, item.analysis.params)
     axes = list(path_axes(centre, points))
     points, epochs = [*points, centre], [*epochs, int(subject.source.training["epoch"] if subject.source.training else 0)]

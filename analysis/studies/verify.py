@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..measures.saddle import shifted, vector_sha256
@@ -44,27 +44,25 @@ class Check:
     holds: bool
 
 
-def verify(
-    result_path: Path, *, checkpoint: Path | None = None, data_root: str | None = None, trust: bool = False
-) -> list[Check]:
+def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | None = None) -> list[Check]:
     """Recomputes every certificate of a result.
 
     Args:
         result_path: ``curvature/<stem>.<scheme>.json``.
         checkpoint: where the weights are; default: found beside the result.
-        data_root: folder to look for the data in first.
-        trust: unpickle objects, see ``weights.load_weights``.
+        given: what the command line says; what it leaves open is taken from the result, if that may name it.
 
     Returns:
         One check per certificate; empty where the result claims no negative curvature.
 
     Raises:
         VerificationError: other weights, data or vectors than the result was measured on.
+        TrustError: the result names code, or a file, that ``given`` does not.
     """
     result = load(CurvatureResult, result_path)
     source = result.provenance
     where = checkpoint or _find_checkpoint(result_path, source.checkpoint)
-    subject = open_checkpoint(where, Given(**source.subject, data_root=data_root, trust=trust))
+    subject = open_checkpoint(where, given_again(source.subject, given or Given(), result_path))
     if subject.source.checkpoint_sha256 != source.checkpoint_sha256:
         raise VerificationError(f"{where}: not the weights that {result_path.name} was measured on (SHA-256 differs)")
     if subject.samples.sha256() != source.data_sha256:
@@ -125,6 +123,8 @@ def _quotients(
 
 
 def _find_checkpoint(result_path: Path, name: str) -> Path:
+    if Path(name).name != name:
+        raise ResultError(f"{result_path}: its checkpoint {name!r:.80} is no file beside it; say where with --checkpoint")
     run = result_path.resolve().parent.parent
     for place in (run / name, run / "checkpoints" / name, result_path.parent / name):
         if place.is_file():

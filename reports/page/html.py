@@ -16,7 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ...analysis.records.results import ResultError, write_text_atomically
-from ...analysis.records.study import Study, load_study, read_json
+from ...analysis.records.study import Study, load_study, read_manifest
 from ..literature import papers
 from ..literature.claims import evaluate
 from ..tables.comparison import comparison_sheet
@@ -57,13 +57,10 @@ def pictures(study: Study) -> list[Picture]:
     folder = study.folder / "figures"
     if not (folder / MANIFEST).exists():
         return []
-    found = []
-    for name, entry in read_json(folder / MANIFEST).items():
-        if not isinstance(entry, dict) or not entry.get("title"):
-            raise ResultError(f"{folder / MANIFEST}: '{name}' needs a title and a caption; run 'saddlescope figures' again")
-        picture = Picture(name, entry["title"], entry.get("caption", ""), entry.get("paper") or "", _data_uri(folder, name))
-        found.append(picture)
-    return found
+    return [
+        Picture(name, entry.title, entry.caption, entry.paper or "", _data_uri(folder, name))
+        for name, entry in read_manifest(folder / MANIFEST).items()
+    ]
 
 
 def _data_uri(folder: Path, name: str) -> str:

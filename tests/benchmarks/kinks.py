@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import Given, given_again, open_checkpoint
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.measures.saddle import shifted
 from saddlescope.analysis.records.results import CurvatureResult, load
@@ -24,7 +24,9 @@ from safetensors.torch import load_file
 def main(path: Path, group: str) -> None:
     """Prints the table."""
     result = load(CurvatureResult, path)
-    subject = open_checkpoint(path.parent.parent / result.provenance.checkpoint, Given(**result.provenance.subject))
+    subject = open_checkpoint(
+        path.parent.parent / result.provenance.checkpoint, given_again(result.provenance.subject, Given(), path)
+    )
     v = load_file(path.parent / str(result.vectors_file))[f"{group}/min"].double()
     v /= v.norm()
     samples = subject.samples.subset(group_indices(result.scheme, subject.samples.labels)[group])

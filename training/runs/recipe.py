@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from saddlescope import Permission
+
 from ..optimizers.registry import OPTIMIZERS
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -72,6 +74,12 @@ class ModelTable(_Table):
 
     name: str
     args: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_name(self) -> ModelTable:
+        if "name" in self.args:
+            raise ValueError("field 'model.args.name': it would take the place of model.name; leave it out")
+        return self
 
 
 class LossTable(BaseModel):
@@ -171,15 +179,17 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trust: bool = False) -> Recipe:
     """Reads a recipe.
 
     Args:
         name_or_path: one of :func:`recipe_names`, or a TOML file.
         overrides: ``table.field=value`` with the value written as in TOML (a bare word is taken as text).
+        trust: a recipe that lies in a study folder may name a model that is not ours.
 
     Raises:
         RecipeError: no such recipe, not TOML, an unknown field (with the nearest known one) or a value out of range.
+        TrustError: a recipe that lies in a study folder, and so came with it, names code that no override names.
     """
     path = _find(name_or_path)
     try:
@@ -190,7 +200,10 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         _apply(raw, override)
     model = raw.get("model")
     if isinstance(model, dict) and isinstance(model.get("name"), str):
-        model["name"] = _anchored(model["name"], path.parent)
+        of_study = (path.parent / "study.json").exists()
+        if of_study and not any(override.partition("=")[0].strip() in ("model", "model.name") for override in overrides):
+            Permission(everything=trust).check(path, "--set model.name=", model=(model["name"], {}))
+        model["name"] = _anchored(model["name"], Path() if of_study else path.parent)
     return parse_recipe(raw, str(path))
 
 

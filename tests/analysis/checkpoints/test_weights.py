@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -98,6 +99,50 @@ def test_a_wrong_architecture_lists_what_differs(tmp_path):
 
 def test_batch_norm_counters_of_old_files_may_be_missing():
     fit_weights(net(), {name: value for name, value in STATE.items() if "num_batches" not in name})
+
+
+def test_extra_keys_are_refused_unless_they_are_allowed_by_name():
+    state = {**STATE, "embeddings.position_ids": torch.arange(4), "similarity_weight": torch.ones(1)}
+    with pytest.raises(CheckpointError, match=r"'embeddings\.position_ids' --allow-extra-keys 'similarity_weight'"):
+        fit_weights(net(), state)
+    with pytest.raises(CheckpointError, match=r"not in the model: similarity_weight\. If"):
+        fit_weights(net(), state, extra_keys=["*.position_ids"])
+    model = net()
+    notes = fit_weights(model, wrapped("module.", state), extra_keys=["*.position_ids", "similarity_*"])
+    assert notes[-1] == "left out, as allowed: embeddings.position_ids, similarity_weight"
+    assert all(torch.equal(value, STATE[name]) for name, value in model.state_dict().items())
+    del state["0.weight"]
+    with pytest.raises(CheckpointError, match=r"missing in the file: 0\.weight\. Is it the right architecture"):
+        fit_weights(net(), state, extra_keys=["*"])
+
+
+def test_a_pattern_takes_nothing_from_the_model():
+    model = net()
+    fit_weights(model, STATE, extra_keys=["*"])
+    assert all(torch.equal(value, STATE[name]) for name, value in model.state_dict().items())
+
+
+def test_a_dictionary_that_holds_itself_is_no_state(tmp_path):
+    content = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="no state dict found"):
+        load_weights(tmp_path / "c.pt")
+
+
+def test_an_archive_with_names_in_no_encoding(tmp_path):
+    """Names flagged as UTF-8 that are not: zipfile says UnicodeDecodeError where it looks for TorchScript."""
+    torch.save(STATE, tmp_path / "c.pt")
+    content = (tmp_path / "c.pt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "c.pt") as archive:
+        name = archive.namelist()[0].encode()
+    (tmp_path / "c.pt").write_bytes(content.replace(name, b"\xff" * len(name)))
+    flagged = bytearray((tmp_path / "c.pt").read_bytes())
+    at = flagged.index(b"PK\x01\x02")
+    flagged[at + 9] |= 0x08
+    (tmp_path / "c.pt").write_bytes(flagged)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_weights(tmp_path / "c.pt")
 
 
 def test_an_optimizer_state_is_no_checkpoint(tmp_path):

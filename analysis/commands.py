@@ -26,6 +26,11 @@ Data = Annotated[
 ]
 Key = Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")]
 Trust = Annotated[bool, typer.Option("--trust-checkpoint", help="Unpickle objects: runs code from the file.")]
+Logits = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Part of the model's output that the logits are: 1, logits. Default: the one that fits."),
+]
+Labels = Annotated[str | None, typer.Option(metavar="PART", help="Part of a batch that the class labels are: 2, class.")]
 Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
@@ -51,6 +56,8 @@ def analyze(
     key: Key = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
+    logits: Logits = None,
+    labels: Labels = None,
     groups: Annotated[
         str | None,
         typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file: group -> classes."),
@@ -123,6 +130,8 @@ def analyze(
             key=key,
             trust=trust_checkpoint,
             num_classes=num_classes,
+            logits=logits,
+            labels=labels,
             data_root=data_root,
         ),
         every=every,
@@ -150,6 +159,8 @@ def slice_(
     key: Key = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
+    logits: Logits = None,
+    labels: Labels = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
     convexity: Annotated[
         bool, typer.Option("--convexity", help="On a plane: λ_min and λ_max of each group at every point, one spectrum each.")
@@ -171,6 +182,8 @@ def slice_(
         key=key,
         trust=trust_checkpoint,
         num_classes=num_classes,
+        logits=logits,
+        labels=labels,
         data_root=data_root,
     )
     every = [*(overrides or []), *([f"eta={eta}"] if eta else [])]

@@ -12,7 +12,7 @@ from torch import nn
 
 from saddlescope import load_factory
 
-from ..hessian.losses import BatchLoss, classification_loss
+from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..records.results import ResultError
 from ..samples.provenance import Source, file_sha256
 from ..samples.samples import Samples
@@ -36,6 +36,8 @@ class Given:
         key: where the state dict lies in the file.
         trust: the file may run code when it is read.
         num_classes: C, where the labels do not show every class.
+        logits: which part of the model's output the logits are, where that does not show.
+        labels: which part of a batch the class labels are, where that does not show.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
 
@@ -47,6 +49,8 @@ class Given:
     key: str | None = None
     trust: bool = False
     num_classes: int | None = None
+    logits: str | None = None
+    labels: str | None = None
     data_root: str | None = None
 
     def record(self) -> dict[str, Any]:
@@ -58,6 +62,7 @@ class Given:
             "data_args": dict(self.data_args),
         }
         fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes}
+        fields |= {"logits": self.logits, "labels": self.labels}
         return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
@@ -154,9 +159,10 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     if given.loss is None and side_car is not None:
         loss_name = side_car["loss"]["name"]
         record = side_car["loss"]
-        loss: BatchLoss = classification_loss(call(load_factory(record["factory"]), record["factory"], record["args"]))
+        own = call(load_factory(record["factory"]), record["factory"], record["args"])
+        loss: BatchLoss = ClassificationLoss(own, logits=given.logits, labels=given.labels)
     else:
-        loss, loss_name = build_loss(given.loss, counts)
+        loss, loss_name = build_loss(given.loss, counts, logits=given.logits, labels=given.labels)
     source = Source(
         checkpoint=checkpoint.name,
         checkpoint_sha256=digest,
@@ -175,7 +181,7 @@ def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) ->
     root = {"root": given.data_root} if given.data_root is not None else {}
     if given.data is not None:
         own = ":" not in given.data and not Path(given.data).expanduser().exists()
-        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes)
+        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes, given.labels)
         return samples, given.data
     assert side_car is not None
     data = side_car["data"]

@@ -18,7 +18,7 @@ from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..samples.memory import fitting, free_bytes, saved_bytes
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
-from .losses import BatchLoss, classification_loss, summed
+from .losses import BatchLoss, loss_of, summed
 from .modules import evaluation_mode, select_parameters
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class HessianOperator:
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
-        self.model, self.loss = model, loss or classification_loss()
+        self.model, self.loss = model, loss_of(loss, samples.num_classes)
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device

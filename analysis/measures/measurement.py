@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..hessian.distributed import World
 from ..hessian.evaluation import group_means
 from ..hessian.gauss_newton import measure_gauss_newton
-from ..hessian.losses import BatchLoss, classification_loss
+from ..hessian.losses import BatchLoss
 from ..hessian.low_precision import rough_if_faster
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.sample_parts import part_of
@@ -48,7 +48,7 @@ class Measurement:
         self,
         model: nn.Module,
         samples: Samples,
-        loss: BatchLoss | None,
+        loss: BatchLoss,
         scheme: Scheme,
         settings: AnalysisSettings,
         vectors_file: str | None,
@@ -199,8 +199,7 @@ class Measurement:
         if self._accuracy is None:
             dtype = next(self.model.parameters()).dtype
             device = next(self.model.parameters()).device
-            loss = self.loss or classification_loss()
-            self._accuracy = group_means(self.model, self.samples, self.indices, loss, device=device, dtype=dtype)[1]
+            self._accuracy = group_means(self.model, self.samples, self.indices, self.loss, device=device, dtype=dtype)[1]
         return self._accuracy
 
     def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:

@@ -31,7 +31,7 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
     source = result.provenance
     trained = source.training.get("optimizer")
     title = f"{source.checkpoint}: {source.model}, {source.data}, {source.loss}" + (f", {trained}" if trained else "")
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=escape("\n".join([title, *map(str, source.choices)])), title_justify="left")
     for heading in ("group", "samples", "loss", "||grad||", "lambda_min", "lambda_max", "ratio"):
         table.add_column(heading, justify="left" if heading == "group" else "right")
     for name, group in result.groups.items():

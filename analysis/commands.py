@@ -30,6 +30,15 @@ Logits = Annotated[
     str | None,
     typer.Option(metavar="PART", help="Part of the model's output that the logits are: 1, logits. Default: the one that fits."),
 ]
+Normalise = Annotated[
+    str | None,
+    typer.Option(help="Of a folder of images, as in training: none (pixels in [0, 1]; the default), imagenet, half (0.5)."),
+]
+Mean = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Of the channels of a folder of images: 0.49,0.48,0.45.")]
+Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise, with --mean.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Images of a folder: shorter side scaled to it, centre cut out. Default: as they are.")
+]
 Labels = Annotated[str | None, typer.Option(metavar="PART", help="Part of a batch that the class labels are: 2, class.")]
 Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
@@ -52,6 +61,10 @@ def analyze(
     model_args: Annotated[str, JsonArguments] = "{}",
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
+    normalise: Normalise = None,
+    mean: Mean = None,
+    std: Std = None,
+    image_size: ImageSize = None,
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
     trust_checkpoint: Trust = False,
@@ -126,6 +139,7 @@ def analyze(
             model_args=model_args,
             data=data,
             data_args=data_args,
+            pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
             loss=loss,
             key=key,
             trust=trust_checkpoint,
@@ -155,6 +169,10 @@ def slice_(
     model_args: Annotated[str, JsonArguments] = "{}",
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
+    normalise: Normalise = None,
+    mean: Mean = None,
+    std: Std = None,
+    image_size: ImageSize = None,
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
     trust_checkpoint: Trust = False,
@@ -178,6 +196,7 @@ def slice_(
         model_args=model_args,
         data=data,
         data_args=data_args,
+        pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
         loss=loss,
         key=key,
         trust=trust_checkpoint,

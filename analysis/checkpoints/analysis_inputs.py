@@ -13,12 +13,12 @@ from torch import nn
 from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
-from ..records.results import ResultError
+from ..records.results import Choice, ResultError
 from ..samples.provenance import Source, file_sha256
 from ..samples.samples import Samples
 from .user_code import SubjectError, build_loss, call, load_samples
 from .user_models import build_model
-from .weights import fit_weights, load_weights
+from .weights import State, fit_weights, load_state
 
 SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1
 
@@ -66,11 +66,20 @@ class Given:
         return {name: value for name, value in fields.items() if value not in (None, {})}
 
 
-def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: Any) -> Given:
+def given_from_flags(
+    *, model_args: str = "{}", data_args: str = "{}", pixels: Mapping[str, Any] | None = None, **flags: Any
+) -> Given:
     """What the command line says, its JSON read.
 
+    Args:
+        model_args: JSON object.
+        data_args: JSON object.
+        pixels: flags of a folder of images, ``None`` where one was not given: ``normalise``, ``mean`` and ``std`` (numbers with
+            commas), ``size``.
+        flags: fields of :class:`Given`.
+
     Raises:
-        SubjectError: ``--model-args`` or ``--data-args`` is no JSON object.
+        SubjectError: ``--model-args`` or ``--data-args`` is no JSON object; flags of a folder of images for other data.
     """
     tables = {}
     for name, text in (("model_args", model_args), ("data_args", data_args)):
@@ -80,7 +89,22 @@ def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: 
             raise SubjectError(f'--{name.replace("_", "-")} {text}: not JSON ({error}); write {{"depth": 32}}') from None
         if not isinstance(tables[name], dict):
             raise SubjectError(f'--{name.replace("_", "-")} {text}: must be a JSON object, such as {{"depth": 32}}')
+    asked = {name: value for name, value in (pixels or {}).items() if value is not None}
+    folder = Path(flags.get("data") or "").expanduser()
+    if asked and not (flags.get("data") and folder.is_dir()):
+        raise SubjectError(
+            "--normalise, --mean, --std and --image-size are for --data FOLDER of images; other data take their arguments from "
+            "--data-args"
+        )
+    tables["data_args"] |= {name: _floats(name, asked[name]) if name in ("mean", "std") else asked[name] for name in asked}
     return Given(**tables, **flags)
+
+
+def _floats(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SubjectError(f"--{name} {text}: write one number, or one a channel: 0.49,0.48,0.45") from None
 
 
 @dataclass(frozen=True)
@@ -143,7 +167,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
             f"{checkpoint}: no side-car {checkpoint.stem}.json beside it, so say what it is with {' and '.join(missing)}"
         )
     itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
-    state = None if itself else load_weights(checkpoint, trust=given.trust, key=given.key)
+    state = None if itself else load_state(checkpoint, trust=given.trust, key=given.key)
     digest = file_sha256(checkpoint)
     if side_car is not None and digest != side_car["sha256"]:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
@@ -155,7 +179,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         assert side_car is not None
         model = build_model(side_car["model"]["factory"], side_car["model"]["args"])
         name = str(side_car["model"]["args"].get("name") or side_car["model"]["factory"])
-    notes = fit_weights(model, state, checkpoint) if state is not None else []
+    notes = fit_weights(model, state.tensors, checkpoint) if state is not None else []
     if given.loss is None and side_car is not None:
         loss_name = side_car["loss"]["name"]
         record = side_car["loss"]
@@ -172,8 +196,19 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         index_sha256=side_car["data"]["index_sha256"] if side_car is not None and given.data is None else None,
         training=side_car["training"] if side_car is not None else None,
         subject=given.record(),
+        choices=(*samples.choices, *_weights_choice(state, notes, given.key)),
     )
     return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}), notes)
+
+
+def _weights_choice(state: State | None, notes: list[str], key: str | None) -> list[Choice]:
+    """Which of the tensors in the file the weights are, where it holds more than these."""
+    if state is None or (state.key is None and not notes):
+        return []
+    where = [f"'{state.key}' of the file"] if state.key is not None else []
+    others = [f"not {', '.join(state.others)}"] if state.others else []
+    guessed = key is None and bool(others or any("left out" in note for note in notes))
+    return [Choice(name="weights", value=", ".join([*where, *others, *notes]), flag="--key", guessed=guessed)]
 
 
 def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) -> tuple[Samples, str]:

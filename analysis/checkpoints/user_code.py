@@ -26,6 +26,7 @@ from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..samples.samples import Labels, Samples, find_labels
+from .image_folder import image_folder
 
 #: factories of the suite's own data sets and losses: found by name, like anybody's
 OUR_DATA = "saddlescope:analysis_set"
@@ -116,7 +117,7 @@ def _load_samples(reference: str, arguments: str, num_classes: int | None, label
         if path.is_file():
             return as_samples(_tensors_of(path, labels), reference, num_classes)
         if path.is_dir():
-            return as_samples(_image_folder(path, **given), reference, num_classes)
+            return call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
         if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors"):
             raise SubjectError(f"--data {reference}: no such file or folder")
         return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)
@@ -212,40 +213,3 @@ def _tensors_of(path: Path, which: str | None = None) -> tuple[Any, Any]:
             f"--data {path}: holds {', '.join(map(str, content))}{why}; name the arrays 'inputs' and 'labels', and only these"
         )
     raise SubjectError(f"--data {path}: holds a {type(content).__name__}, not inputs and labels")
-
-
-def _image_folder(
-    path: Path, size: int | None = None, mean: list[float] | None = None, std: list[float] | None = None
-) -> tuple[Tensor, Tensor]:
-    """``path/<class>/<image>``: classes by name; the shorter side scaled to ``size`` and the centre cut out, then normalised.
-
-    ``mean`` and ``std`` default to ImageNet's, the usual choice for such folders.
-    """
-    from PIL import Image
-
-    classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((path / name).rglob("*"))
-        if file.suffix.lower() in suffixes
-    ]
-    if not files:
-        raise SubjectError(f"--data {path}: no images in class folders there ({len(classes)} folders)")
-    pictures = []
-    for file, _ in files:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-        if size is not None:
-            scale = size / min(picture.size)
-            picture = picture.resize((max(size, round(picture.width * scale)), max(size, round(picture.height * scale))))
-            left, top = (picture.width - size) // 2, (picture.height - size) // 2
-            picture = picture.crop((left, top, left + size, top + size))
-        pictures.append(torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1))
-    shapes = {tuple(picture.shape) for picture in pictures}
-    if len(shapes) > 1:
-        raise SubjectError(f"--data {path}: images of {len(shapes)} different sizes; give --data-args '{{\"size\": 224}}'")
-    offset, scale_ = torch.tensor(mean or [0.485, 0.456, 0.406]), torch.tensor(std or [0.229, 0.224, 0.225])
-    inputs = (torch.stack(pictures) - offset[:, None, None]) / scale_[:, None, None]
-    return inputs, torch.tensor([label for _, label in files])

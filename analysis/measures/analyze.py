@@ -22,6 +22,7 @@ from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
 from .measurement import Measurement, Progress
+from .plausibility import doubts
 
 
 def analyze(
@@ -112,6 +113,7 @@ def analyze(
         groups=groups,
         additivity=work.additivity(),
         vectors_file=vectors.name if vectors else None,
+        warnings=doubts(work.known, samples, loss, source.choices),
         provenance=provenance,
     )
 

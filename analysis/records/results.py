@@ -285,6 +285,7 @@ class CurvatureResult(Record):
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
     vectors_file: str | None = None
+    warnings: list[str] = Field([], description="about all groups: loss or accuracy no better than guessing on training data")
     provenance: Provenance
 
     def draw(self, folder: str | Path) -> list[Path]:

@@ -64,7 +64,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
     names = result_names(checkpoints, request.out)
     items = [
-        curvature_item(checkpoint, settings, request.out, name)
+        curvature_item(checkpoint, settings, request.out, name, request.given.key)
         for checkpoint, name in zip(checkpoints, names, strict=True)
         for settings in _layers(checkpoint, request)
     ]

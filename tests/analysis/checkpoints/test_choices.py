@@ -105,7 +105,7 @@ def test_the_normalisation_of_a_folder_is_said_stored_and_set(folder, run, tmp_p
 
 
 def test_a_guess_that_the_numbers_contradict_is_a_warning(folder, run, tmp_path):
-    code, out, _ = run("analyze", *GIVEN, "--mean", "25", "--std", "0.01")
+    _code, out, _ = run("analyze", *GIVEN, "--mean", "25", "--std", "0.01")
     result = load(CurvatureResult, tmp_path / "curvature" / "c.all.json")
     assert result.groups["all"].loss > np.log(3)
     (warning,) = result.warnings

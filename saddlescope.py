@@ -33,6 +33,7 @@ _PUBLIC = {
     "SSESAM": "training.optimizers.registry",
     "CCSAM": "training.optimizers.registry",
     "FocalSAM": "training.optimizers.registry",
+    "ClassificationLoss": "analysis.hessian.losses",
     "HessianOperator": "analysis.hessian.operator",
     "Samples": "analysis.samples.samples",
     "Scheme": "analysis.records.results",

@@ -32,6 +32,20 @@ ExtraKeys = Annotated[
     list[str] | None,
     typer.Option("--allow-extra-keys", metavar="PATTERN", help="Keys of the file that the model does without; repeat."),
 ]
+Logits = Annotated[
+    str | None,
+    typer.Option(metavar="PART", help="Part of the model's output that the logits are: 1, logits. Default: the one that fits."),
+]
+Normalise = Annotated[
+    str | None,
+    typer.Option(help="Of a folder of images, as in training: none (pixels in [0, 1]; the default), imagenet, half (0.5)."),
+]
+Mean = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Of the channels of a folder of images: 0.49,0.48,0.45.")]
+Std = Annotated[str | None, typer.Option(metavar="NUMBERS", help="Likewise, with --mean.")]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Images of a folder: shorter side scaled to it, centre cut out. Default: as they are.")
+]
+Labels = Annotated[str | None, typer.Option(metavar="PART", help="Part of a batch that the class labels are: 2, class.")]
 Classes = Annotated[int | None, typer.Option(min=2, help="If the labels do not show every class.")]
 JsonArguments = typer.Option(metavar="JSON", help='Keyword arguments, such as {"depth": 32}.')
 
@@ -53,11 +67,17 @@ def analyze(
     model_args: Annotated[str, JsonArguments] = "{}",
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
+    normalise: Normalise = None,
+    mean: Mean = None,
+    std: Std = None,
+    image_size: ImageSize = None,
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
     allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
+    logits: Logits = None,
+    labels: Labels = None,
     groups: Annotated[
         str | None,
         typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file: group -> classes."),
@@ -126,11 +146,14 @@ def analyze(
             model_args=model_args,
             data=data,
             data_args=data_args,
+            pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
             loss=loss,
             key=key,
             trust=trust_checkpoint,
             extra_keys=tuple(allow_extra_keys or ()),
             num_classes=num_classes,
+            logits=logits,
+            labels=labels,
             data_root=data_root,
         ),
         every=every,
@@ -154,11 +177,17 @@ def slice_(
     model_args: Annotated[str, JsonArguments] = "{}",
     data: Data = None,
     data_args: Annotated[str, JsonArguments] = "{}",
+    normalise: Normalise = None,
+    mean: Mean = None,
+    std: Std = None,
+    image_size: ImageSize = None,
     loss: Annotated[str | None, typer.Option(help="file.py:loss, called as loss(model, batch).")] = None,
     key: Key = None,
     allow_extra_keys: ExtraKeys = None,
     trust_checkpoint: Trust = False,
     num_classes: Classes = None,
+    logits: Logits = None,
+    labels: Labels = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
     convexity: Annotated[
         bool, typer.Option("--convexity", help="On a plane: λ_min and λ_max of each group at every point, one spectrum each.")
@@ -176,11 +205,14 @@ def slice_(
         model_args=model_args,
         data=data,
         data_args=data_args,
+        pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
         loss=loss,
         key=key,
         trust=trust_checkpoint,
         extra_keys=tuple(allow_extra_keys or ()),
         num_classes=num_classes,
+        logits=logits,
+        labels=labels,
         data_root=data_root,
     )
     every = [*(overrides or []), *([f"eta={eta}"] if eta else [])]

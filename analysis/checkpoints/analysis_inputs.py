@@ -13,14 +13,14 @@ from torch import nn
 
 from saddlescope import Permission, load_factory
 
-from ..hessian.losses import BatchLoss, classification_loss
-from ..records.results import validated
+from ..hessian.losses import BatchLoss, ClassificationLoss
+from ..records.results import Choice, validated
 from ..records.side_car import SideCar, side_car_of
 from ..samples.provenance import Source, file_sha256
 from ..samples.samples import Samples
 from .user_code import SubjectError, build_loss, call, load_samples
 from .user_models import build_model
-from .weights import fit_weights, load_weights
+from .weights import State, fit_weights, load_state
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Given:
         named: further code that the person named, and a file may therefore name as well.
         extra_keys: names or patterns that the file may have though the model has not.
         num_classes: C, where the labels do not show every class.
+        logits: which part of the model's output the logits are, where that does not show.
+        labels: which part of a batch the class labels are, where that does not show.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
 
@@ -50,6 +52,8 @@ class Given:
     trust: bool = False
     extra_keys: tuple[str, ...] = ()
     num_classes: int | None = None
+    logits: str | None = None
+    labels: str | None = None
     data_root: str | None = None
     named: frozenset[str] = frozenset()
 
@@ -68,14 +72,24 @@ class Given:
             "data_args": dict(self.data_args),
         }
         fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes, "extra_keys": list(self.extra_keys)}
+        fields |= {"logits": self.logits, "labels": self.labels}
         return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
-def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: Any) -> Given:
+def given_from_flags(
+    *, model_args: str = "{}", data_args: str = "{}", pixels: Mapping[str, Any] | None = None, **flags: Any
+) -> Given:
     """What the command line says, its JSON read.
 
+    Args:
+        model_args: JSON object.
+        data_args: JSON object.
+        pixels: flags of a folder of images, ``None`` where one was not given: ``normalise``, ``mean`` and ``std`` (numbers with
+            commas), ``size``.
+        flags: fields of :class:`Given`.
+
     Raises:
-        SubjectError: ``--model-args`` or ``--data-args`` is no JSON object.
+        SubjectError: ``--model-args`` or ``--data-args`` is no JSON object; flags of a folder of images for other data.
     """
     tables = {}
     for name, text in (("model_args", model_args), ("data_args", data_args)):
@@ -85,7 +99,22 @@ def given_from_flags(*, model_args: str = "{}", data_args: str = "{}", **flags: 
             raise SubjectError(f'--{name.replace("_", "-")} {text}: not JSON ({error}); write {{"depth": 32}}') from None
         if not isinstance(tables[name], dict):
             raise SubjectError(f'--{name.replace("_", "-")} {text}: must be a JSON object, such as {{"depth": 32}}')
+    asked = {name: value for name, value in (pixels or {}).items() if value is not None}
+    folder = Path(flags.get("data") or "").expanduser()
+    if asked and not (flags.get("data") and folder.is_dir()):
+        raise SubjectError(
+            "--normalise, --mean, --std and --image-size are for --data FOLDER of images; other data take their arguments from "
+            "--data-args"
+        )
+    tables["data_args"] |= {name: _floats(name, asked[name]) if name in ("mean", "std") else asked[name] for name in asked}
     return Given(**tables, **flags)
+
+
+def _floats(name: str, text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise SubjectError(f"--{name} {text}: write one number, or one a channel: 0.49,0.48,0.45") from None
 
 
 @dataclass(frozen=True)
@@ -203,7 +232,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     if side_car is not None:
         check_side_car(side_car, given, checkpoint.with_suffix(".json"))
     itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
-    state = None if itself else load_weights(checkpoint, trust=given.trust, key=given.key)
+    state = None if itself else load_state(checkpoint, trust=given.trust, key=given.key)
     digest = file_sha256(checkpoint)
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
@@ -215,13 +244,14 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         assert side_car is not None
         model = model_of(side_car)
         name = str(side_car.model.args.get("name") or side_car.model.factory)
-    notes = fit_weights(model, state, checkpoint, given.extra_keys) if state is not None else []
+    notes = fit_weights(model, state.tensors, checkpoint, given.extra_keys) if state is not None else []
     if given.loss is None and side_car is not None:
         record = side_car.loss
         loss_name = record.name
-        loss: BatchLoss = classification_loss(call(load_factory(record.factory), record.factory, record.args))
+        own = call(load_factory(record.factory), record.factory, record.args)
+        loss: BatchLoss = ClassificationLoss(own, logits=given.logits, labels=given.labels)
     else:
-        loss, loss_name = build_loss(given.loss, counts)
+        loss, loss_name = build_loss(given.loss, counts, logits=given.logits, labels=given.labels)
     source = Source(
         checkpoint=checkpoint.name,
         checkpoint_sha256=digest,
@@ -231,8 +261,19 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         index_sha256=side_car.data.index_sha256 if side_car is not None and given.data is None else None,
         training=side_car.record().get("training") if side_car is not None else None,
         subject=given.record(),
+        choices=(*samples.choices, *_weights_choice(state, notes, given.key)),
     )
     return Subject(model, samples, loss, source, side_car.thresholds if side_car is not None else {}, notes)
+
+
+def _weights_choice(state: State | None, notes: list[str], key: str | None) -> list[Choice]:
+    """Which of the tensors in the file the weights are, where it holds more than these."""
+    if state is None or (state.key is None and not notes):
+        return []
+    where = [f"'{state.key}' of the file"] if state.key is not None else []
+    others = [f"not {', '.join(state.others)}"] if state.others else []
+    guessed = key is None and bool(others or any("left out" in note for note in notes))
+    return [Choice(name="weights", value=", ".join([*where, *others, *notes]), flag="--key", guessed=guessed)]
 
 
 def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[Samples, str]:
@@ -240,7 +281,7 @@ def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[
     root = {"root": given.data_root} if given.data_root is not None else {}
     if given.data is not None:
         own = ":" not in given.data and not Path(given.data).expanduser().exists()
-        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes)
+        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes, given.labels)
         return samples, given.data
     assert side_car is not None
     data = side_car.data

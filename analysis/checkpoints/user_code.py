@@ -24,8 +24,9 @@ from torch.utils.data import (
 
 from saddlescope import load_factory
 
-from ..hessian.losses import BatchLoss, classification_loss
-from ..samples.samples import Samples
+from ..hessian.losses import BatchLoss, ClassificationLoss
+from ..samples.samples import Labels, Samples, find_labels
+from .image_folder import image_folder
 
 #: factories of the suite's own data sets and losses: found by name, like anybody's
 OUR_DATA = "saddlescope:analysis_set"
@@ -56,21 +57,28 @@ def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, An
         raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
 
 
-def build_loss(reference: str | None, class_counts: list[int]) -> tuple[BatchLoss, str]:
+def build_loss(
+    reference: str | None, class_counts: list[int], *, logits: str | None = None, labels: str | None = None
+) -> tuple[BatchLoss, str]:
     """The loss and its name.
 
     Args:
         reference: ``None`` for cross-entropy; a loss of the suite (``ldam``, ``la`` ...); or ``file.py:loss`` that is called as
             ``loss(model, batch)`` and returns one number per sample, or their mean.
         class_counts: for losses that depend on them.
+        logits: which part of the model's output the logits are, see :class:`~saddlescope.analysis.hessian.losses.ClassificationLoss`.
+        labels: which part of a batch the labels are, see there.
 
     Raises:
-        SubjectError: the reference is no function of two arguments.
+        SubjectError: the reference is no function of two arguments, or one of its own with ``logits``.
     """
     if reference is None or reference == "cross-entropy":
-        return classification_loss(), "cross-entropy"
+        return ClassificationLoss(logits=logits, labels=labels), "cross-entropy"
     if ":" not in reference:
-        return classification_loss(load_factory(OUR_LOSSES)(name=reference, class_counts=class_counts)), reference
+        own = load_factory(OUR_LOSSES)(name=reference, class_counts=class_counts)
+        return ClassificationLoss(own, logits=logits, labels=labels), reference
+    if logits is not None:
+        raise SubjectError(f"--logits {logits}: --loss {reference} is called with the model, and takes its logits by itself")
     function = load_factory(reference)
     try:
         fits = callable(function) and bool(inspect.signature(function).bind(None, None))
@@ -81,7 +89,9 @@ def build_loss(reference: str | None, class_counts: list[int]) -> tuple[BatchLos
     return function, reference
 
 
-def load_samples(reference: str, arguments: Mapping[str, Any], num_classes: int | None = None) -> Samples:
+def load_samples(
+    reference: str, arguments: Mapping[str, Any], num_classes: int | None = None, labels: str | None = None
+) -> Samples:
     """The samples that a reference names, kept for the next checkpoint on the same data.
 
     Args:
@@ -90,30 +100,31 @@ def load_samples(reference: str, arguments: Mapping[str, Any], num_classes: int 
             or a folder of class folders of images.
         arguments: keyword arguments.
         num_classes: C; default: from the labels.
+        labels: which part of a batch or item, or which array of a file, the class labels are, where that does not show.
 
     Raises:
         SubjectError: nothing that can be read as labelled samples.
         SamplesError: the samples cannot be analysed.
     """
-    return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes)
+    return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes, labels)
 
 
 @lru_cache(maxsize=2)
-def _load_samples(reference: str, arguments: str, num_classes: int | None) -> Samples:
+def _load_samples(reference: str, arguments: str, num_classes: int | None, labels: str | None = None) -> Samples:
     given = json.loads(arguments)
     path = Path(reference).expanduser()
     if ":" not in reference or path.exists():
         if path.is_file():
-            return as_samples(_tensors_of(path), reference, num_classes)
+            return as_samples(_tensors_of(path, labels), reference, num_classes)
         if path.is_dir():
-            return as_samples(_image_folder(path, **given), reference, num_classes)
+            return call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
         if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors"):
             raise SubjectError(f"--data {reference}: no such file or folder")
         return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)
-    return as_samples(call(load_factory(reference), reference, given), reference, num_classes)
+    return as_samples(call(load_factory(reference), reference, given), reference, num_classes, labels)
 
 
-def as_samples(data: Any, reference: str = "data", num_classes: int | None = None) -> Samples:
+def as_samples(data: Any, reference: str = "data", num_classes: int | None = None, labels: Labels = None) -> Samples:
     """Samples from what a data factory returned: ``(inputs, targets)``, a Dataset, a loader, or an iterable of batches.
 
     Raises:
@@ -122,35 +133,37 @@ def as_samples(data: Any, reference: str = "data", num_classes: int | None = Non
     """
     if isinstance(data, Samples):
         return data
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor | np.ndarray) for part in data):
-        inputs, targets = (torch.as_tensor(part) for part in data)
-        if targets.dim() == 1 and not targets.is_floating_point() and len(inputs) == len(targets):
-            return Samples.from_tensors(inputs, targets, num_classes)
+    if isinstance(data, tuple | list) and len(data) > 1 and all(isinstance(part, Tensor | np.ndarray) for part in data):
+        parts = tuple(torch.as_tensor(part).detach().cpu() for part in data)
+        targets = find_labels(parts, labels)  # refuses anything but one whole number per sample
+        if len(parts) == 2 and labels is None:
+            return Samples.from_tensors(parts[0], parts[1], num_classes)
+        return Samples(parts, targets, num_classes)
     if isinstance(data, DataLoader):
-        return _of_loader(data, reference, num_classes)
+        return _of_loader(data, reference, num_classes, labels)
     if isinstance(data, IterableDataset):
-        return Samples.from_batches([default_collate([item]) for item in data], num_classes)
+        return Samples.from_batches([default_collate([item]) for item in data], num_classes, labels)
     if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
-        return Samples.from_batches([data], num_classes)
+        return Samples.from_batches([data], num_classes, labels)
     if isinstance(data, list) and data and _is_batch(data[0]):
-        return Samples.from_batches(data, num_classes)
+        return Samples.from_batches(data, num_classes, labels)
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
-        return Samples.from_dataset(data, num_classes)
+        return Samples.from_dataset(data, num_classes, labels)
     if hasattr(data, "__iter__") and not isinstance(data, dict | str | Tensor):
-        return Samples.from_batches(data, num_classes)
+        return Samples.from_batches(data, num_classes, labels)
     raise SubjectError(
         f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
     )
 
 
-def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None) -> Samples:
+def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None, labels: Labels) -> Samples:
     """All samples of a loader in the order of its data set: a loader may shuffle and drop, and neither may count.
 
     Raises:
         SubjectError: the loader draws its samples, so that nobody knows which they are.
     """
     if isinstance(loader.dataset, IterableDataset):
-        return Samples.from_batches(loader, num_classes)
+        return Samples.from_batches(loader, num_classes, labels)
     sampler = loader.sampler
     shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
     plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
@@ -160,9 +173,9 @@ def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None)
             f"{reference} returned a loader whose {name} chooses the samples; return the data set, or a Subset of it, instead"
         )
     if loader.collate_fn is default_collate:
-        return Samples.from_dataset(loader.dataset, num_classes)
+        return Samples.from_dataset(loader.dataset, num_classes, labels)
     ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
-    return Samples.from_batches(ordered, num_classes)
+    return Samples.from_batches(ordered, num_classes, labels)
 
 
 def _is_batch(item: Any) -> bool:
@@ -171,8 +184,8 @@ def _is_batch(item: Any) -> bool:
     return bool(parts) and all(isinstance(part, Tensor) and part.dim() >= 1 for part in parts)
 
 
-def _tensors_of(path: Path) -> tuple[Any, Any]:
-    """Inputs and labels in a file of arrays."""
+def _tensors_of(path: Path, which: str | None = None) -> tuple[Any, Any]:
+    """Inputs and labels in a file of arrays; ``which`` are the labels, where that does not show."""
     try:
         if path.suffix == ".npz":
             content: Any = dict(np.load(path, allow_pickle=False))
@@ -187,46 +200,16 @@ def _tensors_of(path: Path) -> tuple[Any, Any]:
     if isinstance(content, tuple | list) and len(content) == 2:
         return content[0], content[1]
     if isinstance(content, dict):
-        inputs = next((content[key] for key in ("inputs", "images", "x", "X", "data") if key in content), None)
-        labels = next((content[key] for key in ("labels", "targets", "y", "Y", "target", "label") if key in content), None)
-        if inputs is not None and labels is not None:
-            return torch.as_tensor(inputs), torch.as_tensor(labels)
-        raise SubjectError(f"--data {path}: holds {', '.join(map(str, content))}; name the arrays 'inputs' and 'labels'")
+        if which is not None and which not in content:
+            raise SubjectError(f"--labels {which}: {path} holds no array of that name, but {', '.join(map(str, content))}")
+        inputs = [key for key in ("inputs", "images", "x", "X", "data") if key in content and key != which]
+        labels = [key for key in ("labels", "targets", "y", "Y", "target", "label") if key in content]
+        labels = labels if which is None else [which]
+        if len(inputs) == len(labels) == 1:
+            return torch.as_tensor(content[inputs[0]]), torch.as_tensor(content[labels[0]])
+        twice = next((found for found in (inputs, labels) if len(found) > 1), None)
+        why = f", and {' and '.join(twice)} can both be meant" if twice else ""
+        raise SubjectError(
+            f"--data {path}: holds {', '.join(map(str, content))}{why}; name the arrays 'inputs' and 'labels', and only these"
+        )
     raise SubjectError(f"--data {path}: holds a {type(content).__name__}, not inputs and labels")
-
-
-def _image_folder(
-    path: Path, size: int | None = None, mean: list[float] | None = None, std: list[float] | None = None
-) -> tuple[Tensor, Tensor]:
-    """``path/<class>/<image>``: classes by name; the shorter side scaled to ``size`` and the centre cut out, then normalised.
-
-    ``mean`` and ``std`` default to ImageNet's, the usual choice for such folders.
-    """
-    from PIL import Image
-
-    classes = sorted(folder.name for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-    suffixes = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((path / name).rglob("*"))
-        if file.suffix.lower() in suffixes
-    ]
-    if not files:
-        raise SubjectError(f"--data {path}: no images in class folders there ({len(classes)} folders)")
-    pictures = []
-    for file, _ in files:
-        with Image.open(file) as opened:
-            picture = opened.convert("RGB")
-        if size is not None:
-            scale = size / min(picture.size)
-            picture = picture.resize((max(size, round(picture.width * scale)), max(size, round(picture.height * scale))))
-            left, top = (picture.width - size) // 2, (picture.height - size) // 2
-            picture = picture.crop((left, top, left + size, top + size))
-        pictures.append(torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).permute(2, 0, 1))
-    shapes = {tuple(picture.shape) for picture in pictures}
-    if len(shapes) > 1:
-        raise SubjectError(f"--data {path}: images of {len(shapes)} different sizes; give --data-args '{{\"size\": 224}}'")
-    offset, scale_ = torch.tensor(mean or [0.485, 0.456, 0.406]), torch.tensor(std or [0.229, 0.224, 0.225])
-    inputs = (torch.stack(pictures) - offset[:, None, None]) / scale_[:, None, None]
-    return inputs, torch.tensor([label for _, label in files])

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,26 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
     Raises:
         CheckpointError: unreadable or truncated file, a pickle that needs ``trust``, or no state dict inside.
     """
+    return load_state(path, trust=trust, key=key).tensors
+
+
+@dataclass(frozen=True)
+class State:
+    """A state dict, and where in its file it lay.
+
+    Attributes:
+        tensors: by name.
+        key: such as ``state_dict`` or ``outer/inner``; None where the file holds nothing else.
+        others: keys of further states of the same shapes: averaged weights, say.
+    """
+
+    tensors: dict[str, Tensor]
+    key: str | None
+    others: list[str]
+
+
+def load_state(path: Path, *, trust: bool = False, key: str | None = None) -> State:
+    """As :func:`load_weights`, with where in the file the state dict lay and what else could have been meant."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".pt2":
@@ -56,7 +77,35 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
     state = _find_state(content, key, path)
     if any(is_lazy(tensor) for tensor in state.values()):
         raise CheckpointError(f"{path}: {_NEVER_RUN}")
-    return {name: tensor.detach() for name, tensor in state.items()}
+    return State({name: tensor.detach() for name, tensor in state.items()}, *_places(content, state))
+
+
+def _places(content: Any, state: Mapping[str, Tensor]) -> tuple[str | None, list[str]]:
+    """Key of a state, and of all others of the same shapes; the names may carry the prefixes of wrappers."""
+    states = dict(_states(content))
+    same = [name for name, other in states.items() if _shapes(other) == _shapes(state)]
+    own = next((name for name in same if _is_same(states[name], state)), None)
+    return own, [name for name in same if name != own]
+
+
+def _states(content: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    if not isinstance(content, Mapping) or _is_state(content):
+        return
+    for name, value in content.items():
+        inner = value.state_dict() if isinstance(value, nn.Module) else value
+        if _is_state(inner):
+            yield f"{prefix}{name}", _tensors(inner)
+        else:
+            yield from _states(inner, f"{prefix}{name}/")
+
+
+def _is_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(one[name].data_ptr() == tensor.data_ptr() for name, tensor in other.items())
+
+
+def _shapes(state: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
+    """Shapes of the tensors, counters left out (a wrapper adds its own)."""
+    return sorted(tuple(tensor.shape) for tensor in state.values() if not is_lazy(tensor) and tensor.dim() > 0)
 
 
 def _safetensors(path: Path) -> Any:

@@ -16,8 +16,9 @@ from ..krylov.linear_operator import LinearOperator, OperatorError
 from ..krylov.spectrum import measure_spectrum
 from ..records.results import Extreme, GaussNewton
 from ..samples.samples import Samples, batch_size
-from .losses import BatchLoss, logits_of, summed
+from .losses import BatchLoss, ClassificationLoss, summed
 from .operator import HessianOperator
+from .outputs import find_logits
 
 
 class GaussNewtonOperator(LinearOperator):
@@ -68,7 +69,7 @@ class GaussNewtonOperator(LinearOperator):
                 loss = summed(self.loss(self.model, batch), batch_size(batch))
         finally:
             hook.remove()
-        outputs = _single_output(seen)
+        outputs = self._single_output(seen)
         (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
         u = torch.zeros_like(outputs, requires_grad=True)
         pulled = torch.autograd.grad(outputs, self.parameters, u, create_graph=True, allow_unused=True)
@@ -81,13 +82,14 @@ class GaussNewtonOperator(LinearOperator):
         pairs = zip(products, self.parameters, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g.detach()).reshape(-1) for g, p in pairs])
 
-
-def _single_output(seen: list[Any]) -> Tensor:
-    if len(seen) != 1:
-        raise OperatorError(
-            f"the Gauss-Newton part needs a loss that calls the model once per batch; it was called {len(seen)} times"
-        )
-    return logits_of(seen[0])
+    def _single_output(self, seen: list[Any]) -> Tensor:
+        if len(seen) != 1:
+            raise OperatorError(
+                f"the Gauss-Newton part needs a loss that calls the model once per batch; it was called {len(seen)} times"
+            )
+        if isinstance(self.loss, ClassificationLoss):
+            return self.loss.find_logits(seen[0]).tensor
+        return find_logits(seen[0], self.samples.num_classes).tensor
 
 
 def measure_gauss_newton(

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ..records.results import Choice
+from ..samples.labels import label_key, label_place
+from ..samples.samples import Samples
+from .modules import evaluation_mode
+from .outputs import Logits, find_logits
 
 #: ``loss(model, batch) -> [n]``, one number per sample. A scalar is taken as the mean over the batch.
 BatchLoss = Callable[[nn.Module, Any], Tensor]
 #: ``loss(outputs [n, C], targets [n]) -> [n]``
 OutputLoss = Callable[[Tensor, Tensor], Tensor]
-#: where dictionary batches keep the class labels
-LABEL_KEYS = ("labels", "label", "targets", "target")
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
@@ -25,25 +32,60 @@ class ClassificationLoss:
     """The loss of a classifier; a class rather than a closure so that PyHessian can be given ``output_loss``.
 
     Batches are ``(inputs, targets)``, or dictionaries as text models take them: the model is called with every entry but the
-    labels, and its output may carry the logits as ``.logits`` or ``["logits"]``.
+    labels. Which part of its output the logits are is decided by :func:`~saddlescope.analysis.hessian.outputs.find_logits`.
 
     Args:
         output_loss: per-sample loss of the logits; default: cross-entropy.
+        logits: which part of the model's output the logits are, by index or name; default: decided by shape.
+        labels: key of the class labels in dictionary batches, or their index in a pair; default: one of the usual keys, and
+            the second of a pair.
+        num_classes: C, by which shapes are told apart; :meth:`of_classes` sets it.
     """
 
-    def __init__(self, output_loss: OutputLoss = cross_entropy) -> None:
+    def __init__(
+        self,
+        output_loss: OutputLoss = cross_entropy,
+        *,
+        logits: int | str | None = None,
+        labels: int | str | None = None,
+        num_classes: int | None = None,
+    ) -> None:
         self.output_loss = output_loss
+        self.logits, self.labels, self.num_classes = logits, labels, num_classes
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
-        """Per-sample losses ``[n]``."""
+        """Per-sample losses ``[n]``.
+
+        Raises:
+            LossError: the batch is neither a pair nor a dictionary.
+            LabelError: its labels cannot be told.
+            OutputError: the logits cannot be told among the parts of the output.
+        """
+        outputs, targets = self.outputs_and_targets(model, batch)
+        return self.output_loss(self.find_logits(outputs).tensor, targets)
+
+    def of_classes(self, num_classes: int) -> ClassificationLoss:
+        """The same loss, told how many classes there are."""
+        told = copy.copy(self)
+        told.num_classes = num_classes
+        return told
+
+    def find_logits(self, outputs: Any) -> Logits:
+        """The logits in what the model returned."""
+        return find_logits(outputs, self.num_classes, self.logits)
+
+    def outputs_and_targets(self, model: nn.Module, batch: Any) -> tuple[Any, Tensor]:
+        """What the model returns for a batch, and the batch's labels."""
         if isinstance(batch, Mapping):
-            name = label_key(batch)
-            outputs = model(**{key: value for key, value in batch.items() if key != name})
-            return self.output_loss(logits_of(outputs), batch[name])
+            name = label_key(batch, self.labels)
+            return model(**{key: value for key, value in batch.items() if key != name}), batch[name]
         if len(batch) != 2:
-            raise LossError(f"batches of {len(batch)} parts: give (inputs, targets), or a loss(model, batch) that takes these")
-        inputs, targets = batch
-        return self.output_loss(logits_of(model(inputs)), targets)
+            raise LossError(
+                f"batches of {len(batch)} parts: which of them the model takes is not known; give pairs (inputs, targets), "
+                "dictionaries, or a loss(model, batch) that takes these"
+            )
+        place = label_place(batch, self.labels)
+        return model(batch[1 - place]), batch[place]
 
 
 def classification_loss(output_loss: OutputLoss = cross_entropy) -> ClassificationLoss:
@@ -51,34 +93,45 @@ def classification_loss(output_loss: OutputLoss = cross_entropy) -> Classificati
     return ClassificationLoss(output_loss)
 
 
-def label_key(batch: Mapping[str, Any]) -> str:
-    """The key of the class labels in a dictionary batch.
+def with_logits(loss: BatchLoss | None, logits: int | str | None) -> BatchLoss | None:
+    """The loss, told which part of the model's output the logits are.
 
     Raises:
-        LossError: none of ``labels``, ``label``, ``targets``, ``target``.
+        LossError: a loss of the form loss(model, batch), which takes them by itself.
     """
-    for key in LABEL_KEYS:
-        if key in batch:
-            return key
-    raise LossError(f"no labels in a batch with {', '.join(batch)}; name them 'labels' or give a loss(model, batch)")
+    if logits is None:
+        return loss
+    told = copy.copy(loss or ClassificationLoss())
+    if not isinstance(told, ClassificationLoss):
+        raise LossError("logits (--logits) is for losses of (logits, targets); a loss(model, batch) takes them by itself")
+    told.logits = logits
+    return told
 
 
-def logits_of(outputs: Any) -> Tensor:
-    """The logits in what a model returned: a tensor, ``.logits``, ``["logits"]``, or the first of a tuple.
+def logits_choice(loss: BatchLoss, model: nn.Module, samples: Samples) -> Choice | None:
+    """Which part of the model's output the loss takes as the logits, by one batch; None where there is but one."""
+    if not isinstance(loss, ClassificationLoss):
+        return None
+    tensor = next(model.parameters(), torch.empty(0))
+    (batch,) = samples.subset(np.arange(min(2, samples.num_samples))).batches(2, tensor.device, tensor.dtype)
+    with evaluation_mode(model), torch.no_grad():
+        try:
+            outputs, _ = loss.outputs_and_targets(model, batch)
+        except Exception:  # said, with its cause, by whoever needs the loss
+            return None
+    found = loss.find_logits(outputs)
+    if found.part is None:
+        return None
+    told = loss.logits is not None
+    return Choice(
+        name="logits", value=f"part '{found.part}' of the model's output, {found.why}", flag="--logits", guessed=not told
+    )
 
-    Raises:
-        LossError: nothing of the kind.
-    """
-    if isinstance(outputs, Tensor):
-        return outputs
-    found = getattr(outputs, "logits", None)
-    if found is None and isinstance(outputs, Mapping):
-        found = outputs.get("logits")
-    if found is None and isinstance(outputs, tuple | list) and outputs:
-        found = outputs[0]
-    if not isinstance(found, Tensor):
-        raise LossError(f"the model returned {type(outputs).__name__} without logits; give a loss(model, batch)")
-    return found
+
+def loss_of(loss: BatchLoss | None, num_classes: int) -> BatchLoss:
+    """The loss that is meant (default: cross-entropy), told how many classes there are if it can use that."""
+    loss = loss or ClassificationLoss()
+    return loss.of_classes(num_classes) if isinstance(loss, ClassificationLoss) else loss
 
 
 class LossError(ValueError):

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,7 +17,8 @@ from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..samples.memory import fitting, free_bytes, saved_bytes
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
-from .losses import BatchLoss, classification_loss, summed
+from .adding_up import require_sums
+from .losses import BatchLoss, loss_of, summed
 from .modules import evaluation_mode, select_parameters
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ class HessianOperator:
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
-        self.model, self.loss = model, loss or classification_loss()
+        self.model, self.loss = model, loss_of(loss, samples.num_classes)
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
         self._micro_batch, self._memory = micro_batch, memory
         self._take(samples, reduce)
-        self._check_that_losses_add_up()
+        require_sums(self)
         self._work = math.inf
         self.accelerator = self._plan() if accelerate else None
 
@@ -234,30 +234,24 @@ class HessianOperator:
             raise
         return self._flat(products)
 
-    def _check_that_losses_add_up(self) -> None:
-        """The mean over samples is what is differentiated, so a sample's loss must not depend on its company in a batch.
+    def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
+        """Summed loss over other samples, as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
+        (batch,) = samples.batches(samples.num_samples, self.device, self.dtype)
+        with self.differentiable(), torch.set_grad_enabled(slope):
+            loss = summed(self._losses(batch), samples.num_samples)
+            if not slope or not loss.requires_grad:  # the latter is said where products are taken
+                return float(loss), torch.zeros(self.size if slope else 0, dtype=self.dtype, device=self.device)
+            return float(loss.detach()), self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
 
-        Raises:
-            OperatorError: the loss of some samples together is not that of two parts of them.
-        """
-        few = np.unique(np.linspace(0, self.samples.num_samples - 1, min(16, self.samples.num_samples)).astype(int))
-        if len(few) < 2:
-            return
-        first = max(1, len(few) // 3)
-        sums = []
-        with self.differentiable(), torch.no_grad():
-            for chosen in (few, few, few[:first], few[first:]):
-                (batch,) = self.samples.subset(chosen).batches(len(chosen), self.device, self.dtype)
-                sums.append(float(summed(self._losses(batch), len(chosen))))
-        together, again, apart = sums[0], sums[1], sums[2] + sums[3]
-        allowed = 1e-3 * max(abs(together), abs(apart)) + 1e-5 * len(few)
-        random = abs(together - again) > allowed  # that is for the guard to say
-        if abs(together - apart) > allowed and math.isfinite(apart) and not random:
-            raise OperatorError(
-                f"the summed loss of {len(few)} samples is {together:.6g} in one batch and {apart:.6g} in two: BatchNorm in "
-                "train mode (or exported so) mixes the samples of a batch, or the loss returns a weighted mean instead of one "
-                "number per sample"
-            )
+    def with_model(self, model: nn.Module) -> HessianOperator:
+        """The same Hessian of another model of the same parameters, not accelerated: of a copy in float64, say."""
+        other = copy.copy(self)
+        named = dict(model.named_parameters())
+        other.model, other.parameters = model, [named[name] for name in self.parameter_names]
+        other.dtype, other.device = other.parameters[0].dtype, other.parameters[0].device
+        other.accelerator = None
+        other._take(self.samples, self.reduce)
+        return other
 
     def _plan(self) -> Accelerator | None:
         """The accelerated path, if it reproduces one plain product on a few samples; else None."""

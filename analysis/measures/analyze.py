@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from ..hessian.distributed import World
-from ..hessian.losses import BatchLoss
+from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
@@ -21,6 +22,7 @@ from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
 from .measurement import Measurement, Progress
+from .plausibility import doubts
 
 
 def analyze(
@@ -28,6 +30,7 @@ def analyze(
     samples: Samples,
     *,
     loss: BatchLoss | None = None,
+    logits: int | str | None = None,
     settings: AnalysisSettings | None = None,
     scheme: Scheme | None = None,
     source: Source | None = None,
@@ -42,6 +45,8 @@ def analyze(
         model: any module; it is copied, and the copy is analysed in eval mode.
         samples: the clean training samples, in a fixed order.
         loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
+        logits: which part of a tuple, dictionary or dataclass that the model returns the logits are, by index or name; default:
+            the one whose shape fits the number of classes, and the result says which (``provenance.choices``).
         settings: what to measure and how far; default: both ends, density and verdict for head and tail.
         scheme: the class groups; default: made from ``settings`` and the class counts.
         source: names for the provenance.
@@ -56,6 +61,7 @@ def analyze(
         OperatorError: weights, loss or products are not finite, or nothing matches ``settings.params``.
         RandomOperatorError: data or model change between two products.
         SettingsError: there is no such device.
+        OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
@@ -68,8 +74,12 @@ def analyze(
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
     scheme = scheme or scheme_of(settings, samples.class_counts)
+    loss = loss_of(with_logits(loss, logits), samples.num_classes)
+    own = copied(model).to(device, dtype)
+    chosen = logits_choice(loss, own, samples)
+    source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
     work = Measurement(
-        copied(model).to(device, dtype),
+        own,
         samples,
         loss,
         scheme,
@@ -103,6 +113,7 @@ def analyze(
         groups=groups,
         additivity=work.additivity(),
         vectors_file=vectors.name if vectors else None,
+        warnings=doubts(work.known, samples, loss, source.choices),
         provenance=provenance,
     )
 
@@ -127,4 +138,5 @@ def cache_key(model: nn.Module, samples: Samples, settings: AnalysisSettings, so
     """Names everything that a Lanczos start depends on but its samples' indices and its seed."""
     choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START)
     content = [weights_sha256(model), samples.sha256(), choices, source.loss, source.subject]
+    content += [choice.value for choice in source.choices]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..hessian.evaluation import group_means
-from ..hessian.losses import BatchLoss, classification_loss
+from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied, select_parameters
 from ..hessian.operator import HessianOperator
 from ..records.results import Direction, Scheme, Slice
@@ -81,7 +81,7 @@ def slice_loss(
         raise LandscapeError("a convexity map needs a plane, such as tail-plane; this slice is a line")
     where = torch.device(device)
     moved = copied(model).to(where, dtype)
-    output = loss or classification_loss()
+    output = loss_of(loss, samples.num_classes)
     operator = HessianOperator(moved, samples, output, params=params, accelerate=False)
     wrong = [len(axis.vector) for axis in axes if len(axis.vector) != operator.size]
     if wrong:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..hessian.distributed import World
-from ..hessian.evaluation import group_means
+from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.gauss_newton import measure_gauss_newton
-from ..hessian.losses import BatchLoss, classification_loss
+from ..hessian.losses import BatchLoss
 from ..hessian.low_precision import rough_if_faster
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.sample_parts import part_of
@@ -48,7 +49,7 @@ class Measurement:
         self,
         model: nn.Module,
         samples: Samples,
-        loss: BatchLoss | None,
+        loss: BatchLoss,
         scheme: Scheme,
         settings: AnalysisSettings,
         vectors_file: str | None,
@@ -61,7 +62,6 @@ class Measurement:
         self.indices = group_indices(scheme, samples.labels)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
-        self._accuracy: dict[str, float | None] | None = None
         self._whole: Tensor | None = None  # gradient of the loss over all samples
         self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
 
@@ -128,6 +128,7 @@ class Measurement:
             spectrum.lambda_max,
             gradient_norm,
             weight_norm,
+            loss=mean,
             relative_tau=settings.tau,
             threshold=settings.stationarity,
             size=operator.size,
@@ -159,7 +160,7 @@ class Measurement:
             classes=self.scheme.groups[name],
             size=operator.num_samples,
             loss=mean,
-            accuracy=self._accuracies()[name],
+            accuracy=None if self.known.right is None else float(self.known.right[self.indices[name]].mean()),
             gradient_norm=gradient_norm,
             weight_norm=weight_norm,
             lambda_min=spectrum.lambda_min,
@@ -195,13 +196,11 @@ class Measurement:
         scale = float((total * whole).norm())
         return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
 
-    def _accuracies(self) -> dict[str, float | None]:
-        if self._accuracy is None:
-            dtype = next(self.model.parameters()).dtype
-            device = next(self.model.parameters()).device
-            loss = self.loss or classification_loss()
-            self._accuracy = group_means(self.model, self.samples, self.indices, loss, device=device, dtype=dtype)[1]
-        return self._accuracy
+    @cached_property
+    def known(self) -> PerSample:
+        """Loss and hit of every sample of all."""
+        tensor = next(self.model.parameters())
+        return per_sample(self.model, self.samples, self.loss, device=tensor.device, dtype=tensor.dtype)
 
     def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
         settings = self.settings

@@ -21,6 +21,7 @@ from ..hessian.operator import HessianOperator
 from ..krylov.density import energy, pooled
 from ..krylov.spectrum import THRESHOLDS, Spectrum, negative_ratio
 from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from ..samples.labels import label_place
 
 
 class EngineError(ValueError):
@@ -64,7 +65,7 @@ def pyhessian_spectrum(
     before = operator.matvecs
     with operator.differentiable(), _lent(seed, operator.device):
         asked = hessian(
-            _Positional(operator.model),
+            _Positional(operator.model, loss),
             lambda outputs, targets: loss.output_loss(outputs, targets).mean(),
             dataloader=_Loader(operator),
             cuda=operator.device.type == "cuda",
@@ -111,14 +112,12 @@ def pyhessian_spectrum(
 class _Positional(nn.Module):
     """PyHessian calls ``model(inputs)``; dictionaries are unpacked."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: ClassificationLoss) -> None:
         super().__init__()
-        self.model = model
+        self.model, self._loss = model, loss
 
     def forward(self, inputs: Any) -> Tensor:
-        from ..hessian.losses import logits_of
-
-        return logits_of(self.model(inputs))
+        return self._loss.find_logits(self.model(inputs)).tensor
 
 
 class _Loader:
@@ -131,7 +130,8 @@ class _Loader:
         for batch in self.operator.samples.batches(self.operator.micro_batch, self.operator.device, self.operator.dtype):
             if not (isinstance(batch, tuple | list) and len(batch) == 2):
                 raise EngineError("--engine pyhessian takes batches (inputs, targets) only; use our engine for dictionaries")
-            yield batch[0], batch[1]
+            place = label_place(batch, self.operator.loss.labels)  # type: ignore[attr-defined]
+            yield batch[1 - place], batch[place]
 
 
 @contextmanager

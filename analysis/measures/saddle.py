@@ -27,6 +27,7 @@ def verdict(
     gradient_norm: float,
     weight_norm: float,
     *,
+    loss: float | None = None,
     relative_tau: float = 1e-3,
     threshold: float = 0.1,
     size: int | None = None,
@@ -41,6 +42,7 @@ def verdict(
         lambda_max: upper end; ``tau = relative_tau * lambda_max`` (0 if lambda_max is negative).
         gradient_norm: ``||grad L_g||``.
         weight_norm: ``||w||`` over the same parameters.
+        loss: ``L_g``, for the sentence: a saddle far up, or early in training, is to be read as one.
         relative_tau: curvature above ``-tau`` does not count as negative.
         threshold: largest ``s* / ||w||`` that counts as stationary.
         size: n; with ``starts``, ``delta`` and ``looks`` it tells how many more steps would decide an open question.
@@ -55,9 +57,10 @@ def verdict(
         displacement = 2 * gradient_norm / abs(value)
         ratio = displacement / weight_norm if weight_norm > 0 else (math.inf if displacement > 0 else 0.0)
         stationary = ratio <= threshold
+        height = (f"loss {loss:.3g}, " if loss is not None else "") + f"gradient norm {gradient_norm:.3g}"
         where = "at most" if stationary else "more than"
         sentence = (
-            f"{'Saddle' if stationary else 'Negative curvature, not stationary'}: {ends}; the slope is outweighed at "
+            f"{'Saddle' if stationary else 'Negative curvature, not stationary'}: {ends}; {height}; the slope is outweighed at "
             f"{displacement:.3g}, {100 * ratio:.3g} % of the weights' norm ({where} {100 * threshold:.3g} %)."
         )
         return Verdict(

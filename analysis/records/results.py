@@ -242,6 +242,18 @@ class Scheme(Record):
     sizes: dict[str, int]
 
 
+class Choice(Record):
+    """Something that changes the numbers and that the files do not settle: what was taken, and how to take something else."""
+
+    name: str = Field(description="normalisation, weights, logits ...")
+    value: str = Field(description="what was taken, in words")
+    flag: str = Field(description="what sets it")
+    guessed: bool = Field(True, description="taken without being told")
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value} ({'guessed; ' if self.guessed else ''}{self.flag})"
+
+
 class Provenance(Record):
     """Where a result comes from. Comparisons across different ``data_sha256`` are refused."""
 
@@ -270,6 +282,7 @@ class Provenance(Record):
     training: TrainingTable = Field({}, description="the side-car's training record: study, run, optimizer, seed, epoch ...")
     settings: dict[str, Any] = {}
     subject: dict[str, Any] = Field({}, description="what the command line said of model, data and loss")
+    choices: list[Choice] = Field([], description="what was guessed or told of all that changes the numbers")
     command: str | None = None
     created: str
     seconds: float | None = None
@@ -284,6 +297,7 @@ class CurvatureResult(Record):
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
     vectors_file: FileName | None = None
+    warnings: list[str] = Field([], description="about all groups: loss or accuracy no better than guessing on training data")
     provenance: Provenance
 
     def draw(self, folder: str | Path) -> list[Path]:

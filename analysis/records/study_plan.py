@@ -79,6 +79,7 @@ class SliceItem:
     settings: SliceSettings
     analysis: AnalysisSettings
     output: Path
+    key: str | None = None
 
     def __str__(self) -> str:
         return f"slice '{self.name}' of {self.checkpoint}"
@@ -127,7 +128,7 @@ def result_names(checkpoints: Sequence[Path], out: Path | None = None) -> list[s
 
 
 def curvature_item(
-    checkpoint: Path, settings: AnalysisSettings, out: Path | None = None, name: str | None = None
+    checkpoint: Path, settings: AnalysisSettings, out: Path | None = None, name: str | None = None, key: str | None = None
 ) -> CurvatureItem:
     """The work item of one checkpoint.
 
@@ -136,10 +137,19 @@ def curvature_item(
         settings: what to measure.
         out: folder of the result; default: ``curvature/`` of its run folder, or beside the file.
         name: of the result, see ``result_names``; default: the stem.
+        key: where in the file the weights lie, where that was told: other weights are another result.
     """
     suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
-    file = f"{name or checkpoint.stem}.{settings.scheme}{suffix}.json"
+    file = f"{name or checkpoint.stem}{key_suffix(key)}.{settings.scheme}{suffix}.json"
     return CurvatureItem(checkpoint, settings, _result_folder(checkpoint, out) / file)
+
+
+def key_suffix(key: str | None) -> str:
+    """What a key adds to the names of results: ``.ema``; a hash where the key is no file name."""
+    if key is None:
+        return ""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "-", key)
+    return f".{plain}" + (f"-{hashlib.sha256(key.encode()).hexdigest()[:6]}" if plain != key else "")
 
 
 def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:

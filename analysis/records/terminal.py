@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .results import CurvatureResult, Extreme, Interval
+from .results import CurvatureResult, Extreme, GroupResult, Interval
 
 #: verdicts as a table has room for
 SHORT = {
@@ -31,20 +31,23 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
     source = result.provenance
     trained = source.training.get("optimizer")
     title = f"{source.checkpoint}: {source.model}, {source.data}, {source.loss}" + (f", {trained}" if trained else "")
-    table = Table(title=escape(title), title_justify="left")
-    for heading in ("group", "samples", "loss", "||grad||", "lambda_min", "lambda_max", "ratio"):
+    table = Table(title=escape("\n".join([title, *map(str, source.choices)])), title_justify="left")
+    for heading in ("group", "samples", "loss", "accuracy", "||grad||", "lambda_min", "lambda_max", "ratio"):
         table.add_column(heading, justify="left" if heading == "group" else "right")
     for name, group in result.groups.items():
         table.add_row(
             escape(name),
             str(group.size),
             f"{group.loss:.3g}",
+            _accuracy(group),
             f"{group.gradient_norm:.3g}",
             _extreme(group.lambda_min),
             _extreme(group.lambda_max),
             f"{group.negative_ratio.value:.3g}",
         )
     console.print(table)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     for name, group in result.groups.items():
         low, high = _interval(group.lambda_min.interval), _interval(group.lambda_max.interval)
         sure = f"lambda_min in {low}, lambda_max in {high} (probability {group.lambda_min.confidence:g})."
@@ -66,8 +69,13 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
         console: where to.
     """
     console = console or Console()
-    table = Table(caption="not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.")
-    for heading in ("checkpoint", "group", "loss", "lambda_min", "lambda_max", "verdict"):
+    said = dict.fromkeys(str(choice) for result in results for choice in result.provenance.choices)
+    table = Table(
+        title=escape("\n".join(said)) or None,
+        title_justify="left",
+        caption="not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.",
+    )
+    for heading in ("checkpoint", "group", "loss", "accuracy", "lambda_min", "lambda_max", "verdict"):
         words = heading in ("checkpoint", "group", "verdict")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
     for result in results:
@@ -76,17 +84,26 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
                 escape(_name(result)) if index == 0 else "",
                 escape(name),
                 f"{group.loss:.3g}",
+                _accuracy(group),
                 _extreme(group.lambda_min),
                 _extreme(group.lambda_max),
                 SHORT[group.verdict.label],
             )
         table.add_section()
     console.print(table)
+    for result in results:
+        for warning in result.warnings:
+            console.print(f"{escape(_name(result))}: [yellow]warning[/yellow]: {escape(warning)}")
 
 
 def _name(result: CurvatureResult) -> str:
-    part = result.provenance.params_pattern
-    return result.provenance.checkpoint + (f", {part}" if part else "")
+    source = result.provenance
+    key = source.subject.get("key")
+    return source.checkpoint + "".join(f", {part}" for part in (key, source.params_pattern) if part)
+
+
+def _accuracy(group: GroupResult) -> str:
+    return "-" if group.accuracy is None else f"{100 * group.accuracy:.3g} %"
 
 
 def _extreme(extreme: Extreme) -> str:

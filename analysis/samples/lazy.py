@@ -19,9 +19,11 @@ from saddlescope import processors
 
 from .memory import free_bytes
 from .samples import (
+    Labels,
     Samples,
     SamplesError,
     find_labels,
+    is_part,
     move,
     require_finite,
     require_stillness,
@@ -52,13 +54,13 @@ class LazyDataset(Protocol):
     def __getitem__(self, item: int) -> Any: ...
 
 
-def lazily(dataset: Any, num_classes: int | None, labels: Any = None) -> LazySamples | None:
+def lazily(dataset: Any, num_classes: int | None, labels: Labels = None) -> LazySamples | None:
     """Samples that are read as needed, if the data set asks for that or is too large for memory; None: read it whole.
 
     Raises:
         SamplesError: the set must be read piece by piece, but its labels are not known without reading; or it changes.
     """
-    known = known_labels(dataset) if labels is None else whole_numbers(labels)
+    known = known_labels(dataset) if is_part(labels) else whole_numbers(labels)
     asks = bool(getattr(dataset, "lazy", False))
     if not asks:
         needed = len(dataset) * _item_bytes(dataset)
@@ -70,7 +72,7 @@ def lazily(dataset: Any, num_classes: int | None, labels: Any = None) -> LazySam
         raise SamplesError(f"the data set {why}: give it an attribute 'targets', the class of each item")
     if len(known) != len(dataset):
         raise SamplesError(f"{len(known)} labels for {len(dataset)} items of the data set")
-    items = _Items(dataset, known, told=labels is not None)
+    items = _Items(dataset, known, labels)
     require_stillness(dataset, items.dataset.__getitem__)
     return LazySamples(items, np.arange(len(known)), num_classes)
 
@@ -106,8 +108,8 @@ def _readers() -> int:
 class _Items:
     """The items of a data set and what is known of all of them."""
 
-    def __init__(self, dataset: Any, labels: np.ndarray, told: bool) -> None:
-        self.dataset, self.labels, self.told = dataset, labels, told
+    def __init__(self, dataset: Any, labels: np.ndarray, given: Labels) -> None:
+        self.dataset, self.labels, self.given = dataset, labels, given
         asks = bool(getattr(dataset, "lazy", False))
         self.threads = _readers() if asks else 1
         # A set that did not say so may hold one file handle for all its items: one thread, and one iterator at a time.
@@ -135,8 +137,8 @@ class _Items:
                 "resize or pad all of them to one shape"
             )
         require_finite(tensors, rows)
-        if not self.told:
-            found = find_labels(batch)
+        if is_part(self.given):
+            found = find_labels(batch, self.given)
             wrong = np.flatnonzero(found != self.labels[rows])
             if len(wrong):
                 row = int(wrong[0])

@@ -15,7 +15,7 @@ import numpy
 import torch
 from torch import nn
 
-from ..records.results import Provenance
+from ..records.results import Choice, Provenance
 from .samples import Samples
 
 
@@ -32,6 +32,7 @@ class Source:
     training: dict[str, Any] | None = None
     subject: dict[str, Any] | None = None
     command: str | None = None
+    choices: tuple[Choice, ...] = ()
 
 
 def file_sha256(path: Path) -> str:
@@ -126,6 +127,7 @@ def describe(
         training=source.training or {},
         settings=settings,
         subject=source.subject or {},
+        choices=list(source.choices),
         command=source.command,
         seconds=round(seconds, 3),
     )

@@ -17,6 +17,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Dataset, default_collate
 
+from ..records.results import Choice
+from .labels import LabelError, labels_in
+
+#: Which part of a batch the class labels are, by index or key; or the labels themselves ``[N]``; None where that shows.
+Labels = Any
+
 
 class SamplesError(ValueError):
     """The samples cannot be analysed; the message says which and what to do."""
@@ -34,6 +40,7 @@ class Samples:
         labels: int64 array ``[N]``.
         num_classes: C.
         index_sha256: identity of the choice of samples, where the data set knows one.
+        choices: what was taken for granted in making them.
 
     Raises:
         SamplesError: no samples, tensors of different length, anything but tensors in the batch, labels that are not whole
@@ -41,6 +48,7 @@ class Samples:
     """
 
     index_sha256: str | None = None
+    choices: tuple[Choice, ...] = ()
 
     def __init__(self, batch: Any, labels: np.ndarray | Tensor, num_classes: int | None = None) -> None:
         self._batch = batch
@@ -84,7 +92,7 @@ class Samples:
         return cls((inputs.detach().cpu(), torch.from_numpy(labels)), labels, num_classes)
 
     @classmethod
-    def from_dataset(cls, dataset: Dataset[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
+    def from_dataset(cls, dataset: Dataset[Any], num_classes: int | None = None, labels: Labels = None) -> Samples:
         """Reads a map-style data set once, in index order; or piece by piece, again and again, where memory does not hold it.
 
         A second look at up to 64 items tells a data set that augments from one that stands still. A set is read piece by piece
@@ -94,7 +102,8 @@ class Samples:
         Args:
             dataset: items are ``(input, label)``, or dictionaries with ``label`` or ``labels``.
             num_classes: C; default: largest label + 1.
-            labels: ``[N]``, where the items do not tell.
+            labels: ``[N]``, where the items do not tell; or which part of an item they are (2, ``"class"``), where that does
+                not show: a triple, or a dictionary without the usual keys.
 
         Raises:
             SamplesError: items change between two looks, cannot be stacked, or hold no label; or the set is too large.
@@ -110,11 +119,16 @@ class Samples:
         items = [dataset[index] for index in range(length)]
         require_stillness(dataset, items.__getitem__)
         batch = stacked(items)
-        return cls(batch, labels if labels is not None else find_labels(batch), num_classes)
+        return cls(batch, find_labels(batch, labels) if is_part(labels) else labels, num_classes)
 
     @classmethod
-    def from_batches(cls, batches: Iterable[Any], num_classes: int | None = None, labels: Any = None) -> Samples:
+    def from_batches(cls, batches: Iterable[Any], num_classes: int | None = None, labels: Labels = None) -> Samples:
         """Joins ready-made batches, in their order.
+
+        Args:
+            batches: each with the sample dimension first.
+            num_classes: C; default: largest label + 1.
+            labels: as for :meth:`from_dataset`.
 
         Raises:
             SamplesError: no batches, or batches that differ in more than their number of samples.
@@ -123,7 +137,7 @@ class Samples:
         if not parts:
             raise SamplesError("no batches: the iterable is empty")
         batch = _joined(parts)
-        return cls(batch, labels if labels is not None else find_labels(batch), num_classes)
+        return cls(batch, find_labels(batch, labels) if is_part(labels) else labels, num_classes)
 
     @property
     def num_samples(self) -> int:
@@ -162,6 +176,11 @@ class Samples:
             digest.update(f"{tuple(leaf.shape)} {leaf.dtype}".encode())
             digest.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def is_part(labels: Labels) -> bool:
+    """Whether labels are to be found in the batch, at the place named or the usual one, rather than given."""
+    return labels is None or isinstance(labels, int | str)
 
 
 def require_stillness(dataset: Dataset[Any], first_look: Callable[[int], Any]) -> None:
@@ -255,20 +274,25 @@ def batch_size(batch: Any) -> int:
     return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
 
 
-def find_labels(batch: Any) -> np.ndarray:
+def find_labels(batch: Any, which: int | str | None = None) -> np.ndarray:
     """The labels in a batch: the second part of a pair, or ``label``, ``labels``, ``target`` or ``targets`` of a dictionary.
 
+    Args:
+        batch: of any structure.
+        which: the part, by index or key, where it is told.
+
     Raises:
-        SamplesError: there is nothing of the kind.
+        SamplesError: there is nothing of the kind, or two things are and it is not told which is meant.
     """
-    found: Any = None
-    if isinstance(batch, dict):
-        found = next((batch[key] for key in ("labels", "label", "targets", "target") if key in batch), None)
-    elif isinstance(batch, list | tuple) and len(batch) >= 2:
-        found = batch[1]
+    try:
+        found = labels_in(batch, which)
+    except LabelError as error:
+        raise SamplesError(str(error)) from None
     if isinstance(found, Tensor) and (found.dim() != 1 or found.is_floating_point()):
         raise SamplesError(
-            f"labels of shape {tuple(found.shape)} and type {found.dtype}: give one whole number per sample (no one-hot rows)"
+            f"targets of shape {tuple(found.shape)} and type {found.dtype} where one whole number per sample is expected, its "
+            "class (no one-hot rows): groups are made of classes. For regression or several labels a sample give dictionaries "
+            "that also hold 'labels', the class of each sample (all 0 for one group), and a loss(model, batch)"
         )
     if not isinstance(found, Tensor):
         raise SamplesError(

@@ -65,7 +65,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     check_side_cars(checkpoints, request.given)
     names = result_names(checkpoints, request.out)
     items = [
-        curvature_item(checkpoint, settings, request.out, name)
+        curvature_item(checkpoint, settings, request.out, name, request.given.key)
         for checkpoint, name in zip(checkpoints, names, strict=True)
         for settings in _layers(checkpoint, request)
     ]

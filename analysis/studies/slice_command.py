@@ -12,7 +12,7 @@ from ..checkpoints.analysis_inputs import Given, given_again
 from ..checkpoints.discovery import TargetError
 from ..records.results import CurvatureResult, ResultError, load
 from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
-from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item
+from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, key_suffix
 from .analyses import curvature_is_current, study_of
 from .analyze_command import measure_with_steps, progress_bar, recipe_of
 from .slices import do_slice, slice_is_current
@@ -55,13 +55,14 @@ def slice_target(
     if convexity:
         of_slices |= {"planes": [name], "convexity": [name]}
     slices = parse_slices(of_slices)
-    curvature = curvature_item(checkpoint, stored)
+    key = given.key if given is not None else None
+    curvature = curvature_item(checkpoint, stored, key=key)
     if study is None and not own:
         curvature, given = _as_it_was_measured(curvature, given or Given())
         stored = curvature.settings
-    stem = name if checkpoint.stem == "checkpoint" else f"{checkpoint.stem}.{name}"
+    stem = f"{'' if checkpoint.stem == 'checkpoint' else f'{checkpoint.stem}.'}{name}{key_suffix(key)}"
     output = curvature.output.parent.parent / "slices" / f"{stem}.json"
-    item = SliceItem(checkpoint, name, slices, stored, output)
+    item = SliceItem(checkpoint, name, slices, stored, output, key)
     measured = curvature_is_current(curvature, given)
     if not measured:
         measure_with_steps(curvature, given or Given())

@@ -124,7 +124,7 @@ def _grid(low: float, high: float, points: int) -> list[float]:
 
 
 def _curvature_of(item: SliceItem) -> CurvatureResult:
-    return load(CurvatureResult, curvature_item(item.checkpoint, item.analysis).output)
+    return load(CurvatureResult, curvature_item(item.checkpoint, item.analysis, key=item.key).output)
 
 
 Path2D = tuple[list[list[float]], list[float], list[int]]
@@ -162,7 +162,7 @@ def _axes(
 def _vectors_path(item: SliceItem, curvature: CurvatureResult) -> Path:
     if curvature.vectors_file is None:
         raise DirectionError(f"{item.output.parent.parent}: the curvature result has no eigenvectors; analyze it again")
-    return curvature_item(item.checkpoint, item.analysis).output.parent / curvature.vectors_file
+    return curvature_item(item.checkpoint, item.analysis, key=item.key).output.parent / curvature.vectors_file
 
 
 def _reach(curvature: CurvatureResult, group: str, end: str) -> float:

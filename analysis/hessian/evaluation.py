@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..samples.samples import Samples, batch_size
 from .losses import BatchLoss, LossError, label_key, logits_of, summed
-from .modules import evaluation_mode
+from .modules import evaluation_mode, without_gradients
 
 #: name -> mean over the group, None where not finite or not defined
 Means = dict[str, float | None]
@@ -59,10 +59,10 @@ def _per_sample(
     hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     losses, hits = [], []
     try:
-        with evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model):
             for batch in samples.batches(size, device, dtype):
                 outputs.clear()
-                values = loss(model, batch)
+                values = without_gradients(lambda batch=batch: loss(model, batch))
                 if values.dim() == 0:
                     return None, None
                 summed(values, batch_size(batch))  # refuses any other shape
@@ -91,7 +91,7 @@ def _batch_means(
     model: nn.Module, samples: Samples, loss: BatchLoss, device: torch.device, dtype: torch.dtype, size: int
 ) -> float:
     total = 0.0
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model):
         for batch in samples.batches(size, device, dtype):
-            total += float(summed(loss(model, batch), batch_size(batch)))
+            total += float(summed(without_gradients(lambda batch=batch: loss(model, batch)), batch_size(batch)))
     return total / samples.num_samples

@@ -218,6 +218,7 @@ class GroupResult(Record):
     verdict: Verdict
     steps: list[int] = Field(description="Lanczos steps of each start")
     matvecs: int
+    dtype: str | None = Field(None, description="of the products, where float32 was asked for and did not do for this group")
     warnings: list[str] = []
 
 
@@ -272,6 +273,7 @@ class CurvatureResult(Record):
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
     vectors_file: str | None = None
+    refused: dict[str, str] = Field({}, description="groups that were asked for and not measured -> why")
     provenance: Provenance
 
     def draw(self, folder: str | Path) -> list[Path]:

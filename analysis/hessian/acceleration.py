@@ -205,7 +205,7 @@ class Accelerator:
         self.work = self.convolution_work = 0.0
 
     def plan(self, forward: Callable[[], Any], samples: int = 1) -> bool:
-        """Runs ``forward()`` once without gradients and notes what can be folded, and the work.
+        """Runs ``forward()`` once and notes what can be folded, and the work.
 
         Args:
             forward: the model's, on a few samples.
@@ -215,7 +215,7 @@ class Accelerator:
             Whether it holds any convolution.
         """
         recorder = _Record()
-        with torch.no_grad(), recorder:
+        with recorder:  # gradients on: a loss may differentiate the model itself
             forward()
         self._foldable = recorder.foldable()
         convolutions = sum(recorder.convolutions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -56,7 +57,7 @@ def eager(model: nn.Module, device: torch.device) -> Iterator[None]:
     Compiled parts run as they are written, and recurrent layers without cuDNN.
     """
     with ExitStack() as stack:
-        if any(hasattr(module, "_orig_mod") for module in model.modules()):
+        if "torch._dynamo" in sys.modules:  # it is imported, which takes a while, where anything was compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if device.type == "cuda" and any(isinstance(module, nn.RNNBase) for module in model.modules()):
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

@@ -24,6 +24,9 @@ def likely_causes(operator: HessianOperator, *, second: bool) -> str:
     """
     found = []
     custom = custom_functions(operator)
+    if "CheckpointFunction" in custom:
+        found.append("reentrant checkpointing: call checkpoint with use_reentrant=False")
+        custom.remove("CheckpointFunction")
     if custom:
         advice = "differentiates what forward computed, from its saved inputs, not a derivative saved there" if second else "is"
         fix = f"see that its backward {advice}" if second else "its backward is not the derivative of its forward"

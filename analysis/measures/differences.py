@@ -71,22 +71,22 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
     if not names:
         return []
     directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
-    open_ones = _compare(few, names, directions, gradient)
-    if open_ones:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
-        beside = random_start(few, seed + 707)
-        with shifted(few, beside, 1e-4 * _length(few)):
+    unsettled = _compare(few, names, directions, gradient)
+    if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
+        with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
             slope = None if gradient is None else few.loss_and_gradient()[1]
-            rows = [names.index(name) for name in open_ones]
-            open_ones = _compare(few, open_ones, directions[:, rows], slope)
-    if open_ones:
+            left = [name for name in names if name in unsettled]
+            unsettled = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
+    if unsettled:
         _require_repetition(few)
-        few.release()
-        which = ", ".join(open_ones)
-        return [
-            f"products could not be compared with differences of the gradient ({which}): too many kinks, or too much rounding"
-        ]
     few.release()
-    return []
+    for refusal in unsettled.values():
+        if refusal:
+            raise AnotherFunctionError(refusal)
+    if not unsettled:
+        return []
+    which = ", ".join(unsettled)
+    return [f"products could not be held against differences of the gradient ({which}): too many kinks, or too much rounding"]
 
 
 def _few(operator: HessianOperator) -> HessianOperator:
@@ -144,73 +144,73 @@ class _Comparison:
     """What differences say of a derivative, step by step.
 
     Attributes:
-        agrees: None as long as it is open.
+        agrees: None as long as it is open. Once known it stays.
         error: relative difference of the two, the smallest seen.
     """
 
-    def __init__(self, expected: Tensor, small: float) -> None:
-        self.expected, self.agrees, self.error = expected, None, math.inf
+    def __init__(self, expected: Tensor, small: float = 0.0) -> None:
+        self.expected, self.error = expected, math.inf
+        self.agrees: bool | None = None
         self._small = small
         self._seen: list[tuple[Tensor, float, float]] = []  # difference, its distance, size
 
-    def see(self, difference: Tensor) -> None:
-        """Takes one difference quotient into account."""
+    def see(self, difference: Tensor, rounding: float = 0.0) -> None:
+        """Takes one difference quotient into account, which is rounded by so much."""
         size = max(float(difference.norm()), float(self.expected.norm()))
         distance = float((difference - self.expected).norm())
         self.error = min(self.error, distance / size if size > 0 else 0.0)
-        if distance <= SAME * size + self._small:
+        if distance <= SAME * size + max(rounding, self._small):
             self.agrees = True
-        elif self.agrees is None:
-            for other, far, _ in self._seen[-1:]:
-                if float((difference - other).norm()) <= NEARER * min(distance, far):
-                    self.agrees = False
+        elif self._seen:
+            other, far, _ = self._seen[-1]
+            if float((difference - other).norm()) <= NEARER * min(distance, far):
+                self.agrees = False
         self._seen.append((difference, distance, size))
 
-    def settle(self) -> None:
-        """After the last step: differences that are rough may still be enough."""
-        if self.agrees is not None:
-            return
-        for (one, near, size), (other, far, _) in zip(self._seen, self._seen[1:], strict=False):
-            spread = float((one - other).norm())
-            if min(near, far) <= spread <= ROUGH * size:
-                self.agrees = True
+    def settled(self) -> bool | None:
+        """The answer after the last step: differences that are rough may still be enough."""
+        if self.agrees is None:
+            for (one, near, size), (other, far, _) in zip(self._seen, self._seen[1:], strict=False):
+                if min(near, far) <= float((one - other).norm()) <= ROUGH * size:
+                    return True
+        return self.agrees
 
 
-def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None) -> list[str]:
-    """The directions that stay open."""
+def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None) -> dict[str, str]:
+    """The directions along which a derivative does not agree -> what to say of it; empty: open."""
     products = few.matmat(directions)
-    still_open = []
+    unsettled = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
-        second = _Comparison(product, small=0.0)
-        first = None
+        comparisons = {"second": _Comparison(product)}
         if gradient is not None:
             # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
-            first = _Comparison(torch.dot(gradient, d).reshape(1), small=10 * SAME * few.size**-0.5 * float(gradient.norm()))
-        for slope, difference, floor in _differences(few, d):
-            second._small = floor
-            second.see(difference)
-            if first is not None and first.agrees is None:
-                first.see(slope)
-            if second.agrees is not None and (first is None or first.agrees is not None):
+            small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
+            comparisons["first"] = _Comparison(torch.dot(gradient, d).reshape(1), small)
+        for slope, difference, rounding in _differences(few, d):
+            for order, value, small in (("first", slope, 0.0), ("second", difference, rounding)):
+                if order in comparisons and comparisons[order].agrees is None:
+                    comparisons[order].see(value, small)
+            if all(one.agrees is not None for one in comparisons.values()):
                 break
-        for comparison in (first, second):
-            if comparison is not None:
-                comparison.settle()
-        if first is not None and first.agrees is False:
-            raise AnotherFunctionError(
-                f"the gradient is not the derivative of the loss (on {few.num_samples} samples the slopes along one direction "
-                f"differ by {first.error:.1e} of their size), so no Hessian belongs to this loss; likely: "
-                f"{likely_causes(few, second=False)}"
-            )
-        if second.agrees is False:
-            raise AnotherFunctionError(
-                f"the Hessian-vector products are those of another function: on {few.num_samples} samples they differ by "
-                f"{second.error:.1e} of their size from differences of the gradient, which agree with each other; likely: "
-                f"{likely_causes(few, second=True)}"
-            )
-        if second.agrees is None:
-            still_open.append(name)
-    return still_open
+        answers = {order: one.settled() for order, one in comparisons.items()}
+        if not all(answers.values()):
+            # Sentences only for what disagrees; the slope first: where the gradient is none, nothing after it is.
+            wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
+            unsettled[name] = "" if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
+    return unsettled
+
+
+def _refusal(few: HessianOperator, order: str, error: float) -> str:
+    causes = likely_causes(few, second=order == "second")
+    if order == "first":
+        return (
+            f"the gradient is not the derivative of the loss (on {few.num_samples} samples they differ along a direction by "
+            f"{error:.1e} of their size), so no Hessian belongs to this loss; likely: {causes}"
+        )
+    return (
+        f"the Hessian-vector products are those of another function: on {few.num_samples} samples they differ by {error:.1e} "
+        f"of their size from differences of the gradient, which agree with each other; likely: {causes}"
+    )
 
 
 def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:

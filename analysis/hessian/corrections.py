@@ -1,6 +1,6 @@
 """Torch's second derivatives that are wrong or missing, computed by operations whose second derivatives are right.
 
-Found by ``gradgradcheck`` over the layers people use (``tests/analysis/test_corrections.py``, torch 2.6 to 2.13). The functions
+Found by ``gradgradcheck`` over the layers people use (``tests/analysis/hessian/test_corrections.py``, torch 2.6 to 2.13). The functions
 and their first derivatives are torch's own; only a gradient graph that will be differentiated again is recorded through these.
 """
 

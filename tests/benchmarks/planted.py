@@ -99,7 +99,7 @@ def _branch(x: Tensor) -> Tensor:
 #: put behind the first layer
 IN_MODEL: dict[str, Callable[[Tensor], Tensor]] = {
     "derivative saved in forward": SavedDerivative.apply,
-    "norm as a constant": lambda x: FixedNorm.apply(x),
+    "norm as a constant": FixedNorm.apply,
     "gradient scaled": lambda x: Scaled.apply(x, 0.7),
     "gradient reversed": lambda x: Scaled.apply(x, -1.0),
     "straight through": lambda x: x + (torch.round(8 * x) / 8 - x).detach(),

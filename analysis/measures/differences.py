@@ -152,25 +152,30 @@ class _Comparison:
         self.expected, self.error = expected, math.inf
         self.agrees: bool | None = None
         self._small = small
-        self._seen: list[tuple[Tensor, float, float]] = []  # difference, its distance, size
+        self.seen: list[tuple[Tensor, float, float]] = []  # difference, its distance, size
 
     def see(self, difference: Tensor, rounding: float = 0.0) -> None:
-        """Takes one difference quotient into account, which is rounded by so much."""
+        """Takes one difference quotient into account, which is rounded by so much.
+
+        Where that is too much, it is left out: rounded quotients move in jumps, and agree with each other in between.
+        """
+        if rounding > ROUGH * float(self.expected.norm()) > 0:
+            return
         size = max(float(difference.norm()), float(self.expected.norm()))
         distance = float((difference - self.expected).norm())
         self.error = min(self.error, distance / size if size > 0 else 0.0)
         if distance <= SAME * size + max(rounding, self._small):
             self.agrees = True
-        elif self._seen:
-            other, far, _ = self._seen[-1]
+        elif self.seen:
+            other, far, _ = self.seen[-1]
             if float((difference - other).norm()) <= NEARER * min(distance, far):
                 self.agrees = False
-        self._seen.append((difference, distance, size))
+        self.seen.append((difference, distance, size))
 
     def settled(self) -> bool | None:
         """The answer after the last step: differences that are rough may still be enough."""
         if self.agrees is None:
-            for (one, near, size), (other, far, _) in zip(self._seen, self._seen[1:], strict=False):
+            for (one, near, size), (other, far, _) in zip(self.seen, self.seen[1:], strict=False):
                 if min(near, far) <= float((one - other).norm()) <= ROUGH * size:
                     return True
         return self.agrees
@@ -186,13 +191,14 @@ def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradien
             # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
             small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
             comparisons["first"] = _Comparison(torch.dot(gradient, d).reshape(1), small)
-        for slope, difference, rounding in _differences(few, d):
-            for order, value, small in (("first", slope, 0.0), ("second", difference, rounding)):
+        for slope, rough, difference, rounding in _differences(few, d):
+            for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
                 if order in comparisons and comparisons[order].agrees is None:
                     comparisons[order].see(value, small)
             if all(one.agrees is not None for one in comparisons.values()):
                 break
-        answers = {order: one.settled() for order, one in comparisons.items()}
+        # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
+        answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
         if not all(answers.values()):
             # Sentences only for what disagrees; the slope first: where the gradient is none, nothing after it is.
             wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
@@ -213,8 +219,8 @@ def _refusal(few: HessianOperator, order: str, error: float) -> str:
     )
 
 
-def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, Tensor, float]]:
-    """Central differences of loss ``[1]`` and gradient ``[n]`` along d, step by step, and the rounding of the latter."""
+def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, float, Tensor, float]]:
+    """Central differences of loss ``[1]`` and gradient ``[n]`` along d, step by step, each with its rounding."""
     length = _length(few)
     for relative in STEPS[few.dtype]:
         step = relative * length
@@ -229,6 +235,8 @@ def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, Tens
             continue
         (up, ahead), (down, behind) = sides
         slope = torch.tensor([(up - down) / (2 * step)], dtype=few.dtype, device=few.device)
-        # Of weights that are summed to a gradient of zero: half an ulp of the weights changes it by this much.
-        floor = 4 * torch.finfo(few.dtype).eps * float(ahead.norm()) / step
-        yield slope, (ahead - behind) / (2 * step), floor
+        # A well-fitted sample's gradient is the small difference of a probability and one: about its loss, rounded as one.
+        floor = 4 * torch.finfo(few.dtype).eps * float(ahead.norm()) / min(1.0, max(abs(up), 1e-30)) / step
+        # A loss is a difference of logits, which are of the order of one to a thousand, however small it is itself.
+        rough = 1e3 * torch.finfo(few.dtype).eps * max(1.0, abs(up)) / step
+        yield slope, rough, (ahead - behind) / (2 * step), floor

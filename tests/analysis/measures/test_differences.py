@@ -1,4 +1,4 @@
-"""Operators of another function are refused with a cause; right ones, on kinks too, are let through; what was measured is kept."""
+"""Operators of another function are refused with a cause; right ones, on kinks too, are let through."""
 
 import copy
 import importlib.util

@@ -52,9 +52,18 @@ def _geometry(dimensions: int, stride: Any, padding: Any, dilation: Any, groups:
 
 
 def _call(
-    x: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+    input: Tensor, weight: Tensor, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Any:
-    return x, weight, bias, stride, padding, dilation, groups
+    """The arguments of a convolution, by whatever names and places they were given."""
+    return input, weight, bias, stride, padding, dilation, groups
+
+
+def _normalised(
+    input: Tensor, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None, training: bool = False,
+    momentum: float = 0.1, eps: float = 1e-5,
+) -> Any:  # fmt: skip
+    """The arguments of a BatchNorm, likewise."""
+    return input, running_mean, running_var, weight, bias, training, eps
 
 
 def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
@@ -92,17 +101,20 @@ _METADATA = {
 }
 
 
-def _eval_batch_norm(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    return function is functional.batch_norm and not (args[5] if len(args) > 5 else kwargs.get("training", False))
+def _normalised_in_eval_mode(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
+    """The input of an eval-mode BatchNorm; None of any other function."""
+    if function is not functional.batch_norm:
+        return None
+    x, *_, training, _ = _normalised(*args, **kwargs)
+    return None if training else x
 
 
 class _Record(_Mode):
-    """Finds the convolution weights whose outputs are read by one eval-mode BatchNorm and nothing else."""
+    """Finds the convolutions whose output is read by one eval-mode BatchNorm and nothing else."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.readers: dict[int, list[bool]] = {}  # output id -> per reader: is it a BatchNorm's input?
-        self.weights: dict[int, list[int]] = {}  # weight id -> output ids
+        self.readers: dict[int, list[bool]] = {}  # output id, in order -> per reader: is it a BatchNorm's input?
         self.convolutions: list[int] = []  # multiplications of each
         self.linear = 0  # and of all linear maps
 
@@ -110,21 +122,20 @@ class _Record(_Mode):
         kwargs = kwargs or {}
         if not self._is_metadata(function):
             for key in self._reads(tree_leaves((args, kwargs))):
-                self.readers[key].append(_eval_batch_norm(function, args, kwargs) and id(args[0]) == key)
+                self.readers[key].append(id(_normalised_in_eval_mode(function, args, kwargs)) == key)
         result = function(*args, **kwargs)
         if function in _CONVOLUTIONS:
             weight = _call(*args, **kwargs)[1]
             self.convolutions.append(result.numel() * weight[0].numel())
             self.seen[id(result)] = result  # kept alive: an id must stay unique while recording
             self.readers[id(result)] = []
-            self.weights.setdefault(id(weight), []).append(id(result))
         elif function is functional.linear:
             self.linear += result.numel() * _linear_weight(*args, **kwargs).shape[-1]
         return result
 
     def foldable(self) -> frozenset[int]:
-        """Ids of the weights that may be folded wherever they are used."""
-        return frozenset(w for w, outputs in self.weights.items() if all(self.readers[o] == [True] for o in outputs))
+        """Which convolutions of a pass may be folded, the first one 0: weights made on the way have no identity that lasts."""
+        return frozenset(number for number, read in enumerate(self.readers.values()) if read == [True])
 
 
 class _Replace(_Mode):
@@ -133,13 +144,17 @@ class _Replace(_Mode):
     def __init__(self, foldable: frozenset[int], channels_last: bool, precision: Precision) -> None:
         super().__init__()
         self.foldable, self.channels_last, self.precision = foldable, channels_last, precision
+        self.called = 0  # convolutions so far
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if function in _CONVOLUTIONS and not isinstance(_call(*args, **kwargs)[4], str):
-            return self._convolution(_CONVOLUTIONS[function], *_call(*args, **kwargs))
-        if _eval_batch_norm(function, args, kwargs) and id(args[0]) in self.seen:
-            return self._batch_norm(*args, **kwargs)
+        if function in _CONVOLUTIONS:
+            self.called += 1
+            if not isinstance(_call(*args, **kwargs)[4], str):
+                return self._convolution(_CONVOLUTIONS[function], *_call(*args, **kwargs))
+        x = _normalised_in_eval_mode(function, args, kwargs)
+        if x is not None and id(x) in self.seen:
+            return self._batch_norm(*_normalised(*args, **kwargs))
         if self._reads(tree_leaves((args, kwargs))) and not self._is_metadata(function):
             raise AccelerationError(f"{function} reads the output of a folded convolution")
         return function(*args, **kwargs)
@@ -150,7 +165,7 @@ class _Replace(_Mode):
         if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
             return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
         pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry))
-        if id(weight) in self.foldable:
+        if self.called - 1 in self.foldable:
             stand_in = pending.stand_in()
             self.seen[id(stand_in)] = (stand_in, pending)
             return stand_in
@@ -162,10 +177,7 @@ class _Replace(_Mode):
         result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
-    def _batch_norm(
-        self, x: Tensor, mean: Any, variance: Any, weight: Any = None, bias: Any = None, training: bool = False,
-        momentum: float = 0.1, eps: float = 1e-5,
-    ) -> Tensor:  # fmt: skip
+    def _batch_norm(self, x: Tensor, mean: Any, variance: Any, weight: Any, bias: Any, training: bool, eps: float) -> Tensor:
         _, pending = self.seen.pop(id(x))
         scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
         shift = -mean * scale if bias is None else bias - mean * scale
@@ -193,7 +205,7 @@ class Accelerator:
         self.work = self.convolution_work = 0.0
 
     def plan(self, forward: Callable[[], Any], samples: int = 1) -> bool:
-        """Runs ``forward()`` once without gradients and notes what can be folded, and the work.
+        """Runs ``forward()`` once and notes what can be folded, and the work.
 
         Args:
             forward: the model's, on a few samples.
@@ -203,14 +215,14 @@ class Accelerator:
             Whether it holds any convolution.
         """
         recorder = _Record()
-        with torch.no_grad(), recorder:
+        with recorder:  # gradients on: a loss may differentiate the model itself
             forward()
         self._foldable = recorder.foldable()
         convolutions = sum(recorder.convolutions)
         self.work = (convolutions + recorder.linear) / samples
         mostly = convolutions > recorder.linear
         self.convolution_work = convolutions / samples / len(recorder.convolutions) if mostly else 0.0
-        return bool(recorder.weights)
+        return bool(recorder.convolutions)
 
     def recording(self) -> TorchFunctionMode:
         """Context in which the model's convolutions take the faster form. Raises AccelerationError inside on a misfit."""

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 from ..samples.labels import LabelError, labels_in
 from ..samples.samples import Samples, batch_size
 from .losses import BatchLoss, ClassificationLoss, loss_of, summed
-from .modules import evaluation_mode
+from .modules import evaluation_mode, without_gradients
 from .outputs import OutputError, find_logits
 
 #: name -> mean over the group, None where not finite or not defined
@@ -92,10 +92,10 @@ def per_sample(
     hits: list[np.ndarray] = []
     counts = True
     try:
-        with evaluation_mode(model), torch.no_grad():
+        with evaluation_mode(model):
             for batch in samples.batches(size, device, dtype):
                 outputs.clear()
-                values = loss(model, batch)
+                values = without_gradients(lambda batch=batch: loss(model, batch))
                 if values.dim() == 0:
                     return PerSample(None, None)
                 summed(values, batch_size(batch))  # refuses any other shape
@@ -131,14 +131,14 @@ def _depends_on_labels(model: nn.Module, loss: BatchLoss, batch: Any, values: Te
         return True
     labels = labels_in(batch)
     others = tree_map(lambda leaf: (leaf + 1) % num_classes if leaf is labels else leaf, batch)
-    return bool((loss(model, others) != values).any())
+    return bool((without_gradients(lambda: loss(model, others)) != values).any())
 
 
 def _batch_means(
     model: nn.Module, samples: Samples, loss: BatchLoss, device: torch.device, dtype: torch.dtype, size: int
 ) -> float:
     total = 0.0
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model):
         for batch in samples.batches(size, device, dtype):
-            total += float(summed(loss(model, batch), batch_size(batch)))
+            total += float(summed(without_gradients(lambda batch=batch: loss(model, batch)), batch_size(batch)))
     return total / samples.num_samples

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..krylov.linear_operator import OperatorError
 
@@ -18,7 +21,47 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy of its own, which the analysis may move and change."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own, of exported programs
-        return copy.deepcopy(model)
+        with _CopiedActivations():
+            return copy.deepcopy(model)
+
+
+class _CopiedActivations(TorchFunctionMode):
+    """Inside, ``deepcopy`` copies the values of tensors that were computed, which torch refuses.
+
+    Modules hold such tensors after a forward pass: weights that are made of others, activations that were kept.
+    """
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return function(*args, **(kwargs or {}))
+
+
+def without_gradients(compute: Callable[[], Tensor]) -> Tensor:
+    """A value computed without recording a graph; with one that is thrown away where the computation differentiates itself."""
+    try:
+        with torch.no_grad():
+            return compute()
+    except (RuntimeError, ValueError) as error:  # a ValueError: in the words of the operator
+        if "does not require grad" not in str(error):
+            raise
+    with torch.enable_grad():
+        return compute().detach()
+
+
+@contextmanager
+def eager(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Inside, what torch would take a faster kernel for is computed by one that can be differentiated twice.
+
+    Compiled parts run as they are written, and recurrent layers without cuDNN.
+    """
+    with ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # it is imported, which takes a while, where anything was compiled
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        if device.type == "cuda" and any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
 
 
 @contextmanager
@@ -28,12 +71,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     # Sparse gradients have no second derivative; dense ones hold the same numbers.
     sparse = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    # Transformer encoders take another path without gradients, which leaves zeros where the padding is.
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     model.eval()
     for embedding in sparse:
         embedding.sparse = False
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, flag in flags:
             module.training = flag
         for embedding in sparse:

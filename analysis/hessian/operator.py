@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -18,8 +18,9 @@ from ..samples.memory import fitting, free_bytes, saved_bytes
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
+from .corrections import Corrections, reason
 from .losses import BatchLoss, loss_of, summed
-from .modules import evaluation_mode, select_parameters
+from .modules import eager, evaluation_mode, select_parameters, without_gradients
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,16 @@ class HessianOperator:
         """
         return math.inf if self.reduce is not None else self._work * self.num_samples
 
-    def over(self, samples: Samples, reduce: Reduce | None = None) -> HessianOperator:
-        """The mean over other samples of the same data; what was found out about the model and its loss is taken over."""
+    def over(self, samples: Samples, reduce: Reduce | None = None, *, memory: int | None = None) -> HessianOperator:
+        """The mean over other samples of the same data; what was found out about the model and its loss is taken over.
+
+        Args:
+            samples: the other ones.
+            reduce: as for the operator.
+            memory: budget in bytes for its graphs; default: this one's.
+        """
         other = copy.copy(self)
+        other._memory = self._memory if memory is None else memory
         other._take(samples, reduce)
         return other
 
@@ -123,7 +131,7 @@ class HessianOperator:
             for batch in self._batches():
                 loss = self._batch_loss(batch)
                 total += loss.detach()
-                gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+                gradient += self._flat(self._derivatives(loss))
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
         gradient = self._sum(gradient) / self.num_samples
         if not math.isfinite(mean) or not bool(torch.isfinite(gradient).all()):
@@ -133,9 +141,9 @@ class HessianOperator:
     def mean_loss(self) -> float:
         """Mean loss at the current weights; may be infinite."""
         total = torch.zeros(1, dtype=torch.float64, device=self.device)
-        with self.differentiable(), torch.no_grad():
+        with self.differentiable():
             for batch in self._batches():
-                total += summed(self.loss(self.model, batch), batch_size(batch))
+                total += self._value(batch)
         return float(self._sum(total).item()) / self.num_samples
 
     def matvec(self, v: Tensor) -> Tensor:
@@ -199,9 +207,32 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        with self.accelerator.recording() if self.accelerator is not None else nullcontext():
-            loss = self._batch_loss(batch)
-        return torch.autograd.grad(loss, self.parameters, create_graph=True, allow_unused=True)
+        return self._derivatives(self._recorded(batch), create_graph=True)
+
+    def _recorded(self, batch: Any) -> Tensor:
+        """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""
+        if self.accelerator is not None:
+            try:
+                with Corrections(), self.accelerator.recording():
+                    return self._batch_loss(batch)
+            except AccelerationError as error:  # the model took another way than with the samples it was planned on
+                log.warning("plain Hessian-vector products: %s", error)
+                self.accelerator = None
+        with Corrections():
+            return self._batch_loss(batch)
+
+    def recorded_loss(self) -> Tensor:
+        """Summed loss of the first micro-batch, with its plain graph, for who wants to look at that."""
+        with self.differentiable():
+            return self._batch_loss(next(self._batches()))
+
+    def _derivatives(self, outputs: Any, vectors: Any = None, **flags: bool) -> tuple[Tensor, ...]:
+        try:
+            return torch.autograd.grad(outputs, self.parameters, vectors, allow_unused=True, **flags)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a backward pass of the user's
+            raise OperatorError(reason(error)) from error
 
     def _batch_loss(self, batch: Any) -> Tensor:
         loss = summed(self._losses(batch), batch_size(batch))
@@ -210,6 +241,10 @@ class HessianOperator:
                 "the loss does not depend on the chosen parameters: was it computed under no_grad, or detached?"
             )
         return loss
+
+    def _value(self, batch: Any) -> Tensor:
+        """Summed loss of a micro-batch, without a graph."""
+        return summed(without_gradients(lambda: self._losses(batch)), batch_size(batch))
 
     def _losses(self, batch: Any) -> Tensor:
         try:
@@ -224,15 +259,7 @@ class HessianOperator:
         if not pairs:  # a loss that is linear in the parameters
             return torch.zeros(self.size, dtype=self.dtype, device=self.device)
         outputs, vectors = zip(*pairs, strict=True)
-        try:
-            products = torch.autograd.grad(outputs, self.parameters, vectors, retain_graph=retain, allow_unused=True)
-        except RuntimeError as error:
-            if "derivative for" in str(error) and "not implemented" in str(error):
-                choice = "; let the model not choose its attention kernel: the math kernel is taken here, which can be"
-                hint = choice if "attention" in str(error) else ""
-                raise OperatorError(f"an operation of the model cannot be differentiated twice: {error}{hint}") from error
-            raise
-        return self._flat(products)
+        return self._flat(self._derivatives(outputs, vectors, retain_graph=retain))
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over other samples, as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
@@ -273,6 +300,8 @@ class HessianOperator:
             except (AccelerationError, OperatorError, RuntimeError) as error:
                 log.warning("plain Hessian-vector products: %s", error)
                 return None
+        if self.accelerator is None:
+            return None
         tolerance = 1e4 * torch.finfo(self.dtype).eps  # rounding of saturated softmaxes; a wrong graph is off by far more
         if not bool((fast - plain).norm() <= tolerance * plain.norm()):
             log.warning("plain Hessian-vector products: the accelerated ones differ by more than %.0e", tolerance)
@@ -284,7 +313,10 @@ class HessianOperator:
         """Eval mode, full precision, gradients on, and kernels that can be differentiated twice."""
         # The fused attention kernels have no second derivative; the math kernel does.
         attention, precision = sdpa_kernel(SDPBackend.MATH), torch.autocast(self.device.type, enabled=False)
-        with evaluation_mode(self.model), attention, precision, torch.enable_grad():
+        modes = (torch.inference_mode(False), evaluation_mode(self.model), eager(self.model, self.device), torch.enable_grad())
+        with ExitStack() as stack:
+            for mode in (*modes, attention, precision):
+                stack.enter_context(mode)
             yield
 
     def _batches(self, start: int = 0) -> Iterator[Any]:

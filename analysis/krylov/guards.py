@@ -17,7 +17,15 @@ TOLERANCE = 1e-3
 
 
 class RandomOperatorError(ValueError):
-    """Two products of one vector differ, or the operator is not symmetric."""
+    """Two products of one vector differ, or the operator is not symmetric.
+
+    Attributes:
+        measured: what was seen, in a few words.
+    """
+
+    def __init__(self, message: str, measured: str = "") -> None:
+        super().__init__(message)
+        self.measured = measured
 
 
 @dataclass(frozen=True)
@@ -51,16 +59,25 @@ def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
     repeat, symmetry = (difference / size, asymmetry / (2 * size)) if size > 0 else (0.0, 0.0)
     if repeat > TOLERANCE:
         raise RandomOperatorError(
-            f"two Hessian-vector products of one vector differ by {repeat:.1e} of their size: the data or the model is random. "
-            "Augmentation redrawn at every product fakes saddles in small classes. Give the clean data in a fixed order, turn "
-            "off dropout and stochastic depth in eval mode, and try again"
+            redrawn("Hessian-vector products of one vector", repeat),
+            f"two products of one vector differ by {repeat:.1e} of their size",
         )
     # The dot products' own round-off grows with sqrt(n) in this measure.
     if symmetry > max(TOLERANCE, 50 * torch.finfo(operator.dtype).eps * operator.size**0.5):
         raise RandomOperatorError(
             f"the operator is not symmetric (relative asymmetry {symmetry:.1e}): is BatchNorm in train mode, or does the model "
-            "use a custom backward pass that is not the derivative of its forward pass?"
+            "use a custom backward pass that is not the derivative of its forward pass?",
+            f"the products are asymmetric by {symmetry:.1e} of their size",
         )
     floor = 4 * torch.finfo(operator.dtype).eps * size * operator.size**0.5
     noise = OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor))
     return Guarded(noise, dict(zip(seeds, (first, other), strict=True)))
+
+
+def redrawn(what: str, difference: float) -> str:
+    """What is said of two of something that should be the same and differ by so much of their size."""
+    return (
+        f"two {what} differ by {difference:.1e} of their size: the data or the model is random. "
+        "Augmentation redrawn at every product fakes saddles in small classes. Give the clean data in a fixed order, turn "
+        "off dropout and stochastic depth in eval mode, and try again"
+    )

@@ -14,9 +14,10 @@ from torch import nn
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
+from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
-from ..records.results import CurvatureResult, Scheme
+from ..records.results import CurvatureResult, GroupResult, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
 from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
@@ -25,6 +26,7 @@ from .measurement import Measurement, Progress
 from .plausibility import doubts
 
 
+@torch.inference_mode(False)
 def analyze(
     model: nn.Module,
     samples: Samples,
@@ -40,6 +42,8 @@ def analyze(
     cache: Path | None = None,
 ) -> CurvatureResult:
     """Measures every class group of one model.
+
+    Modes that record no gradients (``no_grad``, ``inference_mode``) are left inside.
 
     Args:
         model: any module; it is copied, and the copy is analysed in eval mode.
@@ -58,8 +62,9 @@ def analyze(
 
     Raises:
         GroupError: a group is empty.
-        OperatorError: weights, loss or products are not finite, or nothing matches ``settings.params``.
-        RandomOperatorError: data or model change between two products.
+        OperatorError: of no group can anything be said: weights, loss or products are not finite, products are not those of the
+            loss's Hessian, or nothing matches ``settings.params``. Where other groups were measured, ``refused`` says it.
+        RandomOperatorError: likewise, data or model change between two products.
         SettingsError: there is no such device.
         OutputError: the logits cannot be told among the parts of the model's output.
     """
@@ -93,9 +98,21 @@ def analyze(
     if unknown:
         raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
     names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
-    groups = {name: work.measure(name) for name in names}
+    groups: dict[str, GroupResult] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            groups[name] = work.measure(name)
+        except (OperatorError, RandomOperatorError) as error:
+            # Processes that share a group must not part: one would wait for the others. Nor is there a result without groups.
+            if world.size > 1 or (name == names[-1] and not groups):
+                raise
+            refused[name] = str(error)
     if settings.only is not None:
-        groups = {name: groups[name] for name in names if name in settings.only}
+        groups = {name: group for name, group in groups.items() if name in settings.only}
+        refused = {name: why for name, why in refused.items() if name in settings.only}
+        if not groups:
+            raise OperatorError("; ".join(f"{name}: {why}" for name, why in refused.items()))
     if vectors is not None and world.first:
         save_tensors(work.vectors, vectors)
     provenance = describe(
@@ -114,6 +131,7 @@ def analyze(
         additivity=work.additivity(),
         vectors_file=vectors.name if vectors else None,
         warnings=doubts(work.known, samples, loss, source.choices),
+        refused=refused,
         provenance=provenance,
     )
 

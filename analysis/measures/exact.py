@@ -14,6 +14,7 @@ from torch import Tensor
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
+from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import LinearOperator
 from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
 from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
@@ -23,14 +24,23 @@ log = logging.getLogger(__name__)
 
 #: Above this the Lanczos engine is the better choice; a dense spectrum takes n products and O(n^3) work.
 LIMIT = 20_000
+#: Asymmetry of the dense matrix, relative to its largest entry, that counts as rounding: models that take a softmax or a norm
+#: in float32 on their way round to about a hundredth of this.
+SYMMETRIC = 1e-5
 
 
 class TooLargeError(ValueError):
     """The dense Hessian does not fit the limit or the memory; the message says what would."""
 
 
-def in_float64(operator: HessianOperator) -> HessianOperator:
-    """The same Hessian over a float64 copy of the model."""
+def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOperator:
+    """The same Hessian over a float64 copy of the model.
+
+    Args:
+        operator: in float32.
+        memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
+            operator that keeps its own. ``None``: half of what is free.
+    """
     model = copied(operator.model).double()
     wanted = ",".join(operator.parameter_names)
     return HessianOperator(
@@ -39,7 +49,7 @@ def in_float64(operator: HessianOperator) -> HessianOperator:
         operator.loss,
         params=wanted,
         reduce=operator.reduce,
-        memory=1,  # keeps no graphs: it is asked for a few products only, beside an operator that keeps its own
+        memory=memory,
     )
 
 
@@ -80,6 +90,7 @@ def dense_matrix(operator: LinearOperator, progress: Progress | None = None) -> 
 
     Raises:
         TooLargeError: n exceeds the limit or the matrix the memory.
+        RandomOperatorError: the matrix is asymmetric beyond rounding.
     """
     n = operator.size
     needed = 3 * n * n * torch.finfo(operator.dtype).bits // 8
@@ -97,6 +108,12 @@ def dense_matrix(operator: LinearOperator, progress: Progress | None = None) -> 
         if progress is not None:
             progress(1)
     asymmetry = float((matrix - matrix.T).abs().max())
+    relative = asymmetry / max(float(matrix.abs().max()), torch.finfo(matrix.dtype).tiny)
+    if relative > SYMMETRIC:
+        raise RandomOperatorError(
+            f"the dense Hessian is not symmetric (its entries differ from their mirror images by up to {relative:.1e} of the "
+            "largest one): model or loss use a backward pass that is not the derivative of the forward pass, or are random"
+        )
     return (matrix + matrix.T) / 2, asymmetry
 
 

@@ -19,6 +19,8 @@ from ..hessian.losses import BatchLoss
 from ..hessian.low_precision import rough_if_faster
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.sample_parts import part_of
+from ..hessian.suspects import stale_statistics
+from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
 from ..krylov.linear_operator import OperatorError
@@ -28,6 +30,7 @@ from ..records.settings import AnalysisSettings
 from ..samples.groups import group_indices, is_partition
 from ..samples.samples import Samples
 from . import saddle as leaving
+from .differences import look
 from .exact import exact_spectrum, in_float64, rechecked
 from .extremes import measure_ends
 from .pyhessian_engine import pyhessian_spectrum
@@ -93,19 +96,31 @@ class Measurement:
         operator = self.operator(indices)
         self.parameters = operator.size
         mean, gradient = operator.loss_and_gradient()
-        if name == "all":
-            self._whole = gradient
-        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
-        # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
-        enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
-        spectrum = self._spectrum(name, operator, indices, enough)
-        warnings = []
+        warnings = stale_statistics(operator.model)
         judge = operator
         if operator.dtype != torch.float64:
             try:
                 judge = in_float64(operator)
             except OperatorError as error:  # a loss with float32 constants, say
                 warnings.append(f"not re-evaluated in float64: {error}")
+        warnings += look(judge, seed=settings.seed)
+        if name == "all":
+            self._whole = gradient
+        weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
+        # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
+        enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
+        try:
+            spectrum = self._spectrum(name, operator, indices, enough)
+        except RandomOperatorError as error:
+            if judge is operator or settings.engine != "saddlescope":
+                raise
+            # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
+            operator.release()
+            operator = judge = in_float64(operator, settings.memory)
+            mean, gradient = operator.loss_and_gradient()
+            spectrum = self._spectrum(name, operator, indices, enough)
+            warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
+        warnings += look(judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
         held = judge is not operator and settings.engine == "saddlescope"
         if held:
             spectrum = rechecked(spectrum, judge)
@@ -113,7 +128,10 @@ class Measurement:
         sampling = None
         if subsets:
             operator.release()
-            others = [self._spectrum(name, self.operator(part), part, enough) for part in subsets[1:]]
+            parts = [self.operator(part) for part in subsets[1:]]
+            if operator.dtype != parts[0].dtype:
+                parts = [in_float64(part, settings.memory) for part in parts]
+            others = [self._spectrum(name, part, rows, enough) for part, rows in zip(parts, subsets[1:], strict=True)]
             sampling = sampling_error(subsets, len(self.indices[name]), [spectrum, *others])
             warnings.append(
                 f"measured on {len(indices)} of {len(self.indices[name])} samples: lambda_min {sampling.lambda_min.value:.3g} "
@@ -181,6 +199,7 @@ class Measurement:
             verdict=verdict,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
+            dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
             warnings=warnings,
         )
         operator.release()
@@ -280,7 +299,7 @@ class Measurement:
         slope = float(torch.dot(v.double(), gradient.double()))
         if slope > 0:  # both signs are eigenvectors; this one points downhill
             v, slope = -v, -slope
-        whole = self._whole if self._whole is not None else gradient
+        whole = self._whole.to(gradient.dtype) if self._whole is not None else gradient
         share = operator.num_samples / self.samples.num_samples
         reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
         return leaving.escape(

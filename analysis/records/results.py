@@ -230,6 +230,7 @@ class GroupResult(Record):
     verdict: Verdict
     steps: list[int] = Field(description="Lanczos steps of each start")
     matvecs: int
+    dtype: str | None = Field(None, description="of the products, where float32 was asked for and did not do for this group")
     warnings: list[str] = []
 
 
@@ -298,6 +299,7 @@ class CurvatureResult(Record):
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
     vectors_file: FileName | None = None
     warnings: list[str] = Field([], description="about all groups: loss or accuracy no better than guessing on training data")
+    refused: dict[str, str] = Field({}, description="groups that were asked for and not measured -> why")
     provenance: Provenance
 
     def draw(self, folder: str | Path) -> list[Path]:

@@ -14,6 +14,7 @@ along training, and each ``[[analysis.also]]`` is a further pass over the final 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -54,6 +54,8 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
         console.print(f"[bold]{escape(name)}[/bold]: {escape(group.verdict.sentence)} {escape(sure)}")
         for warning in group.warnings:
             console.print(f"  [yellow]warning[/yellow]: {escape(warning)}")
+    for name, why in result.refused.items():
+        console.print(f"[bold]{escape(name)}[/bold]: [red]not measured[/red]: {escape(why)}")
     if quick:
         console.print(
             "--quick gave up: tight intervals (30 Lanczos steps of one start), and all samples of groups above the subsample "

@@ -244,7 +244,12 @@ def require_finite(tensors: list[Tensor], rows: Sequence[int] | np.ndarray | Non
 
 def move(batch: Any, device: torch.device | str | None, dtype: torch.dtype | None) -> Any:
     """A batch elsewhere; ``dtype`` is for floating-point tensors, integers keep theirs."""
-    return tree_map(lambda leaf: leaf.to(device, dtype if leaf.is_floating_point() else None), batch)
+
+    def one(leaf: Tensor) -> Tensor:
+        moved = leaf.to(device, dtype if leaf.is_floating_point() else None)
+        return moved.clone() if moved.is_inference() and not torch.is_inference_mode_enabled() else moved  # autograd takes none
+
+    return tree_map(one, batch)
 
 
 def _joined(parts: list[Any]) -> Any:

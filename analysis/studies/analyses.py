@@ -25,10 +25,14 @@ from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvat
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
 from .slices import do_slice, slice_is_current
-from .worker_pool import run_items
+from .worker_pool import WorkError, run_items
 
 #: called with (items done, items in all)
 Progress = Callable[[int, int], None]
+
+
+class RefusedGroupsError(WorkError):
+    """Some groups of a checkpoint could not be measured; the others are stored."""
 
 
 def analyze_study(
@@ -112,6 +116,7 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         and item.settings.with_groups_of(side_car.thresholds if side_car is not None else {}).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
+        and not stored.refused
         and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
     )
     parts = (side_car.model, side_car.data, side_car.loss) if side_car is not None else ()
@@ -158,6 +163,9 @@ def do_curvature(
         progress: called after each Lanczos step.
         world: the processes that share the work.
         keep_starts: keep the Lanczos starts beside the result, for a later call with more of them.
+
+    Raises:
+        RefusedGroupsError: the result is stored without some groups.
     """
     cache = item.output.parent / f".{item.output.stem}.starts"
     subject = open_checkpoint(item.checkpoint, given)
@@ -176,6 +184,11 @@ def do_curvature(
         save(result, item.output)
         if not keep_starts:
             shutil.rmtree(cache, ignore_errors=True)
+    if result.refused:
+        raise RefusedGroupsError(
+            f"{item.output}: stored without "
+            + "; ".join(f"group {name}, refused: {why}" for name, why in result.refused.items())
+        )
 
 
 def study_of(run: Path) -> Path | None:

@@ -30,7 +30,7 @@ from ..records.settings import AnalysisSettings
 from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
 from ..records.terminal import compare, show
-from .analyses import analyze_study, curvature_is_current, do_curvature, study_of
+from .analyses import RefusedGroupsError, analyze_study, curvature_is_current, do_curvature, study_of
 from .worker_pool import default_jobs, run_items
 
 
@@ -57,7 +57,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
 
     Raises:
         TargetError: no checkpoint there.
-        WorkError: some of several checkpoints failed; the others are kept.
+        WorkError: some of several checkpoints, or groups of one, failed; the others are kept.
     """
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
@@ -81,14 +81,20 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     with world_of(request.settings.device) as world:
         measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
         world.wait()  # before the first result changes what is current
+        refused = None
         if len(measure) == 1 or world.size > 1:
             for item in measure:
-                measure_with_steps(item, request.given, world)
+                try:
+                    measure_with_steps(item, request.given, world)
+                except RefusedGroupsError as error:  # said below what was measured
+                    refused = error
         else:
             _with_items(measure, request)
         world.wait()
         if world.first:
             _tell([item.output for item in items], request)
+        if refused is not None:
+            raise refused
 
 
 def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:

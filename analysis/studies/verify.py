@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..krylov.guards import RandomOperatorError
+from ..measures.differences import AnotherFunctionError, look
 from ..measures.saddle import shifted, vector_sha256
 from ..records.results import CurvatureResult, ResultError, load
 from ..samples.groups import group_indices
@@ -45,7 +48,7 @@ class Check:
 
 
 def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | None = None) -> list[Check]:
-    """Recomputes every certificate of a result.
+    """Recomputes every certificate of a result, and holds the products with all its vectors against differences.
 
     Args:
         result_path: ``curvature/<stem>.<scheme>.json``.
@@ -56,7 +59,8 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         One check per certificate; empty where the result claims no negative curvature.
 
     Raises:
-        VerificationError: other weights, data or vectors than the result was measured on.
+        VerificationError: other weights, data or vectors than the result was measured on, or products with its vectors that
+            are not derivatives of the loss.
         TrustError: the result names code, or a file, that ``given`` does not.
     """
     result = load(CurvatureResult, result_path)
@@ -68,7 +72,7 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
     if subject.samples.sha256() != source.data_sha256:
         raise VerificationError(f"{result_path}: the data are not the ones it was measured on (SHA-256 differs)")
     claims = {name: group.certificate for name, group in result.groups.items() if group.certificate is not None}
-    if not claims:
+    if result.vectors_file is None and not claims:
         return []
     vectors_path = result_path.parent / (result.vectors_file or "")
     if not vectors_path.is_file():
@@ -80,6 +84,9 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
     indices = group_indices(result.scheme, subject.samples.labels)
+    for name in result.groups:
+        own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
+        _look(subject, subject.samples.subset(indices[name]), own, source.params_pattern, f"{result_path}: group {name}")
     checks = []
     for name, claim in claims.items():
         vector = vectors.get(claim.vector)
@@ -99,6 +106,16 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
             Check(name, claim.rayleigh_quotient, product, difference, threshold, same and max(product, difference) < threshold)
         )
     return checks
+
+
+def _look(subject: Subject, samples: Samples, vectors: Mapping[str, Tensor], params: str | None, where: str) -> None:
+    """Holds the products with the stored vectors against differences, as an analysis does (``differences.look``)."""
+    operator = HessianOperator(copied(subject.model).double(), samples, subject.loss, params=params, memory=1)
+    try:
+        look(operator)
+        look(operator, vectors)
+    except (AnotherFunctionError, RandomOperatorError) as error:
+        raise VerificationError(f"{where}: {error}") from None
 
 
 def _quotients(

@@ -1,0 +1,102 @@
+"""Who may be to blame where a derivative is not one: what the model holds that is known for it, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.autograd.function import BackwardCFunction
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
+
+from .operator import HessianOperator
+
+
+def likely_causes(operator: HessianOperator, *, second: bool) -> str:
+    """What to look at first, and what to do about it.
+
+    Args:
+        operator: of the model; one forward pass is recorded.
+        second: the gradient is right and its derivative is not; else the gradient itself is not the loss's derivative.
+    """
+    found = []
+    custom = custom_functions(operator)
+    if "CheckpointFunction" in custom:
+        found.append("reentrant checkpointing: call checkpoint with use_reentrant=False")
+        custom.remove("CheckpointFunction")
+    if custom:
+        advice = "differentiates what forward computed, from its saved inputs, not a derivative saved there" if second else "is"
+        fix = f"see that its backward {advice}" if second else "its backward is not the derivative of its forward"
+        found.append(f"the custom autograd function {_listed(custom)} ({fix})")
+    computed = computed_weights(operator.model)
+    if computed:
+        found.append(f"the weights computed by {_listed(computed)}")
+    compiled = [name or type(module).__name__ for name, module in operator.model.named_modules() if _is_compiled(module)]
+    if compiled:
+        found.append(f"the compiled or scripted part {_listed(compiled)}")
+    if not found:
+        kind = "a fused kernel or hook with a wrong second derivative, or a factor that is detached from the graph"
+        first = "detach() in model or loss, a straight-through estimator, a gradient that is scaled or reversed, or a hook"
+        found.append(kind if second else first)
+    return "; ".join(found)
+
+
+def custom_functions(operator: HessianOperator) -> list[str]:
+    """Names of the ``torch.autograd.Function`` classes in the graph of the loss, ours left out."""
+    names = {type(node).__name__.removesuffix("Backward"): type(node).__module__ for node in _nodes(operator.recorded_loss())}
+    return sorted(names)
+
+
+def computed_weights(model: nn.Module) -> list[str]:
+    """Parametrizations and old-style weight norms, as ``name (class)``."""
+    found = []
+    for name, module in model.named_modules():
+        if parametrize.is_parametrized(module):
+            kinds = {type(one).__name__.strip("_") for steps in module.parametrizations.values() for one in steps}
+            found.append(f"{name or 'the model'} ({', '.join(sorted(kinds))})")
+        elif any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
+            found.append(f"{name or 'the model'} (weight_norm)")
+    return found
+
+
+def stale_statistics(model: nn.Module) -> list[str]:
+    """A warning about trained BatchNorms with the running statistics of the first day: weights were averaged, buffers not."""
+    stale = [name for name, module in model.named_modules() if isinstance(module, _BatchNorm) and _is_stale(module)]
+    if not stale:
+        return []
+    return [
+        f"the running statistics of BatchNorm {_listed(stale)} are mean 0 and variance 1 and were never updated, though its "
+        "weights were: an averaged model needs torch.optim.swa_utils.update_bn before it is analysed"
+    ]
+
+
+def _is_stale(norm: _BatchNorm) -> bool:
+    mean, variance, updates = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    if mean is None or variance is None or updates is None or int(updates) or norm.weight is None:
+        return False
+    untouched = bool((mean == 0).all()) and bool((variance == 1).all())
+    return untouched and not (bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()))
+
+
+def _nodes(loss: torch.Tensor) -> Iterator[Any]:
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if isinstance(node, BackwardCFunction):
+            yield node
+        todo.extend(child for child, _ in node.next_functions)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod")
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(f"'{name}'" for name in names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

@@ -1,0 +1,242 @@
+"""Are the products those of the loss that is printed? One look at every operator that takes no second derivative.
+
+Two guards (``guards``) see an operator that changes or is not symmetric. They do not see a fixed symmetric matrix that belongs
+to another function: a backward pass that uses a derivative saved in forward loses a symmetric part of the Hessian, a detached
+factor leaves its own out. So products are held against central differences of the gradient, and the gradient against those of
+the loss, on a few samples, in float64, along the gradient, a random direction, and later the vectors found. Differences of the
+gradient are ``J d`` where double backward gives ``J^T d``: an asymmetric operator shows, whatever d is.
+
+In a ReLU network a step may switch units, and then the difference measures the kink. So steps are tiny, and a difference
+counts against an operator only where two of them, a factor of ten apart, agree with each other: across a kink they differ by
+that factor, and below the rounding of the gradient they differ by more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..hessian.operator import HessianOperator
+from ..hessian.suspects import likely_causes
+from ..krylov.guards import RandomOperatorError, redrawn
+from ..krylov.lanczos import random_start
+from ..krylov.linear_operator import NotFiniteError, OperatorError
+from .saddle import shifted
+
+#: Samples looked at, and of a small group at most one in so many.
+SAMPLES, SHARE = 4, 8
+#: Bytes for their graphs, which the products of several directions share.
+GRAPHS = 2**30
+#: Steps, relative to the weights' norm: tiny ones for the kinks, larger ones where the gradient is rounded more than its type.
+STEPS = {torch.float64: (1e-8, 1e-9, 1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 1e-2, 1e-4)}
+#: Relative difference up to which two vectors are the same. Rounding at the first step is about a thousandth of this.
+SAME = 1e-4
+#: Two differences agree with each other against the product where they are so much nearer to each other than to it.
+NEARER = 0.03
+#: Where all differences are rough, what two of them leave open may be at most so large.
+ROUGH = 0.05
+
+
+class AnotherFunctionError(OperatorError):
+    """Products or gradients are not derivatives of the loss; the message names what is likely to blame."""
+
+
+def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+    """Holds an operator against differences, on a few of its samples.
+
+    Args:
+        operator: in float64, if the model can be computed in it; weights are moved and restored to the bit.
+        vectors: name -> ``[n]``: products with these alone; default: with the gradient and a random vector, and the gradient
+            beside the loss as well.
+        seed: of the random vector.
+
+    Returns:
+        Sentences about what could not be compared.
+
+    Raises:
+        AnotherFunctionError: products or gradients are not derivatives.
+        RandomOperatorError: two passes differ.
+    """
+    few = _few(operator)
+    gradient = None
+    if vectors is None:
+        gradient = _same_loss_without_graph(few)
+        vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
+    wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
+    names = [name for name, v in wanted.items() if float(v.norm()) > 0]
+    if not names:
+        return []
+    directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
+    unsettled = _compare(few, names, directions, gradient)
+    if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
+        with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
+            slope = None if gradient is None else few.loss_and_gradient()[1]
+            left = [name for name in names if name in unsettled]
+            unsettled = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
+    if unsettled:
+        _require_repetition(few)
+    few.release()
+    for refusal in unsettled.values():
+        if refusal:
+            raise AnotherFunctionError(refusal)
+    if not unsettled:
+        return []
+    which = ", ".join(unsettled)
+    return [f"products could not be held against differences of the gradient ({which}): too many kinks, or too much rounding"]
+
+
+def _few(operator: HessianOperator) -> HessianOperator:
+    """The operator over a few of its samples, which lie in this process; its graphs are kept."""
+    count = operator.samples.num_samples
+    chosen = np.linspace(0, count - 1, max(1, min(SAMPLES, count // SHARE))).astype(int)
+    return operator.over(operator.samples.subset(chosen), memory=GRAPHS)
+
+
+def _length(few: HessianOperator) -> float:
+    """What steps are relative to."""
+    norm = float(few.weights().double().norm())
+    return norm if norm > 0 else 1.0
+
+
+def _trained_part(few: HessianOperator, v: Tensor) -> Tensor:
+    """A direction without the rows of padding tokens, which torch gives no gradient on purpose."""
+    part = v.to(few.device, few.dtype).clone()
+    places = dict(zip(map(id, few.parameters), part.split([p.numel() for p in few.parameters]), strict=True))
+    for module in few.model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.padding_idx is not None:
+            place = places.get(id(module.weight))
+            if place is not None:
+                place.view_as(module.weight)[module.padding_idx] = 0
+    return part
+
+
+def _same_loss_without_graph(few: HessianOperator) -> Tensor:
+    """The gradient ``[n]``; raises where the loss is another one in a pass without gradients."""
+    loss, gradient = few.loss_and_gradient()
+    alone = few.mean_loss()
+    if not _close(alone, loss, few):
+        _require_repetition(few)
+        raise AnotherFunctionError(
+            f"the loss is {loss:.6g} where gradients are recorded and {alone:.6g} where they are not: the model takes another "
+            "path then (a fast path of inference, or a branch on torch.is_grad_enabled())"
+        )
+    return gradient
+
+
+def _close(one: float, other: float, few: HessianOperator) -> bool:
+    # 1e-6: models that compute a norm or a softmax in float32 on their way are not random.
+    return abs(one - other) <= max(1e-6, 1e3 * torch.finfo(few.dtype).eps) * max(abs(one), abs(other)) + 1e-12
+
+
+def _require_repetition(few: HessianOperator) -> None:
+    (loss, gradient), (again, other) = few.loss_and_gradient(), few.loss_and_gradient()
+    size = max(float(gradient.norm()), float(other.norm()))
+    apart = float((gradient - other).norm())
+    if not _close(loss, again, few) or apart > 1e-3 * size:
+        raise RandomOperatorError(redrawn("gradients at the same weights", apart / size if size > 0 else 1.0))
+
+
+class _Comparison:
+    """What differences say of a derivative, step by step.
+
+    Attributes:
+        agrees: None as long as it is open. Once known it stays.
+        error: relative difference of the two, the smallest seen.
+    """
+
+    def __init__(self, expected: Tensor, small: float = 0.0) -> None:
+        self.expected, self.error = expected, math.inf
+        self.agrees: bool | None = None
+        self._small = small
+        self.seen: list[tuple[Tensor, float, float]] = []  # difference, its distance, size
+
+    def see(self, difference: Tensor, rounding: float = 0.0) -> None:
+        """Takes one difference quotient into account, which is rounded by so much.
+
+        Where that is too much, it is left out: rounded quotients move in jumps, and agree with each other in between.
+        """
+        if rounding > ROUGH * float(self.expected.norm()) > 0:
+            return
+        size = max(float(difference.norm()), float(self.expected.norm()))
+        distance = float((difference - self.expected).norm())
+        self.error = min(self.error, distance / size if size > 0 else 0.0)
+        if distance <= SAME * size + max(rounding, self._small):
+            self.agrees = True
+        elif self.seen:
+            other, far, _ = self.seen[-1]
+            if float((difference - other).norm()) <= NEARER * min(distance, far):
+                self.agrees = False
+        self.seen.append((difference, distance, size))
+
+    def settled(self) -> bool | None:
+        """The answer after the last step: differences that are rough may still be enough."""
+        if self.agrees is None:
+            for (one, near, size), (other, far, _) in zip(self.seen, self.seen[1:], strict=False):
+                if min(near, far) <= float((one - other).norm()) <= ROUGH * size:
+                    return True
+        return self.agrees
+
+
+def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None) -> dict[str, str]:
+    """The directions along which a derivative does not agree -> what to say of it; empty: open."""
+    products = few.matmat(directions)
+    unsettled = {}
+    for name, d, product in zip(names, directions.T, products.T, strict=True):
+        comparisons = {"second": _Comparison(product)}
+        if gradient is not None:
+            # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
+            small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
+            comparisons["first"] = _Comparison(torch.dot(gradient, d).reshape(1), small)
+        for slope, rough, difference, rounding in _differences(few, d):
+            for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
+                if order in comparisons and comparisons[order].agrees is None:
+                    comparisons[order].see(value, small)
+            if all(one.agrees is not None for one in comparisons.values()):
+                break
+        # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
+        answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
+        if not all(answers.values()):
+            # Sentences only for what disagrees; the slope first: where the gradient is none, nothing after it is.
+            wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
+            unsettled[name] = "" if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
+    return unsettled
+
+
+def _refusal(few: HessianOperator, order: str, error: float) -> str:
+    causes = likely_causes(few, second=order == "second")
+    if order == "first":
+        return (
+            f"the gradient is not the derivative of the loss (on {few.num_samples} samples they differ along a direction by "
+            f"{error:.1e} of their size), so no Hessian belongs to this loss; likely: {causes}"
+        )
+    return (
+        f"the Hessian-vector products are those of another function: on {few.num_samples} samples they differ by {error:.1e} "
+        f"of their size from differences of the gradient, which agree with each other; likely: {causes}"
+    )
+
+
+def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, float, Tensor, float]]:
+    """Central differences of loss ``[1]`` and gradient ``[n]`` along d, step by step, each with its rounding."""
+    length = _length(few)
+    for relative in STEPS[few.dtype]:
+        step = relative * length
+        sides = []
+        for side in (step, -step):
+            try:
+                with shifted(few, d, side):
+                    sides.append(few.loss_and_gradient())
+            except (NotFiniteError, OperatorError):
+                break
+        if len(sides) < 2:
+            continue
+        (up, ahead), (down, behind) = sides
+        slope = torch.tensor([(up - down) / (2 * step)], dtype=few.dtype, device=few.device)
+        # A well-fitted sample's gradient is the small difference of a probability and one: about its loss, rounded as one.
+        floor = 4 * torch.finfo(few.dtype).eps * float(ahead.norm()) / min(1.0, max(abs(up), 1e-30)) / step
+        # A loss is a difference of logits, which are of the order of one to a thousand, however small it is itself.
+        rough = 1e3 * torch.finfo(few.dtype).eps * max(1.0, abs(up)) / step
+        yield slope, rough, (ahead - behind) / (2 * step), floor

@@ -30,7 +30,7 @@ def create(
         reason: first entry of the history.
         only: patterns; store the numbers that they mean and no others.
         by_seed: equal digits of every seed are expected.
-        directions: pattern of numbers (as in ``only``) or statistic (``lambda_min``: every group's) -> the direction that matters.
+        directions: pattern (as in ``only``) or statistic (``lambda_min``: every group's) -> the direction that matters.
 
     Raises:
         BaselineError: the file exists (a change is accepted with a reason), there is nothing to store, no reason, or a pattern

@@ -44,9 +44,7 @@ def save(
     by_seed: Annotated[bool, typer.Option("--by-seed", help="Every seed its own series: equal digits, not a sample.")] = False,
     direction: Annotated[
         list[str] | None,
-        typer.Option(
-            help="What may not happen, e.g. lambda_min=not-lower or 'tail.loss=not-higher': the rest passes; repeatable."
-        ),
+        typer.Option(help="What may not happen: lambda_min=not-lower, 'tail.loss=not-higher'; the opposite passes."),
     ] = None,
     reason: Annotated[str, typer.Option(help="First entry of the history.")] = "first baseline",
 ) -> None:

@@ -60,7 +60,7 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def side_words(side: Side | None) -> str:
-    """``-3.214 [-3.3, -3.2]`` for one reading, ``-3.2 ± 0.1 (3 seeds)`` for several trainings, ``saddle, saddle`` for labels."""
+    """``-3.214 [-3.3, -3.2]`` for one reading, ``-3.2 ± 0.1 (3 seeds)`` for several, ``saddle, saddle`` for labels."""
     if side is None:
         return "–"
     present = [value for value in side.values if value is not None]

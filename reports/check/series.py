@@ -78,7 +78,7 @@ def _told_apart(
     unseeded = sum(result.provenance.training.get("seed") is None for _, result in members)
     if 0 < unseeded < len(members):
         raise BaselineError(
-            f"series '{key}': {unseeded} of its {len(members)} results say no seed and the others do; name them apart: NAME=PATH"
+            f"series '{key}': {unseeded} of its {len(members)} results say no seed, the others do; name them apart: NAME=PATH"
         )
     seen: dict[int | str | None, tuple[str | None, CurvatureResult]] = {}
     for name, result in members:

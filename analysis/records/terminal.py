@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .result_names import checkpoint_names
 from .results import CurvatureResult, Extreme, Interval
 
 #: verdicts as a table has room for
@@ -58,22 +60,23 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
         )
 
 
-def compare(results: Sequence[CurvatureResult], console: Console | None = None) -> None:
+def compare(results: Mapping[Path, CurvatureResult], console: Console | None = None) -> None:
     """Prints a row per checkpoint and group, in the order given.
 
     Args:
-        results: several checkpoints.
+        results: several checkpoints, by the files that they are stored in.
         console: where to.
     """
+    names = checkpoint_names(results)
     console = console or Console()
     table = Table(caption="not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.")
     for heading in ("checkpoint", "group", "loss", "lambda_min", "lambda_max", "verdict"):
         words = heading in ("checkpoint", "group", "verdict")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
-    for result in results:
+    for path, result in results.items():
         for index, (name, group) in enumerate(result.groups.items()):
             table.add_row(
-                escape(_name(result)) if index == 0 else "",
+                escape(_name(names[path], result)) if index == 0 else "",
                 escape(name),
                 f"{group.loss:.3g}",
                 _extreme(group.lambda_min),
@@ -84,9 +87,9 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
     console.print(table)
 
 
-def _name(result: CurvatureResult) -> str:
+def _name(name: str, result: CurvatureResult) -> str:
     part = result.provenance.params_pattern
-    return result.provenance.checkpoint + (f", {part}" if part else "")
+    return name + (f", {part}" if part else "")
 
 
 def _extreme(extreme: Extreme) -> str:

@@ -1,4 +1,4 @@
-"""A model that is trained again every night: nights are trainings of one series, counted and tested; one night decides little."""
+"""A model that is trained again every night: nights are counted and tested; one decides little."""
 
 import json
 import xml.etree.ElementTree as ET

@@ -62,9 +62,7 @@ def _is_result(path: Path) -> bool:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, UnicodeDecodeError):
-        return (
-            "curvature" in path.parts[-2:]
-        )  # a result that is damaged says so when it is loaded; another's file is left alone
+        return "curvature" in path.parts[-2:]  # a damaged result says so when it is loaded; another's file is left alone
     return isinstance(raw, dict) and raw.get("kind") == "curvature"
 
 
@@ -91,8 +89,8 @@ def _run(folder: Path, optimizer: str, seed: int, placed: list[tuple[int, Curvat
         if (position, result.scheme.name) in seen:
             raise ResultError(
                 f"{folder}: two results of scheme '{result.scheme.name}' at one point of one training "
-                f"({seen[position, result.scheme.name].provenance.checkpoint} and {result.provenance.checkpoint}); keep one, or "
-                "give trainings folders of their own"
+                f"({seen[position, result.scheme.name].provenance.checkpoint} and {result.provenance.checkpoint}); keep one, "
+                "or give trainings folders of their own"
             )
         seen[position, result.scheme.name] = result
     last = placed[-1][1].provenance

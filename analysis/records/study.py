@@ -161,8 +161,8 @@ def load_study(folder: Path) -> Study:
         if series is not None:
             return series
         raise ResultError(
-            f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote, or one of results of "
-            "'saddlescope analyze'"
+            f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote, or one of results "
+            "of 'saddlescope analyze'"
         )
     raw = read_json(index)
     recipe_path = folder / "recipe.toml"

@@ -183,7 +183,8 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
     return (
         "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
-        f"({study.axis}s {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of extremes. "
+        f"({study.axis}s {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of "
+        "extremes. "
         f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs, study.axis)}{switch_words(switch, looks)} "
         f"{count(len(seeds), 'training seed')}."
         f"{gap_words(gaps)}"

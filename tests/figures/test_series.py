@@ -15,7 +15,7 @@ from saddlescope.reports.page.html import write_report
 
 @pytest.fixture
 def series(whole_study, tmp_path, edit):
-    """``series("a/model.safetensors", ...)``: a result beside each checkpoint, or all in one ``out`` under names of their own."""
+    """``series("a/model.safetensors", ...)``: a result beside each checkpoint, or all in one ``out``."""
 
     def make(*checkpoints, training=None, out=None):
         source = whole_study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json"
@@ -95,7 +95,7 @@ def test_a_folder_of_own_checkpoints_is_drawn_and_reported_as_a_series(series, t
 def test_what_is_no_series(series, tmp_path, edit):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.json").write_text("{}")
-    with pytest.raises(ResultError, match="no study.json there.*or one of results of"):
+    with pytest.raises(ResultError, match=r"no study\.json there.*or one of results of"):
         load_study(tmp_path / "mine")
     first, _ = series("epoch-1.pt", "epoch-2.pt")
     edit(first, lambda raw: raw["provenance"].update(data_sha256="other"))

@@ -15,7 +15,7 @@ def register(app: typer.Typer) -> None:
 
 
 def figures(
-    study: Annotated[Path, typer.Argument(help="Folder of a study: the one with study.json.")],
+    study: Annotated[Path, typer.Argument(help="Folder of a study (with study.json), or of results of your own checkpoints.")],
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Draw this figure only (a name, or a pattern as 'slice-*').")
     ] = None,

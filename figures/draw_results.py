@@ -11,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..analysis.records.result_names import checkpoint_names, checkpoint_stem
 from ..analysis.records.results import CurvatureResult, Slice, load
 from ..analysis.records.study import Run, Study
 from .drawing.appearance import OPTIMIZERS, Look
@@ -23,7 +24,6 @@ from .plots import density, escape, extremes
 NEUTRAL = "#4F6272"
 #: longer names lose their beginning
 LONGEST = 24
-_SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def gather(paths: Sequence[Path]) -> Checkpoints:
     results = {path: load(CurvatureResult, path) for path in dict.fromkeys(paths)}
     if not results:
         raise FigureError("no stored result was given; give at least one curvature/*.json")
-    names = _names(results)
+    names = _unique(checkpoint_names(results))
     refuse_mixed({names[path]: result for path, result in results.items()})
     first = next(iter(results.values()))
     groups = list(first.scheme.groups)
@@ -83,32 +83,15 @@ def around(path: Path) -> Study:
     """
     piece = load(Slice, path)
     source = piece.provenance
-    optimizer = str(source.training.get("optimizer") or _stem(source.checkpoint))
+    optimizer = str(source.training.get("optimizer") or checkpoint_stem(source.checkpoint))
     side_car = {"sha256": source.checkpoint_sha256}
     run = Run(optimizer, int(source.training.get("seed", 0)), path.parent.parent, side_car, [], slices={path.stem: piece})
     return Study(path.stem, path.parent.parent, {}, [run])
 
 
-def _names(results: dict[Path, CurvatureResult]) -> dict[Path, str]:
-    """The checkpoint's name without its suffixes, with the run's folder where two are called the same.
-
-    Where all are called the same, as in a study, the folder alone.
-    """
-    stems = {path: _stem(result.provenance.checkpoint) for path, result in results.items()}
-    often = Counter(stems.values())
-    folders = {path: path.resolve().parent.parent.name for path in results}
-    alone = len(often) == 1 < len(results) == len(set(folders.values()))
-    longer = {path: f"{folders[path]}/{name}" if often[name] > 1 else name for path, name in stems.items()}
-    names = folders if alone else longer
+def _unique(names: dict[Path, str]) -> dict[Path, str]:
     often = Counter(names.values())
     return {path: name if often[name] == 1 else str(path) for path, name in names.items()}
-
-
-def _stem(checkpoint: str) -> str:
-    name = Path(checkpoint).name
-    while name.endswith(_SUFFIXES) and Path(name).stem:
-        name = Path(name).stem
-    return name
 
 
 def figures(found: Checkpoints) -> list[Planned]:

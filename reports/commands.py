@@ -14,7 +14,13 @@ def register(app: typer.Typer) -> None:
 
     @app.command()
     def report(
-        study: Annotated[Path, typer.Argument(help="folder that 'saddlescope reproduce' or 'train' wrote", metavar="STUDY")],
+        study: Annotated[
+            Path,
+            typer.Argument(
+                help="folder that 'saddlescope reproduce' or 'train' wrote, or of results of your own checkpoints",
+                metavar="STUDY",
+            ),
+        ],
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the report's path only")] = False,
     ) -> None:
         """Write the tables and report.html of a study from its stored results."""

@@ -19,6 +19,7 @@ from .check.accept import create
 from .check.baseline import BaselineError, Series
 from .check.baseline_file import load_baseline, save_baseline
 from .check.output import failures, footer
+from .check.readings import Direction
 from .check.run import Check, check
 from .check.series import collect, gather
 
@@ -70,13 +71,29 @@ def assert_matches_baseline(
     return outcome
 
 
-def store_baseline(results: Results, path: str | Path, *, reason: str, only: Sequence[str] = (), by_seed: bool = False) -> Path:
-    """Makes a new baseline; ``by_seed`` expects equal digits of every seed instead of testing the seeds as samples.
+def store_baseline(
+    results: Results,
+    path: str | Path,
+    *,
+    reason: str,
+    only: Sequence[str] = (),
+    by_seed: bool = False,
+    directions: Mapping[str, Direction] | None = None,
+) -> Path:
+    """Makes a new baseline.
+
+    Args:
+        results: as for ``assert_matches_baseline``; several under one name are trainings of one model.
+        path: where it goes.
+        reason: first entry of its history.
+        only: patterns; store the numbers that they mean and no others.
+        by_seed: expect equal digits of every seed instead of testing the seeds as samples.
+        directions: statistic or pattern -> ``not-lower`` or ``not-higher``: the direction that matters.
 
     Raises:
         BaselineError: the file exists (a change to it is accepted with a reason), or there is nothing to store.
     """
-    create(_series(results, by_seed=by_seed), Path(path), reason, only=only, by_seed=by_seed)
+    create(_series(results, by_seed=by_seed), Path(path), reason, only=only, by_seed=by_seed, directions=directions)
     return Path(path)
 
 

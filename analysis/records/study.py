@@ -98,6 +98,7 @@ class Study:
     folder: Path
     recipe: dict[str, Any]
     runs: list[Run]
+    axis: str = "epoch"  # what checkpoints along training are counted by
 
     @property
     def optimizers(self) -> list[str]:
@@ -218,14 +219,22 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
 
 
 def load_study(folder: Path) -> Study:
-    """Reads a study folder.
+    """Reads a study folder, or a folder of results of other people's checkpoints as a study of theirs.
 
     Raises:
-        ResultError: no ``study.json`` there, or a damaged file below it.
+        ResultError: neither ``study.json`` nor a curvature result there, or a damaged file below it.
     """
     index = folder / "study.json"
     if not index.exists():
-        raise ResultError(f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote")
+        from .checkpoint_series import load_series  # reads into the records of this module
+
+        series = load_series(folder) if folder.is_dir() else None
+        if series is not None:
+            return series
+        raise ResultError(
+            f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote, or one of results "
+            "of 'saddlescope analyze'"
+        )
     listed = read_index(folder)
     recipe = read_recipe(folder) if (folder / "recipe.toml").exists() else {}
     runs = [load_run(folder / run.folder, run.optimizer, run.seed) for run in listed.runs]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from .result_names import checkpoint_names
 from .results import CurvatureResult, Extreme, GroupResult, Interval
 
 #: verdicts as a table has room for
@@ -63,13 +65,14 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
         )
 
 
-def compare(results: Sequence[CurvatureResult], console: Console | None = None) -> None:
+def compare(results: Mapping[Path, CurvatureResult], console: Console | None = None) -> None:
     """Prints a row per checkpoint and group, in the order given.
 
     Args:
-        results: several checkpoints.
+        results: several checkpoints, by the files that they are stored in.
         console: where to.
     """
+    names = checkpoint_names(results)
     console = console or Console()
     said = dict.fromkeys(str(choice) for result in results for choice in result.provenance.choices)
     table = Table(
@@ -80,10 +83,10 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
     for heading in ("checkpoint", "group", "loss", "accuracy", "lambda_min", "lambda_max", "verdict"):
         words = heading in ("checkpoint", "group", "verdict")
         table.add_column(heading, justify="left" if words else "right", overflow="fold")
-    for result in results:
+    for path, result in results.items():
         for index, (name, group) in enumerate(result.groups.items()):
             table.add_row(
-                escape(_name(result)) if index == 0 else "",
+                escape(_name(names[path], result)) if index == 0 else "",
                 escape(name),
                 f"{group.loss:.3g}",
                 _accuracy(group),
@@ -98,10 +101,10 @@ def compare(results: Sequence[CurvatureResult], console: Console | None = None) 
             console.print(f"{escape(_name(result))}: [yellow]warning[/yellow]: {escape(warning)}")
 
 
-def _name(result: CurvatureResult) -> str:
+def _name(name: str, result: CurvatureResult) -> str:
     source = result.provenance
     key = source.subject.get("key")
-    return source.checkpoint + "".join(f", {part}" for part in (key, source.params_pattern) if part)
+    return name + "".join(f", {part}" for part in (key, source.params_pattern) if part)
 
 
 def _accuracy(group: GroupResult) -> str:

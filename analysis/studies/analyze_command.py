@@ -118,7 +118,7 @@ def _tell(outputs: Sequence[Path], request: Request) -> None:
         show(results[0], quick=request.quick)
         print(outputs[0])
     else:
-        compare(results)
+        compare(dict(zip(outputs, results, strict=True)))
         print(f"{len(outputs)} results, the last one {outputs[-1]}")
     if request.figures is not None:
         load_factory("saddlescope.figures.draw:draw_results")(list(outputs), request.figures)

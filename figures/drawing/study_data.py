@@ -15,6 +15,8 @@ from .canvas import FigureError
 
 #: panels for more groups than this would be too small to read
 MOST_GROUPS = 6
+#: why a result may lack what a figure shows
+SPECTRUM_ONLY = "analyze with --goal spectrum (the default), which measures it and which --goal ends and verdict leave out"
 _SCHEMES = ("head-tail", "many-medium-few", "custom", "all", "per-class")
 
 

@@ -81,7 +81,9 @@ def draw(study: Study) -> Drawing:
     scheme = main_scheme(study)
     found = paths(study, scheme)
     if not found:
-        raise NothingToDraw("no run has two analysed checkpoints; train with checkpoint_every set and analyze the study")
+        raise NothingToDraw(
+            "no run has two analysed checkpoints; train with checkpoint_every set, or analyze several of its own"
+        )
     looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
     first = next(iter(next(iter(next(iter(found.values())).values())).values()))
     groups = list(first.scheme.groups)[:MOST_GROUPS]
@@ -107,7 +109,7 @@ def draw(study: Study) -> Drawing:
         panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
         panels[0, column].axhline(0, color="#999999", linewidth=0.6, zorder=1)
         panels[0, column].set_title(group_title(first, group).replace(" (", "\n("), fontweight="normal")
-        panels[-1, column].set_xlabel("epoch")
+        panels[-1, column].set_xlabel(study.axis)
         plain_ticks(panels[-1, column].xaxis, 6)
     figure.align_ylabels(list(panels[:, 0]))
     handles = [handle(look, line=True) for key, look in looks.items() if key in found]
@@ -181,14 +183,15 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
     return (
         "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
-        f"(epochs {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of extremes. "
-        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs)}{switch_words(switch, looks)} "
+        f"({study.axis}s {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of "
+        "extremes. "
+        f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs, study.axis)}{switch_words(switch, looks)} "
         f"{count(len(seeds), 'training seed')}."
         f"{gap_words(gaps)}"
     )
 
 
-def _rarer(found: dict[str, dict[int, Path]], epochs: Sequence[int]) -> str:
+def _rarer(found: dict[str, dict[int, Path]], epochs: Sequence[int], axis: str) -> str:
     """The groups that were not measured at every epoch drawn, with those at which they were."""
     measured: dict[str, set[int]] = {}
     for runs in found.values():
@@ -200,7 +203,7 @@ def _rarer(found: dict[str, dict[int, Path]], epochs: Sequence[int]) -> str:
     for group, at in measured.items():
         if len(at) < len(epochs):
             by_epochs.setdefault(tuple(sorted(at)), []).append(group)
-    return "".join(f" Measured at epoch {_some(at)} only: {', '.join(groups)}." for at, groups in by_epochs.items())
+    return "".join(f" Measured at {axis} {_some(at)} only: {', '.join(groups)}." for at, groups in by_epochs.items())
 
 
 def _some(epochs: Sequence[int]) -> str:

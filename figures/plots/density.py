@@ -14,7 +14,17 @@ from ...analysis.records.study import Study
 from ..drawing.appearance import Look
 from ..drawing.canvas import column_width, heading, new_figure
 from ..drawing.scales import decades, fix_ticks, log_axis, signed_axis
-from ..drawing.study_data import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
+from ..drawing.study_data import (
+    SPECTRUM_ONLY,
+    Drawing,
+    Finals,
+    NothingToDraw,
+    Planned,
+    finals,
+    gap_words,
+    group_title,
+    setting,
+)
 
 NAME = "density"
 #: standard deviation of the broadening in asinh(lambda / tau): WIDTH tau at zero, WIDTH |lambda| far from it
@@ -67,7 +77,7 @@ def draw(found: Finals) -> Drawing:
     }
     everything = [entry for panel in entries.values() for entry in panel.values()]
     if not everything:
-        raise NothingToDraw("no result holds quadratures (density); analyze again with this version")
+        raise NothingToDraw(f"no result holds the density of its eigenvalues; {SPECTRUM_ONLY}")
     scale = float(np.median([max(entry.verdict.tau, 1e-300) for entry in everything]))
     low, high = min(min(_ends(entry)) for entry in everything), max(max(_ends(entry)) for entry in everything)
     at = axis_points(low, high, scale)

@@ -73,6 +73,7 @@ def seed_points(axes: Axes, at: float, points: dict[int, Point], look: Look, *, 
     offsets = (np.arange(len(points)) - (len(points) - 1) / 2) * (spread / max(len(points), 3))
     inside: list[float] = []
     for offset, (seed, point) in zip(offsets, points.items(), strict=True):
+        inside += _open_ends(axes, at + offset, point, look)
         low, high = (point.value if end is None else end for end in point.interval)
         axes.vlines(at + offset, low, high, color=look.colour, alpha=0.4, linewidth=2.0, zorder=2)
         axes.plot(
@@ -93,6 +94,31 @@ def seed_points(axes: Axes, at: float, points: dict[int, Point], look: Look, *, 
         half = 0.62 * spread
         axes.hlines(middle, at - half, at + half, color=look.colour, linewidth=1.2, zorder=2.5, gid="mean")
     return inside
+
+
+def _open_ends(axes: Axes, at: float, point: Point, look: Look) -> list[float]:
+    """An arrow towards every side on which nothing is known of the number: no bar would say that there is no error.
+
+    Returns:
+        values that the axis must hold for the arrows to lie inside the panel.
+    """
+    for end, towards in zip(point.interval, (-1, 1), strict=True):
+        if end is None:
+            axes.annotate(
+                "",
+                (at, point.value),
+                xytext=(0, 17 * towards),
+                textcoords="offset points",
+                arrowprops={"arrowstyle": "<|-", "color": look.colour, "alpha": 0.55, "linewidth": 1.4, "shrinkB": 0},
+                annotation_clip=False,
+                zorder=2,
+                gid="open-end",
+            )
+    return [
+        point.value + 0.2 * towards * abs(point.value)
+        for end, towards in zip(point.interval, (-1, 1), strict=True)
+        if end is None
+    ]
 
 
 def draw(found: Finals) -> Drawing:
@@ -149,6 +175,12 @@ def caption(found: Finals, tau: float) -> str:
     )
     if len(found.seeds) > 1:
         words += "Horizontal bars: means. "
+    without = sum(None in number(entry).interval for entry in entries for _, number in ROWS)
+    if without:
+        words += (
+            f"Arrows: the interval is open on that side, nothing bounds the number there ({without} of {3 * len(entries)} "
+            "numbers; --goal spectrum bounds both sides). "
+        )
     if open_ends:
         words += f"Hollow: not converged, a one-sided bound ({open_ends} of {len(entries)}). "
     return words + found.words() + gap_words(found.gaps, found.left_out)

@@ -9,7 +9,17 @@ from ...analysis.records.study import Study
 from ..drawing.appearance import handle
 from ..drawing.canvas import heading, legend_below, new_figure
 from ..drawing.scales import number_label, signed_axis
-from ..drawing.study_data import Drawing, Finals, NothingToDraw, Planned, finals, gap_words, group_title, setting
+from ..drawing.study_data import (
+    SPECTRUM_ONLY,
+    Drawing,
+    Finals,
+    NothingToDraw,
+    Planned,
+    finals,
+    gap_words,
+    group_title,
+    setting,
+)
 from .extremes import Point, seed_points
 
 NAME = "negative_mass"
@@ -30,7 +40,7 @@ def draw(found: Finals) -> Drawing:
         {mass.relative for result in found.results.values() for g in found.groups for mass in result.groups[g].negative_mass}
     )
     if not ladder:
-        raise NothingToDraw("no result holds the negative mass at any threshold; analyze again with [analysis] thresholds set")
+        raise NothingToDraw(f"no result holds the negative mass at any threshold; {SPECTRUM_ONLY}, with thresholds set")
     looks = found.looks
     columns = len(found.groups)
     figure = new_figure(max(5.2, min(10.4, 1.0 + columns * max(2.2, 0.17 * len(ladder) * len(looks)))), 4.3)

@@ -20,6 +20,7 @@ COLOURS = {
     "moved": "#B2455A",
     "missing": "#6F4E37",
     "not comparable": "#8C8C8C",
+    "undecided": "#E69F00",
     "moved, allowed direction": "#009E73",
     "new": "#56B4E9",
 }

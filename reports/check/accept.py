@@ -8,25 +8,67 @@ from pathlib import Path
 from .baseline import Baseline, BaselineError, Change, Series, acceptance
 from .baseline_file import save_baseline
 from .compare_numbers import Outcome
+from .readings import Direction, statistic
 from .run import check
-from .series import restrict
+from .series import matches, restrict
 
 
 def create(
-    series: Mapping[str, Series], path: Path, reason: str, *, only: Sequence[str] = (), by_seed: bool = False
+    series: Mapping[str, Series],
+    path: Path,
+    reason: str,
+    *,
+    only: Sequence[str] = (),
+    by_seed: bool = False,
+    directions: Mapping[str, Direction] | None = None,
 ) -> Baseline:
     """Stores a first baseline at ``path``.
 
+    Args:
+        series: by name, from ``collect`` or ``gather``.
+        path: where it goes.
+        reason: first entry of the history.
+        only: patterns; store the numbers that they mean and no others.
+        by_seed: equal digits of every seed are expected.
+        directions: pattern (as in ``only``) or statistic (``lambda_min``: every group's) -> the direction that matters.
+
     Raises:
-        BaselineError: the file exists (a change is accepted with a reason), there is nothing to store, or no reason.
+        BaselineError: the file exists (a change is accepted with a reason), there is nothing to store, no reason, or a pattern
+            of ``directions`` means nothing.
     """
     if path.exists():
         raise BaselineError(
             f"{path}: exists; accept a change with 'saddlescope check ... --accept --reason WHY', which keeps its history"
         )
-    stored = Baseline(only=list(only), by_seed=by_seed, history=[acceptance(reason)], series=restrict(series, only))
+    kept = directed(restrict(series, only), directions or {})
+    stored = Baseline(only=list(only), by_seed=by_seed, history=[acceptance(reason)], series=kept)
     save_baseline(stored, path)
     return stored
+
+
+def directed(series: Mapping[str, Series], directions: Mapping[str, Direction]) -> dict[str, Series]:
+    """The series with the direction of the numbers that each pattern means; later patterns win.
+
+    Raises:
+        BaselineError: a pattern means no number, or only such as have no order (verdicts, classes).
+    """
+    found = dict(series)
+    for pattern, direction in directions.items():
+        meant = 0
+        for name, entry in found.items():
+            numbers = {
+                number: value.model_copy(update={"direction": direction})
+                for number, value in entry.numbers.items()
+                if value.rule not in ("exact", "label") and (statistic(number) == pattern or matches(pattern, name, number))
+            }
+            meant += len(numbers)
+            found[name] = entry.model_copy(update={"numbers": entry.numbers | numbers})
+        if not meant:
+            raise BaselineError(
+                f"--direction {pattern}={direction}: means no number that can rise or fall; name a statistic (lambda_min) or a "
+                "pattern ('tail.*'), see 'saddlescope baseline show'"
+            )
+    return found
 
 
 def accept(

@@ -18,6 +18,7 @@ from .readings import FAMILIES, Direction, Reading, Rule, Value, readings, stati
 
 BASELINE_VERSION = 1
 FALSE_ALARM_RATE = 0.01
+Counted = Literal["seeds", "runs"]
 #: settings that choose the probes and the Krylov spaces: same weights and same of these, equal digits
 PROBES = ("seed", "starts", "mass_width", "max_starts", "steps", "min_steps", "rtol", "k")
 SETTINGS = (*PROBES, "delta", "tau", "stationarity")
@@ -76,7 +77,7 @@ class Number(Record):
 
 
 class Series(Record):
-    """The same measurement over one or more seeds."""
+    """The same measurement over one or more trainings: seeds of a study, or nights of a retrained model (seeds unknown)."""
 
     conditions: Conditions
     settings: dict[str, Any]
@@ -84,6 +85,17 @@ class Series(Record):
     seeds: list[int | None]
     checkpoints: list[str] = Field(description="SHA-256 of each seed's checkpoint")
     numbers: dict[str, Number]
+
+    @property
+    def trainings(self) -> list[int | str]:
+        """What tells the trainings apart: their seeds, or where those are unknown or shared their checkpoints."""
+        known = [seed for seed in self.seeds if seed is not None]
+        return [*known] if len(set(known)) == len(self.checkpoints) else [*self.checkpoints]
+
+    @property
+    def counted(self) -> Counted:
+        """What the readings are counted as: seeds where those are known and distinct, else nights of one training."""
+        return "runs" if self.trainings == self.checkpoints else "seeds"
 
 
 class Change(Record):

@@ -25,7 +25,7 @@ def baseline_table(baseline: Baseline) -> RenderableType:
     for name, series in baseline.series.items():
         grid.add_row(Text(name, style="bold underline"))
         for number, entry in series.numbers.items():
-            words = side_words(side_of(entry.readings))
+            words = side_words(side_of(entry.readings, series.counted))
             grid.add_row(Text(number), Text(words), entry.rule, f"{entry.abs_tol:.3g}", f"{entry.rel_tol:.3g}", entry.direction)
     history = [
         Text(f"{one.when}  {one.who}  saddlescope {one.saddlescope}  {len(one.changes)} changed  {one.reason}")

@@ -6,13 +6,14 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from .readings import Direction
     from .run import Check
 
 Results = Annotated[list[str], typer.Argument(help="Result files, run folders or study folders; NAME=PATH names a series.")]
@@ -41,15 +42,37 @@ def save(
     only: Only = None,
     every_checkpoint: Every = False,
     by_seed: Annotated[bool, typer.Option("--by-seed", help="Every seed its own series: equal digits, not a sample.")] = False,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(help="What may not happen: lambda_min=not-lower, 'tail.loss=not-higher'; the opposite passes."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="First entry of the history.")] = "first baseline",
 ) -> None:
-    """Store the numbers of results, with a tolerance beside each."""
+    """Store the numbers of results, with a tolerance beside each; one name for several nights: m=NIGHT1 m=NIGHT2 m=NIGHT3."""
     from .accept import create
+    from .reach import stored_words
     from .series import collect
 
+    ways = _directions(direction or [])
     found = collect(results, every_checkpoint=every_checkpoint, by_seed=by_seed)
-    stored = create(found, output, reason, only=only or [], by_seed=by_seed)
-    typer.echo(f"{output}: {len(stored.identifiers())} numbers of {len(stored.series)} series")
+    stored = create(found, output, reason, only=only or [], by_seed=by_seed, directions=ways)
+    trainings = sum(len(series.checkpoints) for series in stored.series.values())
+    typer.echo(f"{output}: {len(stored.identifiers())} numbers of {len(stored.series)} series, {trainings} trainings in all")
+    for line in stored_words(stored):
+        typer.echo(line)
+
+
+def _directions(given: list[str]) -> dict[str, Direction]:
+    from .baseline import BaselineError
+    from .readings import Direction
+
+    found: dict[str, Direction] = {}
+    for one in given:
+        pattern, _, way = one.rpartition("=")
+        if not pattern or way not in get_args(Direction):
+            raise BaselineError(f"--direction {one}: write NUMBER=WAY, WAY one of {', '.join(get_args(Direction))}")
+        found[pattern] = cast("Direction", way)
+    return found
 
 
 def show(baseline: File) -> None:

@@ -1,12 +1,15 @@
 """One number against its baseline, by what is known about it.
 
-Three situations (``Route``) call for three comparisons:
+Four situations (``Route``) call for four comparisons:
 
 - the same weights measured with the same probes: equal digits are expected, so the tolerance decides. An estimate beyond it
-  is still judged by its interval or standard error, as is an extreme that did not converge;
+  is still judged by its interval or standard error, as is an extreme that did not converge. A sample whose two largest
+  outputs are equal up to rounding may be counted either way, so a count may differ by its own step;
+- the same, on another device, platform, version or number of threads: as above, but rounding may also change at which step an
+  iteration ends, and lower bounds that differ do not contradict each other;
 - the same weights measured with other probes or steps: settled numbers by tolerance, estimates by their stated errors;
-- other weights: with one seed on each side the tolerance decides (both numbers are true, of two different checkpoints);
-  with more, the seeds are a sample and a pooled two-sample t test decides.
+- other weights: trainings are a sample, and with three or more in all a pooled two-sample t test decides. One on each side
+  say nothing about the spread over trainings: what differs is undecided, except what no training may change (``exact``).
 
 A test yields a p-value, P[p <= u] <= u if nothing changed. ``holm`` then decides over all tests of a build together.
 """
@@ -14,7 +17,7 @@ A test yields a p-value, P[p <= u] <= u if nothing changed. ``holm`` then decide
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 from functools import cache
@@ -34,6 +37,7 @@ class Outcome(StrEnum):
     MOVED = "moved"
     MISSING = "missing"
     NEW = "new"
+    UNDECIDED = "undecided"
     REFUSED = "not comparable"
 
 
@@ -41,6 +45,7 @@ class Route(Enum):
     """What the two sides have in common."""
 
     DIGITS = "same weights, same estimator settings"
+    KERNELS = "same weights, same estimator settings, other kernels"
     RESAMPLED = "same weights, other probes or steps"
     RETRAINED = "other weights"
 
@@ -72,6 +77,8 @@ def compare_single(entry: Number, old: Reading, new: Reading, route: Route, para
     if entry.rule in ("exact", "label"):
         return Evidence(Outcome.SAME if old.value == new.value else Outcome.MOVED)
     difference = _float(new.value) - _float(old.value)
+    if route is not Route.RETRAINED and 0 < abs(difference) <= 1.001 * max(old.unit, new.unit):
+        return Evidence(Outcome.WITHIN, note="one step of a count: what lies on the line may be counted on either side")
     tested = _tested(entry, old, new, route)
     one = 1.0 if tested else None  # counted among the build's tests by what it is, not by how it came out
     if abs(difference) <= tolerance(entry, _float(old.value)):
@@ -85,14 +92,37 @@ def compare_single(entry: Number, old: Reading, new: Reading, route: Route, para
         return Evidence(Outcome.WITHIN if tested else Outcome.ALLOWED, one, allowed_p=p)
     if not tested:
         return Evidence(Outcome.MOVED)
+    same_probes = route in (Route.DIGITS, Route.KERNELS)
     if p is not None:
-        return Evidence(Outcome.WITHIN, p, note="same probes, other digits" if route is Route.DIGITS else "")
-    if route is Route.DIGITS:
+        return Evidence(Outcome.WITHIN, p, note="same probes, other digits" if same_probes else "")
+    if same_probes:
         return Evidence(Outcome.MOVED, one, note="error unknown, but with the same probes the digits should agree")
     return Evidence(Outcome.REFUSED, one, note="no interval or standard error to judge by: use more starts or steps")
 
 
-def compare_samples(entry: Number, old: dict[int | None, Reading], new: dict[int | None, Reading]) -> Evidence:
+def compare_two_trainings(entry: Number, old: Reading, new: Reading) -> Evidence:
+    """Compares one training with another: both numbers are true, of two checkpoints, and their spread is unknown.
+
+    Args:
+        entry: the baseline's number: its rule, tolerances and direction.
+        old: reading in the baseline.
+        new: reading of the result.
+    """
+    if entry.rule == "exact":
+        return Evidence(Outcome.SAME if old.value == new.value else Outcome.MOVED)
+    if entry.rule == "label":
+        alike = old.value == new.value
+    else:
+        difference = _float(new.value) - _float(old.value)
+        alike = abs(difference) <= tolerance(entry, _float(old.value))
+        if not alike and _allowed(entry, difference):
+            return Evidence(Outcome.ALLOWED)
+    if alike:
+        return Evidence(Outcome.SAME)
+    return Evidence(Outcome.UNDECIDED, note="one training on each side: the spread over trainings is unknown")
+
+
+def compare_samples(entry: Number, old: Mapping[int | str, Reading], new: Mapping[int | str, Reading]) -> Evidence:
     """Compares the seeds of a series, trained anew, as two samples of one distribution.
 
     The null hypothesis is that nothing changed, hence equal variances too: the pooled t test has the most degrees of freedom,
@@ -100,8 +130,8 @@ def compare_samples(entry: Number, old: dict[int | None, Reading], new: dict[int
 
     Args:
         entry: the baseline's number: its rule, tolerances and direction.
-        old: seed -> reading in the baseline.
-        new: seed -> reading of the results; with ``old`` at least three in all.
+        old: seed (or checkpoint, where seeds are unknown) -> reading in the baseline.
+        new: the same of the results; with ``old`` at least three in all.
     """
     before, after = [one.value for one in old.values()], [one.value for one in new.values()]
     if entry.rule == "exact":

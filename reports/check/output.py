@@ -20,10 +20,20 @@ _COLOUR = {
     Outcome.MOVED: "bold red",
     Outcome.MISSING: "bold red",
     Outcome.NEW: "yellow",
+    Outcome.UNDECIDED: "bold yellow",
     Outcome.REFUSED: "bold magenta",
 }
 #: what a reader must see first
-ORDER = (Outcome.MOVED, Outcome.MISSING, Outcome.REFUSED, Outcome.NEW, Outcome.ALLOWED, Outcome.WITHIN, Outcome.SAME)
+ORDER = (
+    Outcome.MOVED,
+    Outcome.MISSING,
+    Outcome.REFUSED,
+    Outcome.UNDECIDED,
+    Outcome.NEW,
+    Outcome.ALLOWED,
+    Outcome.WITHIN,
+    Outcome.SAME,
+)
 HEADINGS = ("series", "number", "verdict", "baseline", "now", "tolerance", "p (adjusted)", "note")
 
 
@@ -57,7 +67,7 @@ def side_words(side: Side | None) -> str:
     if side.mean is None or len({str(value) for value in present}) == 1 < len(present):
         texts = [str(value) for value in present]
         counted = [f"{text} x{texts.count(text)}" if len(set(texts)) > 1 else text for text in dict.fromkeys(texts)]
-        return ", ".join(counted) + (f" ({len(texts)} seeds)" if len(texts) > 1 else "")
+        return ", ".join(counted) + (f" ({len(texts)} {side.counted})" if len(texts) > 1 else "")
     if len(present) == 1:
         value = present[0]
         words = str(value) if isinstance(value, int) else f"{value:.6g}"
@@ -66,7 +76,7 @@ def side_words(side: Side | None) -> str:
         ends = [f"{end:.4g}" if end is not None else "?" for end in (side.low, side.high)]
         return f"{words} [{ends[0]}, {ends[1]}]"
     deviation = side.mean - side.low if side.low is not None else 0.0
-    return f"{side.mean:.5g} ± {deviation:.2g} ({len(present)} seeds)"
+    return f"{side.mean:.5g} ± {deviation:.2g} ({len(present)} {side.counted})"
 
 
 def table(check: Check, *, everything: bool = False) -> RenderableType:
@@ -101,6 +111,7 @@ def footer(check: Check) -> list[str]:
             f"{check.tests} numbers tested together (Holm): a build in which nothing changed fails with probability "
             f"{check.false_alarm_rate:.2g} at most"
         )
+    lines += check.trainings
     if check.environment:
         lines.append("changed beside the numbers: " + "; ".join(check.environment))
     if check.unchecked:
@@ -157,12 +168,15 @@ def junit(check: Check) -> str:
         suite = ET.SubElement(
             root, "testsuite", name=name, tests=str(len(rows)), failures=str(failed), errors=str(refused), skipped="0"
         )
+        suite.set("skipped", str(sum(row.outcome is Outcome.UNDECIDED for row in rows)))
         for row in rows:
             case = ET.SubElement(suite, "testcase", classname=name, name=row.number)
             text = f"baseline {side_words(row.old)}, now {side_words(row.new)}" + (f": {row.note}" if row.note else "")
             if row.outcome in FAILING or row.outcome is Outcome.REFUSED:
                 tag = "failure" if row.outcome in FAILING else "error"
                 ET.SubElement(case, tag, message=f"{row.outcome.value}: {text}", type=row.outcome.value)
+            elif row.outcome is Outcome.UNDECIDED:
+                ET.SubElement(case, "skipped", message=text)
             else:
                 ET.SubElement(case, "system-out").text = f"{row.outcome.value}: {text}"
     ET.indent(root)
@@ -180,7 +194,9 @@ def as_json(check: Check) -> str:
         "false_alarm_rate": check.false_alarm_rate,
         "tests": check.tests,
         "environment": check.environment,
+        "trainings": check.trainings,
         "unchecked": check.unchecked,
+        "decided": not check.having(Outcome.UNDECIDED, Outcome.REFUSED),
         "counts": {outcome.value: len(check.having(outcome)) for outcome in Outcome},
         "rows": [_json_row(row) for row in sort_rows(check.rows)],
     }

@@ -6,13 +6,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from .baseline import PROBES, Baseline, BaselineError, Number, Series
-from .compare_numbers import Evidence, Outcome, Route, compare_samples, compare_single, holm, tolerance
+from .baseline import PROBES, Baseline, BaselineError, Counted, Number, Series
+from .compare_numbers import (
+    Evidence,
+    Outcome,
+    Route,
+    compare_samples,
+    compare_single,
+    compare_two_trainings,
+    holm,
+    tolerance,
+)
+from .reach import trainings_words
 from .readings import Reading, Value, statistic
 from .series import restrict
 
 #: with these unchanged a seed is expected to train the same weights
 _REPRODUCIBLE = ("torch", "numpy", "platform", "device", "threads")
+#: what decides which kernels compute a product: with these alike, so are the digits
+_KERNELS = ("torch", "platform", "device", "threads")
 #: outcomes that fail a build
 FAILING = (Outcome.MOVED, Outcome.MISSING)
 
@@ -21,13 +33,15 @@ FAILING = (Outcome.MOVED, Outcome.MISSING)
 class Side:
     """One side of a row: the values over the seeds, their mean, and error bars.
 
-    ``low`` and ``high`` are the stated interval of a single reading, or mean -/+ standard deviation over seeds.
+    ``low`` and ``high`` are the stated interval of a single reading, or mean -/+ standard deviation over trainings, which are
+    ``counted`` as seeds or as runs.
     """
 
     values: list[Value | None]
     mean: float | None
     low: float | None
     high: float | None
+    counted: Counted = "seeds"
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Check:
     tests: int
     unchecked: list[str] = field(default_factory=list)
     environment: list[str] = field(default_factory=list)
+    trainings: list[str] = field(default_factory=list)
 
     def having(self, *outcomes: Outcome) -> list[Row]:
         """The rows with one of these outcomes."""
@@ -77,6 +92,8 @@ class Check:
         """The answer in one line."""
         counts = [f"{len(self.having(outcome))} {outcome.value}" for outcome in Outcome if self.having(outcome)]
         answer = {0: "passed", 1: "FAILED", 2: "NOT COMPARABLE"}[self.exit_code]
+        if self.exit_code == 0 and self.having(Outcome.UNDECIDED):
+            answer = "passed in what one training can decide"
         return f"check {answer}: {', '.join(counts)}"
 
 
@@ -111,13 +128,23 @@ def check(
     found: list[tuple[Row, Evidence]] = []
     for name in [*old, *(name for name in new if name not in old)]:
         if name not in unchecked:
-            found += _series(name, old.get(name), new.get(name))
+            found += _series(name, old.get(name), new.get(name), by_seed=baseline.by_seed)
     rate = baseline.false_alarm_rate if alpha is None else alpha
     rows, tests = _decide(found, rate)
-    return Check(rows, rate, tests, unchecked, _environment(old, new))
+    retrained = {} if baseline.by_seed else _retrained(old, new)
+    return Check(rows, rate, tests, unchecked, _environment(old, new), trainings_words(retrained, tests, rate))
 
 
-def _series(name: str, old: Series | None, new: Series | None) -> list[tuple[Row, Evidence]]:
+def _retrained(old: Mapping[str, Series], new: Mapping[str, Series]) -> dict[str, tuple[int, int, str]]:
+    """How many trainings each series with other weights has on either side, and what they are counted as."""
+    return {
+        name: (len(old[name].checkpoints), len(new[name].checkpoints), old[name].counted)
+        for name in old.keys() & new.keys()
+        if not old[name].conditions.differences(new[name].conditions) and _route(old[name], new[name]) is Route.RETRAINED
+    }
+
+
+def _series(name: str, old: Series | None, new: Series | None, *, by_seed: bool) -> list[tuple[Row, Evidence]]:
     if new is None or old is None:
         present = old or new
         outcome = Outcome.MISSING if new is None else Outcome.NEW
@@ -130,8 +157,8 @@ def _series(name: str, old: Series | None, new: Series | None) -> list[tuple[Row
                     name,
                     number,
                     Outcome.REFUSED,
-                    side_of(entry.readings),
-                    side_of(_readings(new, number)),
+                    side_of(entry.readings, old.counted),
+                    side_of(_readings(new, number), new.counted),
                     note="; ".join(differences),
                 ),
                 Evidence(Outcome.REFUSED),
@@ -142,7 +169,7 @@ def _series(name: str, old: Series | None, new: Series | None) -> list[tuple[Row
     found = []
     for number, entry in old.numbers.items():
         if number in new.numbers:
-            found.append(_compared(name, number, old, new, route))
+            found.append(_compared(name, number, old, new, route, by_seed=by_seed))
         elif not _explained(number, new):
             found.append(_lonely(name, number, Outcome.MISSING, entry, "not in the results"))
     extra = [number for number in new.numbers if number not in old.numbers]
@@ -150,36 +177,47 @@ def _series(name: str, old: Series | None, new: Series | None) -> list[tuple[Row
 
 
 def _route(old: Series, new: Series) -> Route:
-    before = dict(zip(old.seeds, old.checkpoints, strict=True))
-    if any(before.get(seed) != checkpoint for seed, checkpoint in zip(new.seeds, new.checkpoints, strict=True)):
+    if not set(new.checkpoints) <= set(old.checkpoints):
         return Route.RETRAINED
-    alike = old.conditions.engine == "exact" or all(old.settings.get(key) == new.settings.get(key) for key in PROBES)
-    return Route.DIGITS if alike else Route.RESAMPLED
+    if old.conditions.engine != "exact" and any(old.settings.get(key) != new.settings.get(key) for key in PROBES):
+        return Route.RESAMPLED
+    alike = all(old.environment.get(key) == new.environment.get(key) for key in _KERNELS)
+    return Route.DIGITS if alike else Route.KERNELS
 
 
-def _compared(name: str, number: str, old: Series, new: Series, route: Route) -> tuple[Row, Evidence]:
+def _compared(name: str, number: str, old: Series, new: Series, route: Route, *, by_seed: bool) -> tuple[Row, Evidence]:
     entry = old.numbers[number]
-    before = {seed: one for seed, one in zip(old.seeds, entry.readings, strict=True) if one is not None}
-    after = {seed: one for seed, one in zip(new.seeds, new.numbers[number].readings, strict=True) if one is not None}
+    # weights are known by their checkpoint, trainings by their seed where there is one
+    retrained = route is Route.RETRAINED
+    before, after = (
+        {
+            key: one
+            for key, one in zip(side.trainings if retrained else side.checkpoints, side.numbers[number].readings, strict=True)
+            if one is not None
+        }
+        for side in (old, new)
+    )
     if entry.rule == "label" and (setting := _other_threshold(old, new)):
         evidence = Evidence(Outcome.REFUSED, note=f"the answer depends on '{setting}', which differs")
-    elif route is Route.RETRAINED and len(before) + len(after) >= 3:
+    elif retrained and len(before) + len(after) >= 3:
         evidence = compare_samples(entry, before, after)
+    elif retrained and not by_seed:
+        evidence = compare_two_trainings(entry, next(iter(before.values())), next(iter(after.values())))
     else:
-        if route is Route.RETRAINED:
+        if retrained:
             pairs = [(next(iter(before.values())), next(iter(after.values())))]
         else:
-            pairs = [(before[seed], after[seed]) for seed in after if seed in before]
+            pairs = [(before[checkpoint], after[checkpoint]) for checkpoint in after if checkpoint in before]
         each = [compare_single(entry, one, other, route, old.conditions.parameters) for one, other in pairs]
         evidence = _worst(each) if each else Evidence(Outcome.NEW, note="not measured for these seeds in the baseline")
-        if route is Route.RETRAINED and evidence.outcome is Outcome.MOVED:
-            evidence = replace(evidence, note="other weights, one seed on each side: the spread over seeds is unknown")
+        if retrained and evidence.outcome is Outcome.MOVED:
+            evidence = replace(evidence, note="other weights; the baseline expects equal digits of each seed (--by-seed)")
     row = Row(
         series=name,
         number=number,
         outcome=evidence.outcome,
-        old=side_of(entry.readings),
-        new=side_of(new.numbers[number].readings),
+        old=side_of(entry.readings, old.counted),
+        new=side_of(new.numbers[number].readings, new.counted),
         tolerance=_shown_tolerance(entry),
         direction=entry.direction,
         p=evidence.p,
@@ -237,20 +275,20 @@ def _lonely(series: str, number: str, outcome: Outcome, entry: Number, note: str
     return Row(series, number, outcome, old, new, direction=entry.direction, note=note), Evidence(outcome)
 
 
-def side_of(readings: Sequence[Reading | None]) -> Side | None:
-    """Values over the seeds with mean and error bars; None where nothing was measured."""
+def side_of(readings: Sequence[Reading | None], counted: Counted = "seeds") -> Side | None:
+    """Values over the trainings with mean and error bars; None where nothing was measured."""
     present = [one for one in readings if one is not None]
     if not present:
         return None
     values = [one.value if one is not None else None for one in readings]
     numbers = [float(one.value) for one in present if isinstance(one.value, int | float)]
     if len(numbers) < len(present):
-        return Side(values, None, None, None)
+        return Side(values, None, None, None, counted)
     mean = math.fsum(numbers) / len(numbers)
     if len(numbers) == 1:
-        return Side(values, mean, present[0].low, present[0].high)
+        return Side(values, mean, present[0].low, present[0].high, counted)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in numbers) / (len(numbers) - 1))
-    return Side(values, mean, mean - deviation, mean + deviation)
+    return Side(values, mean, mean - deviation, mean + deviation, counted)
 
 
 def _readings(series: Series, number: str) -> list[Reading | None]:

@@ -55,26 +55,53 @@ def gather(
         by_seed: make every seed a series of its own.
 
     Raises:
-        BaselineError: no result at all, two for one seed, or seeds that were not measured alike.
+        BaselineError: no result at all, two of one checkpoint or seed, or seeds that were not measured alike.
     """
-    together: dict[str, dict[int | None, CurvatureResult]] = {}
+    together: dict[str, list[tuple[str | None, CurvatureResult]]] = {}
     for name, result in named:
         key = series_name(result, name)
         seed = result.provenance.training.get("seed")
         if by_seed and seed is not None:
             key = f"{key}/seed-{seed}"
-        seeds = together.setdefault(key, {})
-        if seed in seeds:
-            files = " and ".join((origin or {}).get(id(one), "a result given") for one in (seeds[seed], result))
-            who = f"seed {seed}" if seed is not None else "one checkpoint without a seed"
-            raise BaselineError(f"series '{key}': two results for {who} ({files}); give one, or name them: NAME=PATH")
-        seeds[seed] = result
+        together.setdefault(key, []).append((name, result))
     if not together:
         raise BaselineError("no result given: name result files, run folders or a study folder")
-    for key, seeds in together.items():
-        if None in seeds and len(seeds) > 1:
-            raise BaselineError(f"series '{key}': one result says no seed and {len(seeds) - 1} do; name them apart: NAME=PATH")
-    return {key: series_of(list(seeds.values()), key) for key, seeds in sorted(together.items())}
+    for key, members in together.items():
+        _told_apart(key, members, origin or {}, by_seed=by_seed)
+    return {key: series_of([result for _, result in members], key) for key, members in sorted(together.items())}
+
+
+def _told_apart(
+    key: str, members: list[tuple[str | None, CurvatureResult]], origin: Mapping[int, str], *, by_seed: bool
+) -> None:
+    """Refuses a series that holds one training twice, or of which nobody said that its checkpoints are one training's."""
+    unseeded = sum(result.provenance.training.get("seed") is None for _, result in members)
+    if 0 < unseeded < len(members):
+        raise BaselineError(
+            f"series '{key}': {unseeded} of its {len(members)} results say no seed, the others do; name them apart: NAME=PATH"
+        )
+    seen: dict[int | str | None, tuple[str | None, CurvatureResult]] = {}
+    for name, result in members:
+        seed, weights = result.provenance.training.get("seed"), result.provenance.checkpoint_sha256
+        earlier = seen.get(weights) or seen.get(seed)
+        if earlier is None:
+            seen[weights] = seen[seed] = (name, result)
+            continue
+        files = " and ".join(origin.get(id(one), "a result given") for one in (earlier[1], result))
+        who = f"seed {seed}" if seed is not None else "a model without a seed"
+        if earlier[1].provenance.checkpoint_sha256 == weights:
+            raise BaselineError(f"series '{key}': two results for {who} ({files}); give one, or name them: NAME=PATH")
+        if by_seed:
+            raise BaselineError(
+                f"series '{key}': two results for {who} ({files}), and --by-seed expects one for each; give one, or name them "
+                "apart: NAME=PATH"
+            )
+        if name is None:
+            raise BaselineError(
+                f"series '{key}': two results for {who} with different weights ({files}); if they are nights of one training, "
+                "say so with one name for all: NAME=PATH NAME=PATH; else name them apart"
+            )
+        seen[weights] = (name, result)
 
 
 def series_name(result: CurvatureResult, name: str | None = None) -> str:

@@ -201,7 +201,7 @@ def checkpoint_sheet(study: Study) -> Sheet:
                 sha,
             ]
         )
-    heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("run folder", ""), ("SHA-256 of checkpoint.pt", "")]
+    heads = [("optimizer", ""), ("seed", ""), (study.axis, ""), ("run folder", ""), ("SHA-256 of checkpoint.pt", "")]
     return Sheet("checkpoints", "Checkpoints", "Final checkpoint of every run.", heads, rows, data, keys=2)
 
 
@@ -220,7 +220,14 @@ def along_sheet(study: Study, scheme: str) -> Sheet:
         texts = [name_entry(study, row["optimizer"])]
         texts += [Entry(str(text), "", sort) for text, sort in keys[1:]]
         rows.append([*texts, Entry(row["verdict"], "", row["verdict"]), *(measured_entry(row, name) for name in shown)])
-    heads = [("optimizer", ""), ("seed", ""), ("epoch", ""), ("group", ""), ("verdict", ""), *(label(name) for name in shown)]
+    heads = [
+        ("optimizer", ""),
+        ("seed", ""),
+        (study.axis, ""),
+        ("group", ""),
+        ("verdict", ""),
+        *(label(name) for name in shown),
+    ]
     caption = "Every analysed checkpoint, each number with its own interval. † did not converge."
     return Sheet(f"curvature_{scheme}_along", f"Along training ({scheme})", caption, heads, rows, data, keys=4)
 

@@ -71,7 +71,7 @@ def test_a_series_of_one_run_is_named_by_checkpoint(results, edit):
     edit(paths[0], lambda raw: raw["provenance"].update(checkpoint="model_best.pth.tar"))
     assert stored.gather(paths).optimizers[0] == "model_best"
     edit(paths[1], lambda raw: raw["provenance"].update(checkpoint="model_best.pth.tar"))
-    assert stored.gather(paths).optimizers == [str(paths[0]), str(paths[1]), "checkpoint"]
+    assert stored.gather(paths).optimizers == ["sgd-run/epoch-004", "sgd-run/epoch-008", "checkpoint"]
 
 
 def test_more_results_than_panels_are_named_in_the_caption(results, edit):

@@ -229,3 +229,21 @@ def test_more_seeds_see_smaller_shifts():
     assert few is not None
     assert many is not None
     assert many < 0.6 * few
+
+
+@pytest.mark.parametrize("route", [Route.DIGITS, Route.KERNELS, Route.RESAMPLED])
+def test_a_count_may_differ_by_one_step_where_rounding_decides(route):
+    """94 samples: one with a tie, counted right by one kernel and wrong by another; two are a difference."""
+    entry = number("tolerance")
+    old, one, two = (Reading(value=right / 94, unit=1 / 94) for right in (90, 91, 92))
+    assert compare_single(entry, old, one, route, N).outcome is Outcome.WITHIN
+    assert compare_single(entry, old, two, route, N).outcome is Outcome.MOVED
+
+
+def test_rounding_may_end_an_iteration_elsewhere():
+    old, new = Reading(value=5, unit=1.0), Reading(value=9, unit=1.0)
+    assert compare_single(number("bound"), old, new, Route.KERNELS, N).outcome is Outcome.WITHIN
+    # an eigenvalue is still the eigenvalue
+    assert (
+        compare_single(number(relative=1e-3), Reading(value=1.0), Reading(value=1.1), Route.KERNELS, N).outcome is Outcome.MOVED
+    )

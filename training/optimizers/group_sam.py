@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..class_counts import ClassTable, number, whole_counts
 from .data_parallel import Gradient
-from .passes import OptimizerError, Passes
+from .passes import Inputs, OptimizerError, Passes
 from .sam import Part, partwise_gradient
 from .split_batches import split_gradient
 from .wrapper import Common, Wrapper
@@ -52,7 +52,7 @@ class _HeadTail(Wrapper):
     def radii(self) -> tuple[float, float]:
         """Radii of the head and of the tail part in the current epoch."""
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         is_tail = self._is_tail(targets)
         tail, batch = self._global_counts(torch.stack([is_tail.sum(), torch.tensor(len(targets), device=targets.device)]))
         head = batch - tail
@@ -246,7 +246,7 @@ class FocalSAM(Wrapper):
         self._coefficient = ClassTable(coefficients, torch.float64, OptimizerError)
         self._has_still, self._has_moved = min(coefficients) < 1, max(coefficients) > 0
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         coefficient = self._coefficient(targets).to(passes.weight_dtype)
         batch = self._batch_size(targets)
         parts = [Part((1 - coefficient) / batch, 0.0)] if self._has_still else []

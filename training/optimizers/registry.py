@@ -17,6 +17,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 
 from .ccsam import CCSAM
@@ -57,6 +58,7 @@ def build_optimizer(
     eta: float | None = None,
     settings: Mapping[str, Any] | None = None,
     table: str | None = None,
+    generator: np.random.Generator | None = None,
     **common: Unpack[Common],
 ) -> Wrapper:
     """Builds an optimizer from its key and the settings of a recipe.
@@ -69,6 +71,7 @@ def build_optimizer(
         eta: Head/tail threshold; likewise.
         settings: The method's own settings (JSON-able), such as ``{"rho_head": 0.05}``; may override ``eta``.
         table: The name of its table in the recipe, for messages; default ``name``.
+        generator: Randomness for the methods that use some.
         **common: See :class:`~saddlescope.training.optimizers.wrapper.Common`.
 
     Raises:
@@ -84,7 +87,7 @@ def build_optimizer(
         raise OptimizerError(
             f"[optimizers.{table or name}] has unknown setting {unknown[0]!r}; it takes: {', '.join(own) or 'nothing'}"
         )
-    context = {"class_counts": class_counts, "epochs": epochs, "eta": eta}
+    context = {"class_counts": class_counts, "epochs": epochs, "eta": eta, "generator": generator}
     arguments = {k: v for k, v in context.items() if k in takes} | given
     if "eta" in takes and arguments["eta"] is None:
         raise OptimizerError(f"{name} needs eta, the count below which a class is tail (class counts: {list(class_counts)})")

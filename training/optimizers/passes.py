@@ -128,7 +128,7 @@ def added(first: Gradient | None, second: Gradient) -> Gradient:
     return [b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)]
 
 
-def scaled_to(gradient: Gradient, rho: float) -> Gradient:
+def scaled_to(gradient: Gradient, rho: float | Tensor) -> Gradient:
     """``rho g / ||g||``; nothing moves where there is no gradient at all."""
     norm = joint_norm(gradient)
     if norm is None:

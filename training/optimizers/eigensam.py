@@ -26,11 +26,11 @@ Along = Literal["tail-smallest", "largest"]
 class EigenSAM(Random):
     """Eigen-SAM: ``grad L(w + eps)``, ``eps = rho (h + alpha sign<g, v> (v - <h, v> h))``, ``h = g / ||g||``.
 
-    As published the unit vector ``v`` belongs to the largest eigenvalue of the loss's Hessian, from 5 power steps every 100 training steps.
-    With ``along = "tail-smallest"`` (the default, and untried before) it belongs to the most negative one of the tail's
-    mean loss. Either is the Ritz vector of as many Lanczos steps, on the batch at hand in train mode, started from the last
-    ``v`` and a random direction; if it has no tail sample the next batch's. 2 forward and 2 backward passes; a step that
-    finds ``v`` anew has 1 and ``1 + 2 iterations`` more, in full precision.
+    As published the unit vector ``v`` belongs to the largest eigenvalue of the loss's Hessian, from 5 power steps every 100
+    training steps. With ``along = "tail-smallest"`` (the default, and untried before) it belongs to the most negative one
+    of the tail's mean loss. Either is the Ritz vector of as many Lanczos steps, on the batch at hand in train mode, started
+    from the last ``v`` and a random direction; if it has no tail sample the next batch's. 2 forward and 2 backward passes;
+    a step that finds ``v`` anew has 1 and ``1 + 2 iterations`` more, in full precision.
 
     Args:
         base: Any torch optimizer.

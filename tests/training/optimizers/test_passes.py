@@ -70,6 +70,17 @@ TABLE = [  # (optimizer, settings, epoch, labels) -> forward and backward passes
     ("focalsam", {}, 0, MIXED, 2, 3),
     ("focalsam", {}, 0, NO_TAIL, 2, 3),
     ("focalsam", {"strength": 1.0, "focus": 0.0}, 0, MIXED, 2, 2),
+    ("bsam", {}, 0, MIXED, 2, 2),
+    ("lesam", {}, 0, MIXED, 3, 4),
+    ("lesam", {}, 10, MIXED, 1, 1),
+    ("gsa", {}, 0, MIXED, 3, 4),
+    ("gsa", {}, 0, NO_TAIL, 1, 1),
+    ("imbsam-late", {}, 0, MIXED, 1, 1),
+    ("imbsam-late", {"before": "sam"}, 0, MIXED, 2, 2),
+    ("imbsam-late", {}, 7, MIXED, 2, 3),
+    ("pgd", {}, 0, MIXED, 1, 1),
+    ("pgd", {"threshold": 100.0}, 0, MIXED, 2, 2),
+    ("eigensam", {"alpha": 0.0}, 0, MIXED, 2, 2),
 ]
 
 

@@ -204,5 +204,6 @@ class LPFSGD(Random):
 @torch.no_grad()
 def filter_noise(weight: Tensor, width: float, source: torch.Generator) -> Tensor:
     """Normal noise of standard deviation ``width`` times the norm of the filter that the number belongs to."""
-    norm = weight.norm() if weight.ndim < 2 else weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
-    return torch.randn(weight.shape, generator=source, device=weight.device, dtype=weight.dtype) * (width * norm)
+    norm: Tensor = weight.norm() if weight.ndim < 2 else weight.flatten(1).norm(dim=1).view(-1, *[1] * (weight.ndim - 1))
+    noise: Tensor = torch.randn(weight.shape, generator=source, device=weight.device, dtype=weight.dtype) * (width * norm)
+    return noise

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..class_counts import ClassTable, number, whole_counts
+from .buffers import buffers_move_once
 from .data_parallel import Gradient
-from .passes import OptimizerError, Passes
-from .running_statistics import frozen_statistics
+from .passes import Inputs, OptimizerError, Passes
 from .wrapper import Common, Wrapper
 
 
@@ -82,35 +82,37 @@ class CCSAM(Wrapper):
         }
         self._one = ClassTable([1] * len(self.counts), torch.long, OptimizerError)
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         local = torch.zeros(len(self.counts), dtype=torch.long, device=targets.device)
         local.index_add_(0, targets, self._one(targets))
         present = self._global_counts(local)
         batch = sum(present)
         head = self._find_classifier(passes.model)
         mixed, other, share = self._mix(inputs, targets)
-        with _captured_call(head) as calls:
-            logits, losses = passes.forward(mixed, targets)
-            if other is not None:
-                with passes.precision(inputs.device):
-                    losses = share * losses + (1 - share) * passes.loss(logits, other)
-        if len(calls) != 1 or calls[0][1] is not logits:
-            named = self.classifier or "the last module with parameters"
-            raise OptimizerError(
-                f"CC-SAM needs the module that turns features into logits, which {named} does not: its output is not "
-                "the model's. Name it with classifier='...', as in model.named_modules()"
-            )
-        features = calls[0][0]
-        total = (1 - self.flat_ratio) / batch * losses.sum()
-        if self.flat_ratio > 0:
+        with buffers_move_once(head) as buffers:
+            with _captured_call(head) as calls:
+                logits, losses = passes.forward(mixed, targets)
+                if other is not None:
+                    with passes.precision(targets.device):
+                        losses = share * losses + (1 - share) * passes.loss(logits, other)
+            buffers.moved()
+            if len(calls) != 1 or calls[0][1] is not logits:
+                named = self.classifier or "the last module with parameters"
+                raise OptimizerError(
+                    f"CC-SAM needs the module that turns features into logits, which {named} does not: its output is not "
+                    "the model's. Name it with classifier='...', as in model.named_modules()"
+                )
+            features = calls[0][0]
+            total = (1 - self.flat_ratio) / batch * losses.sum()
             own_shard = self.parallel is None or self.parallel.m_sharpness
             sizes = [int(n) for n in local.tolist()] if own_shard else present
-            with frozen_statistics(head):
-                for label, move in self._perturbations(passes, head, losses, targets, sizes).items():
-                    index = (targets == label).nonzero().squeeze(1)
-                    if len(index) > 0:
-                        moved = self._moved_losses(passes, head, move, features[index], targets[index])
-                        total = total + self.flat_ratio / batch * moved.sum()
+            moves = self._perturbations(passes, head, losses, targets, sizes) if self.flat_ratio > 0 else {}
+            for label, move in moves.items():
+                index = (targets == label).nonzero().squeeze(1)
+                if len(index) > 0:
+                    buffers.rewind()
+                    moved = self._moved_losses(passes, head, move, features[index], targets[index])
+                    total = total + self.flat_ratio / batch * moved.sum()
         gradient = passes.scaled_gradient(total, passes.parameters)
         passes.backwards += 1
         return gradient, losses.detach().mean(), logits.detach()
@@ -148,10 +150,12 @@ class CCSAM(Wrapper):
         with passes.precision(features.device):
             return passes.loss(torch.func.functional_call(head, moved, (features,)), targets)
 
-    def _mix(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None, float]:
+    def _mix(self, inputs: Inputs, targets: Tensor) -> tuple[Inputs, Tensor | None, float]:
         if self.mixup_alpha == 0:
             return inputs, None, 1.0
         assert self.generator is not None
+        if not isinstance(inputs, Tensor):
+            raise OptimizerError("mixup takes inputs that are one tensor [n, ...]; with several use mixup_alpha=0")
         share = float(self.generator.beta(self.mixup_alpha, self.mixup_alpha))
         order = torch.from_numpy(self.generator.permutation(len(inputs))).to(inputs.device)
         return share * inputs + (1 - share) * inputs[order], targets[order], share
@@ -167,15 +171,12 @@ class CCSAM(Wrapper):
                 f"classifier={self.classifier!r} is no module of the model, whose parts are: {names}"
             ) from None
 
-    def state_dict(self) -> dict[str, Any]:
-        """As of every wrapper, with the state of mixup's generator."""
-        return super().state_dict() | {"generator": None if self.generator is None else self.generator.bit_generator.state}
+    def _memory(self) -> dict[str, Any]:
+        return {"generator": None if self.generator is None else self.generator.bit_generator.state}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores :meth:`state_dict`."""
-        super().load_state_dict(state)
-        if self.generator is not None and state["generator"] is not None:
-            self.generator.bit_generator.state = state["generator"]
+    def _remember(self, memory: dict[str, Any]) -> None:
+        if self.generator is not None and memory["generator"] is not None:
+            self.generator.bit_generator.state = memory["generator"]
 
 
 @contextmanager

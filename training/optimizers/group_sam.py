@@ -1,11 +1,10 @@
-"""Class-aware members of the SAM family: ImbSAM, SSE-SAM and Focal-SAM."""
+"""Class-aware members of the SAM family: what those with a head and a tail part share, ImbSAM, and Focal-SAM."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import torch
@@ -13,15 +12,15 @@ from torch import Tensor
 
 from ..class_counts import ClassTable, number, whole_counts
 from .data_parallel import Gradient
-from .passes import OptimizerError, Passes
-from .sam import Part, partwise_gradient
+from .passes import Inputs, OptimizerError, Passes
+from .sam import Part, ascent, partwise_gradient
 from .split_batches import split_gradient
 from .wrapper import Common, Wrapper
 
 Normalisation = Literal["batch", "batch-x2", "group"]
 
 
-class _HeadTail(Wrapper):
+class HeadTail(Wrapper):
     """Head part plus tail part, each differentiated at its own radius."""
 
     def __init__(
@@ -36,7 +35,7 @@ class _HeadTail(Wrapper):
     ) -> None:
         super().__init__(base, **common)
         counts = whole_counts(class_counts, OptimizerError)
-        tail = _tail_classes(counts, eta)
+        tail = tail_classes(counts, eta)
         if normalisation not in get_args(Normalisation):
             raise OptimizerError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; got {normalisation!r}")
         self.eta, self.normalisation, self.split_batches = eta, normalisation, bool(split_batches)
@@ -52,7 +51,15 @@ class _HeadTail(Wrapper):
     def radii(self) -> tuple[float, float]:
         """Radii of the head and of the tail part in the current epoch."""
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+    def arranged(self, parts: list[Part]) -> list[Part]:
+        """The parts of a batch, where a method has other ones."""
+        return parts
+
+    def aim(self, parts: Sequence[Part], gradients: Sequence[Gradient], i: int) -> Gradient:
+        """How far the weights move for part ``i``: ``rho_i g_i / ||g_i||``, if a method does not say otherwise."""
+        return ascent(parts, gradients, i)
+
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         is_tail = self._is_tail(targets)
         tail, batch = self._global_counts(torch.stack([is_tail.sum(), torch.tensor(len(targets), device=targets.device)]))
         head = batch - tail
@@ -67,10 +74,10 @@ class _HeadTail(Wrapper):
             if size > 0  # a part without samples is zero: no perturbation and no pass
         ]
         evaluate = split_gradient if self.split_batches else partwise_gradient
-        return evaluate(passes, inputs, targets, parts, self.parallel)
+        return evaluate(passes, inputs, targets, self.arranged(parts), self.parallel, self.aim)
 
 
-def _tail_classes(counts: list[int], eta: float) -> list[bool]:
+def tail_classes(counts: list[int], eta: float) -> list[bool]:
     """Which classes are tail (count below ``eta``); head and tail must both hold training samples."""
     tail = [n < eta for n in counts]
     in_tail = sum(n for n, is_tail in zip(counts, tail, strict=True) if is_tail)
@@ -86,7 +93,7 @@ def _tail_classes(counts: list[int], eta: float) -> list[bool]:
     raise OptimizerError(f"eta = {eta} leaves no training sample in the {side}: class counts are {counts}; {fix}")
 
 
-class ImbSAM(_HeadTail):
+class ImbSAM(HeadTail):
     """ImbSAM (Zhou et al., ICCV 2023): only the tail part is sharpness-aware.
 
     ``grad L_H(w) + grad L_T(w + rho g_T / ||g_T||)`` with 2 forward and 3 backward passes (one forward pass at ``w`` serves
@@ -128,77 +135,6 @@ class ImbSAM(_HeadTail):
     def radii(self) -> tuple[float, float]:
         """Zero for the head, ``rho`` for the tail."""
         return 0.0, self.rho
-
-
-class SSESAM(_HeadTail):
-    """SSE-SAM (Lyu et al., AAAI 2025): first the head escapes its saddles, then the tail.
-
-    Stage 1 (epoch < gamma * epochs, from 0): ``grad L_H(w + rho_H g_H / ||g_H||) + grad L_T(w + rho_T g_T / ||g_T||)``,
-    3 forward and 4 backward passes. Stage 2: the same with ``rho_H = 0``, 2 and 3 passes. The rule is that of the authors'
-    code, which spends 4 and 4 in both stages and moves running statistics four times a step, twice at perturbed weights;
-    here they move once.
-
-    Call :meth:`set_epoch` at the start of every epoch.
-
-    Args:
-        base: Any torch optimizer.
-        class_counts: Training samples of each class ``[C]``.
-        eta: A class is tail iff its count is below ``eta``.
-        epochs: Length of the whole training, in epochs.
-        rho_head: Radius for the head part in stage 1.
-        rho_tail: Radius for the tail part in both stages.
-        gamma: Fraction of the training that is stage 1, both 0 (never) and 1 (always) included. With 0.7 of 200 epochs stage 1
-            is epochs 0 to 139. Read as a decimal number, so that 0.07 of 100 epochs is 7 of them and not 8.
-        normalisation: As in :class:`ImbSAM`; the SSE-SAM code uses ``"batch"``.
-        split_batches: Evaluate head and tail samples as separate sub-batches, see
-            :func:`~saddlescope.training.optimizers.split_batches.split_gradient`.
-        **common: See :class:`~saddlescope.training.optimizers.wrapper.Common`.
-
-    Raises:
-        OptimizerError: A negative radius, gamma outside [0, 1], unknown normalisation, or ``eta`` that leaves head or tail
-            without a training sample.
-    """
-
-    name: ClassVar[str] = "ssesam"
-
-    def __init__(
-        self,
-        base: torch.optim.Optimizer,
-        class_counts: Sequence[int],
-        *,
-        eta: float,
-        epochs: int,
-        rho_head: float = 0.05,
-        rho_tail: float = 0.1,
-        gamma: float = 0.7,
-        normalisation: Normalisation = "batch",
-        split_batches: bool = False,
-        **common: Unpack[Common],
-    ) -> None:
-        super().__init__(base, class_counts, eta=eta, normalisation=normalisation, split_batches=split_batches, **common)
-        if isinstance(epochs, bool) or epochs != int(epochs) or epochs < 1:
-            raise OptimizerError(f"epochs (length of the whole training) must be a whole number >= 1, got {epochs!r}")
-        self.epochs = int(epochs)
-        self.gamma = number("gamma (fraction of the epochs in stage 1)", gamma, 0, 1, OptimizerError)
-        self.rho_head = number("rho_head (radius for the head part)", rho_head, 0, math.inf, OptimizerError)
-        self.rho_tail = number("rho_tail (radius for the tail part)", rho_tail, 0, math.inf, OptimizerError)
-        self.settings |= {"rho_head": self.rho_head, "rho_tail": self.rho_tail, "gamma": self.gamma, "epochs": self.epochs}
-
-    @property
-    def stage_switch_epoch(self) -> int:
-        """First epoch (from 0) of stage 2; equal to ``epochs`` if stage 2 never comes."""
-        return math.ceil(Fraction(repr(self.gamma)) * self.epochs)
-
-    @property
-    def stage(self) -> int:
-        """1 or 2, by the epoch last given to :meth:`set_epoch`."""
-        if self.epoch is None:
-            raise OptimizerError("SSE-SAM changes stage by epoch: call optimizer.set_epoch(epoch), from 0, before each epoch")
-        return 1 if self.epoch < self.stage_switch_epoch else 2
-
-    def radii(self) -> tuple[float, float]:
-        """``rho_head`` (0 in stage 2) and ``rho_tail``."""
-        return (self.rho_head if self.stage == 1 else 0.0), self.rho_tail
 
 
 class FocalSAM(Wrapper):
@@ -246,7 +182,7 @@ class FocalSAM(Wrapper):
         self._coefficient = ClassTable(coefficients, torch.float64, OptimizerError)
         self._has_still, self._has_moved = min(coefficients) < 1, max(coefficients) > 0
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
         coefficient = self._coefficient(targets).to(passes.weight_dtype)
         batch = self._batch_size(targets)
         parts = [Part((1 - coefficient) / batch, 0.0)] if self._has_still else []

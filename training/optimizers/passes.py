@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,8 @@ from .data_parallel import Gradient
 
 #: ``loss(outputs [n, C], targets [n]) -> per-sample losses [n]``
 PerSampleLoss = Callable[[Tensor, Tensor], Tensor]
+#: a tensor ``[n, ...]`` (``model(x)``), named tensors (``model(**x)``) or several (``model(*x)``)
+Inputs = Tensor | Mapping[str, Any] | Sequence[Any]
 
 #: Guards the division by a gradient norm; any larger norm is used as it is.
 NORM_FLOOR = 1e-16
@@ -55,12 +58,12 @@ class Passes:
         """The mixed-precision region of one forward pass."""
         return nullcontext() if self.autocast is None else torch.autocast(device.type, dtype=self.autocast)
 
-    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Logits ``[n, C]`` and per-sample losses ``[n]`` with their graph."""
         # Outside an own region autocast keeps the low-precision copies of the weights: those of w would be used at w + eps.
         torch.clear_autocast_cache()
-        with self.precision(inputs.device):
-            outputs = self.model(inputs)
+        with self.precision(targets.device):
+            outputs = evaluate(self.model, inputs)
             losses = self.loss(outputs, targets)
         if losses.shape != targets.shape[:1]:
             raise OptimizerError(
@@ -87,6 +90,27 @@ class Passes:
         return [None if g is None else g * inverse.to(g) for g in found]
 
 
+def evaluate(model: nn.Module, inputs: Inputs) -> Tensor:
+    """The model's logits.
+
+    Raises:
+        OptimizerError: It returned neither a tensor nor something with ``logits``.
+    """
+    if isinstance(inputs, Tensor):
+        outputs = model(inputs)
+    else:
+        outputs = model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
+    logits = outputs
+    if not isinstance(outputs, Tensor):
+        logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise OptimizerError(
+            f"the model returned {type(outputs).__name__}; it must return its logits [n, C], or an object with .logits: wrap "
+            "it in a module whose forward does"
+        )
+    return logits
+
+
 def joint_norm(gradient: Gradient) -> Tensor | None:
     """Euclidean norm over all parameters together (float32 or better), ``None`` if there is no gradient at all."""
     present = [g.float() if g.dtype in (torch.float16, torch.bfloat16) else g for g in gradient if g is not None]
@@ -104,22 +128,52 @@ def added(first: Gradient | None, second: Gradient) -> Gradient:
     return [b if a is None else a if b is None else a + b for a, b in zip(first, second, strict=True)]
 
 
-@contextmanager
-def perturbed(parameters: Sequence[nn.Parameter], gradient: Gradient, rho: float) -> Iterator[None]:
-    """Inside, the weights are ``w + rho * g / ||g||``; on the way out they are bit for bit ``w``, also after an exception."""
+def scaled_to(gradient: Gradient, rho: float | Tensor) -> Gradient:
+    """``rho g / ||g||``; nothing moves where there is no gradient at all."""
     norm = joint_norm(gradient)
     if norm is None:
+        return gradient
+    scale = rho / norm.clamp(min=NORM_FLOOR)
+    return [None if g is None else g * scale.to(g) for g in gradient]
+
+
+@contextmanager
+def perturbed(parameters: Sequence[nn.Parameter], move: Gradient) -> Iterator[None]:
+    """Inside, the weights are ``w + move``; on the way out they are bit for bit ``w``, also after an exception."""
+    moved = [(p, m) for p, m in zip(parameters, move, strict=True) if m is not None]
+    if not moved:
         yield
         return
-    moved = [(p, g) for p, g in zip(parameters, gradient, strict=True) if g is not None]
     weights: list[Tensor] = [p for p, _ in moved]
     with torch.no_grad():
         saved = [p.clone() for p in weights]
-        scale = rho / norm.clamp(min=NORM_FLOOR)
-        steps: list[Tensor] = [g * scale.to(g) for _, g in moved]
-        torch._foreach_add_(weights, steps)
+        torch._foreach_add_(weights, [m for _, m in moved])
     try:
         yield
     finally:
         with torch.no_grad():
             torch._foreach_copy_(weights, saved)
+
+
+def dot(first: Gradient, second: Gradient) -> Tensor:
+    """Inner product of two gradients, in float32 or better; 0 if they share no parameter."""
+    products = [
+        torch.dot(a.reshape(-1).to(_wide(a)), b.reshape(-1).to(_wide(b)))
+        for a, b in zip(first, second, strict=True)
+        if a is not None and b is not None
+    ]
+    return torch.stack([p.to(products[0]) for p in products]).sum() if products else torch.zeros(())
+
+
+def combined(a: Tensor | float, first: Gradient, b: Tensor | float, second: Gradient) -> Gradient:
+    """``a first + b second``."""
+
+    def times(factor: Tensor | float, g: Tensor) -> Tensor:
+        return g * (factor.to(g) if isinstance(factor, Tensor) else factor)
+
+    scaled = [[None if g is None else times(factor, g) for g in gradient] for factor, gradient in ((a, first), (b, second))]
+    return added(*scaled)
+
+
+def _wide(g: Tensor) -> torch.dtype:
+    return torch.promote_types(g.dtype, torch.float32)

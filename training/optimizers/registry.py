@@ -1,4 +1,4 @@
-"""The optimizers of the suite: plain steps, SAM, ImbSAM, SSE-SAM, CC-SAM and Focal-SAM around any torch optimizer.
+"""The optimizers of the suite, around any torch optimizer: plain steps, SAM, its class-aware relatives, and saddle escapers.
 
 All have one interface::
 
@@ -8,7 +8,8 @@ All have one interface::
         for inputs, targets in loader:
             step = optimizer.step(model, loss_fn, (inputs, targets))  # loss_fn(outputs, targets) -> losses [n]
 
-The base optimizer owns learning rate, momentum and weight decay; schedulers are attached to ``optimizer.base``.
+The base optimizer owns learning rate, momentum and weight decay. They are torch optimizers themselves; the ways into other
+people's loops are in ``training/README.md``.
 """
 
 from __future__ import annotations
@@ -17,24 +18,37 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 
+from .bsam import BSAM
 from .ccsam import CCSAM
 from .data_parallel import DataParallel
-from .group_sam import SSESAM, FocalSAM, ImbSAM, Normalisation
+from .directions import GSA, LESAM
+from .eigensam import EigenSAM
+from .group_sam import FocalSAM, ImbSAM, Normalisation
+from .noise import LPFSGD, PGD
 from .passes import OptimizerError, PerSampleLoss
 from .sam import SAM, Plain
+from .stages import SSESAM, LateImbSAM
 from .wrapper import Common, Step, Wrapper
 
 __all__ = [
+    "BSAM",
     "CCSAM",
+    "GSA",
+    "LESAM",
+    "LPFSGD",
     "OPTIMIZERS",
+    "PGD",
     "SAM",
     "SSESAM",
     "Common",
     "DataParallel",
+    "EigenSAM",
     "FocalSAM",
     "ImbSAM",
+    "LateImbSAM",
     "Normalisation",
     "OptimizerError",
     "PerSampleLoss",
@@ -44,8 +58,9 @@ __all__ = [
     "build_optimizer",
 ]
 
+_ALL = (Plain, SAM, ImbSAM, SSESAM, CCSAM, FocalSAM, LateImbSAM, BSAM, LESAM, GSA, PGD, LPFSGD, EigenSAM)
 #: key in recipes and records -> class
-OPTIMIZERS: dict[str, type[Wrapper]] = {cls.name: cls for cls in (Plain, SAM, ImbSAM, SSESAM, CCSAM, FocalSAM)}
+OPTIMIZERS: dict[str, type[Wrapper]] = {cls.name: cls for cls in _ALL}
 
 
 def build_optimizer(
@@ -57,18 +72,20 @@ def build_optimizer(
     eta: float | None = None,
     settings: Mapping[str, Any] | None = None,
     table: str | None = None,
+    generator: np.random.Generator | None = None,
     **common: Unpack[Common],
 ) -> Wrapper:
     """Builds an optimizer from its key and the settings of a recipe.
 
     Args:
-        name: ``sgd``, ``sam``, ``imbsam``, ``ssesam``, ``ccsam`` or ``focalsam``.
+        name: A key of ``OPTIMIZERS``, such as ``sam``.
         base: The optimizer to wrap.
         class_counts: Training samples of each class; handed to the methods that use it.
         epochs: Length of the training; likewise.
         eta: Head/tail threshold; likewise.
         settings: The method's own settings (JSON-able), such as ``{"rho_head": 0.05}``; may override ``eta``.
         table: The name of its table in the recipe, for messages; default ``name``.
+        generator: Randomness for the methods that use some.
         **common: See :class:`~saddlescope.training.optimizers.wrapper.Common`.
 
     Raises:
@@ -84,7 +101,7 @@ def build_optimizer(
         raise OptimizerError(
             f"[optimizers.{table or name}] has unknown setting {unknown[0]!r}; it takes: {', '.join(own) or 'nothing'}"
         )
-    context = {"class_counts": class_counts, "epochs": epochs, "eta": eta}
+    context = {"class_counts": class_counts, "epochs": epochs, "eta": eta, "generator": generator}
     arguments = {k: v for k, v in context.items() if k in takes} | given
     if "eta" in takes and arguments["eta"] is None:
         raise OptimizerError(f"{name} needs eta, the count below which a class is tail (class counts: {list(class_counts)})")

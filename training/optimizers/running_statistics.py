@@ -1,14 +1,12 @@
-"""Running statistics of normalisation layers in steps that evaluate the model more than once.
+"""Running statistics of batch normalisation in steps that evaluate a batch in pieces.
 
-A step of the SAM family runs the model at the weights and at perturbed weights. Batch statistics are right in both (they
-belong to the function that is being differentiated), but running statistics describe the model that will be evaluated: they
-must move once per step, from the pass at the unperturbed weights. Calling ``model.eval()`` in the perturbed pass would
-instead change the function.
+Batch statistics belong to the function that is being differentiated; running statistics describe the model that will be
+evaluated and must move once per step (see :mod:`~saddlescope.training.optimizers.buffers`), here by the pooled moments of the pieces.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -26,29 +24,6 @@ def _tracking(model: nn.Module) -> list[_BatchNorm | _InstanceNorm]:
     """The normalisation layers whose running statistics a forward pass would move."""
     layers = [m for m in model.modules() if isinstance(m, (_BatchNorm, _InstanceNorm))]
     return [m for m in layers if m.training and m.track_running_stats and m.running_mean is not None]
-
-
-@contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Forward passes inside leave running statistics as they are; batch statistics are used as before.
-
-    The layers' flags are restored on the way out, also after an exception. Layers in eval mode are not touched.
-    """
-    layers = _tracking(model)
-    momenta = [layer.momentum for layer in layers]
-    try:
-        for layer in layers:
-            if isinstance(layer, _BatchNorm):
-                layer.track_running_stats = False  # normalises by the batch and hands no buffer to the kernel
-            else:
-                layer.momentum = 0.0  # instance norm would normalise by the same values but still write its buffers
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            if isinstance(layer, _BatchNorm):
-                layer.track_running_stats = True
-            else:
-                layer.momentum = momentum
 
 
 @dataclass
@@ -100,6 +75,23 @@ def pooled_statistics(model: nn.Module) -> Iterator[None]:
         unseen = [_put_back(layer, seen[layer], pooled=finished) for layer in layers if layer in seen]
     if any(unseen):
         raise BatchNormError("split batches: batch normalisation ran unseen, as in a compiled model; pass the model itself")
+
+
+def require_pooled(changed: Sequence[tuple[nn.Module, str]]) -> None:
+    """Refuses buffers that sub-batches moved one after the other.
+
+    Args:
+        changed: Modules and names of the buffers that the sub-batches changed.
+
+    Raises:
+        BatchNormError: One of them is no running statistic of batch normalisation.
+    """
+    for module, name in changed:
+        if not isinstance(module, _BatchNorm):
+            raise BatchNormError(
+                f"split batches: buffer {name!r} of {type(module).__name__} moves with every pass, and how to pool it over "
+                "sub-batches is not known; use split_batches=False"
+            )
 
 
 def _buffers(layer: _BatchNorm) -> tuple[Tensor, Tensor, Tensor | None]:

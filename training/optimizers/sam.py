@@ -8,7 +8,8 @@ the radii. The engine does the passes that this formula needs and no others.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Unpack
 
@@ -16,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..class_counts import number
+from .buffers import buffers_move_once
 from .data_parallel import DataParallel, Gradient
-from .passes import OptimizerError, Passes, added, perturbed
-from .running_statistics import frozen_statistics
+from .passes import Inputs, OptimizerError, Passes, added, perturbed, scaled_to
 from .wrapper import Common, Wrapper
 
 
@@ -30,8 +31,22 @@ class Part:
     rho: float
 
 
+#: ``aim(parts, gradients, i)``: how far the weights move for part ``i``, from all moved parts and their gradients at ``w``
+Aim = Callable[[Sequence[Part], Sequence[Gradient], int], Gradient]
+
+
+def ascent(parts: Sequence[Part], gradients: Sequence[Gradient], i: int) -> Gradient:
+    """``rho_i g_i / ||g_i||``."""
+    return scaled_to(gradients[i], parts[i].rho)
+
+
 def partwise_gradient(
-    passes: Passes, inputs: Tensor, targets: Tensor, parts: Sequence[Part], parallel: DataParallel | None = None
+    passes: Passes,
+    inputs: Inputs,
+    targets: Tensor,
+    parts: Sequence[Part],
+    parallel: DataParallel | None = None,
+    aim: Aim = ascent,
 ) -> tuple[Gradient, Tensor, Tensor]:
     """``sum_p grad L_p(w + rho_p g_p / ||g_p||)`` with the fewest full-batch passes.
 
@@ -44,24 +59,29 @@ def partwise_gradient(
         targets: ``[n]``.
         parts: At least one. Leave out parts without samples.
         parallel: Sums the perturbing gradients over processes, unless it asks for m-sharpness.
+        aim: Where each part with a radius is differentiated.
 
     Returns:
         This process's share of the gradient, mean loss at ``w``, logits at ``w`` (both detached).
     """
-    logits, losses = passes.forward(inputs, targets)
     still = [p.weights for p in parts if p.rho == 0]
     moved = [p for p in parts if p.rho != 0]
-    weightings = [torch.stack(still).sum(dim=0)] if still else []
-    weightings += [p.weights for p in moved]
-    at_w = [passes.gradient(losses, a, retain=i < len(weightings) - 1) for i, a in enumerate(weightings)]
-    total = at_w.pop(0) if still else None
-    loss, logits = losses.detach().mean(), logits.detach()
-    del losses
-    if moved and parallel is not None and not parallel.m_sharpness:
-        at_w = parallel.sum_gradients(at_w, passes.parameters)
-    with frozen_statistics(passes.model):
-        for part, direction in zip(moved, at_w, strict=True):
-            with perturbed(passes.parameters, direction, part.rho):
+    with buffers_move_once(passes.model) if moved else nullcontext() as buffers:
+        logits, losses = passes.forward(inputs, targets)
+        weightings = [torch.stack(still).sum(dim=0)] if still else []
+        weightings += [p.weights for p in moved]
+        at_w = [passes.gradient(losses, a, retain=i < len(weightings) - 1) for i, a in enumerate(weightings)]
+        total = at_w.pop(0) if still else None
+        loss, logits = losses.detach().mean(), logits.detach()
+        del losses
+        if buffers is not None:
+            buffers.moved()
+        if moved and parallel is not None and not parallel.m_sharpness:
+            at_w = parallel.sum_gradients(at_w, passes.parameters)
+        for i, part in enumerate(moved):
+            assert buffers is not None
+            buffers.rewind()
+            with perturbed(passes.parameters, aim(moved, at_w, i)):
                 _, losses = passes.forward(inputs, targets)
                 total = added(total, passes.gradient(losses, part.weights))
     assert total is not None
@@ -73,9 +93,8 @@ class Plain(Wrapper):
 
     name: ClassVar[str] = "sgd"
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
-        weights = torch.full(targets.shape, 1.0 / self._batch_size(targets), dtype=passes.weight_dtype, device=targets.device)
-        return partwise_gradient(passes, inputs, targets, [Part(weights, 0.0)])
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+        return partwise_gradient(passes, inputs, targets, [Part(self._mean(passes, targets), 0.0)])
 
 
 class SAM(Wrapper):
@@ -96,6 +115,5 @@ class SAM(Wrapper):
         self.rho = number("rho (radius of the perturbation)", rho, 0, math.inf, OptimizerError)
         self.settings = {"rho": self.rho}
 
-    def _gradient(self, passes: Passes, inputs: Tensor, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
-        weights = torch.full(targets.shape, 1.0 / self._batch_size(targets), dtype=passes.weight_dtype, device=targets.device)
-        return partwise_gradient(passes, inputs, targets, [Part(weights, self.rho)], self.parallel)
+    def _gradient(self, passes: Passes, inputs: Inputs, targets: Tensor) -> tuple[Gradient, Tensor, Tensor]:
+        return partwise_gradient(passes, inputs, targets, [Part(self._mean(passes, targets), self.rho)], self.parallel)

@@ -7,14 +7,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .batches import take
+from .buffers import buffers_move_once
 from .data_parallel import DataParallel, Gradient
-from .passes import OptimizerError, Passes, added, perturbed
-from .running_statistics import frozen_statistics, pooled_statistics
-from .sam import Part
+from .passes import Inputs, OptimizerError, Passes, added, perturbed
+from .running_statistics import pooled_statistics, require_pooled
+from .sam import Aim, Part, ascent
 
 
 def split_gradient(
-    passes: Passes, inputs: Tensor, targets: Tensor, parts: Sequence[Part], parallel: DataParallel | None = None
+    passes: Passes,
+    inputs: Inputs,
+    targets: Tensor,
+    parts: Sequence[Part],
+    parallel: DataParallel | None = None,
+    aim: Aim = ascent,
 ) -> tuple[Gradient, Tensor, Tensor]:
     """As :func:`~saddlescope.training.optimizers.sam.partwise_gradient`, every part evaluated on its own samples only.
 
@@ -29,9 +36,11 @@ def split_gradient(
         targets: ``[n]``.
         parts: With disjoint samples (those of non-zero weight).
         parallel: As in ``partwise_gradient``.
+        aim: As there.
 
     Raises:
-        BatchNormError: A sub-batch for which batch statistics do not exist.
+        BatchNormError: A sub-batch for which batch statistics do not exist, or buffers that move and that are no running
+            statistics of batch normalisation (how to pool those of sub-batches is not known).
         OptimizerError: Synchronised batch normalisation in a data-parallel job, where processes would wait for each other.
     """
     if parallel is not None and any(isinstance(m, nn.SyncBatchNorm) for m in passes.model.modules()):
@@ -44,27 +53,29 @@ def split_gradient(
     def evaluate(part: Part, index: Tensor) -> tuple[Tensor, Tensor, Gradient] | None:
         if len(index) == 0:
             return None
-        logits, losses = passes.forward(inputs[index], targets[index])
+        logits, losses = passes.forward(take(inputs, index), targets[index])
         return logits.detach(), losses.detach(), passes.gradient(losses, part.weights[index])
 
-    with pooled_statistics(passes.model):
-        at_w = [evaluate(part, index) for part, index in zip(parts, members, strict=True)]
-    seen = [(index, values) for index, values in zip(members, at_w, strict=True) if values is not None]
-    order = torch.cat([index for index, _ in seen]).argsort()
-    logits = torch.cat([values[0] for _, values in seen])[order]
-    loss = torch.cat([values[1] for _, values in seen]).mean()
-    gradients = [nothing if values is None else values[2] for values in at_w]
-    directions = gradients
-    if parallel is not None and not parallel.m_sharpness:
-        directions = parallel.sum_gradients(gradients, passes.parameters)
-
-    total: Gradient = nothing
-    with frozen_statistics(passes.model):
-        for part, index, gradient, direction in zip(parts, members, gradients, directions, strict=True):
+    with buffers_move_once(passes.model) as buffers:
+        with pooled_statistics(passes.model):
+            at_w = [evaluate(part, index) for part, index in zip(parts, members, strict=True)]
+        require_pooled(buffers.changed())
+        buffers.moved()
+        seen = [(index, values) for index, values in zip(members, at_w, strict=True) if values is not None]
+        order = torch.cat([index for index, _ in seen]).argsort()
+        logits = torch.cat([values[0] for _, values in seen])[order]
+        loss = torch.cat([values[1] for _, values in seen]).mean()
+        gradients = [nothing if values is None else values[2] for values in at_w]
+        directions = gradients
+        if parallel is not None and not parallel.m_sharpness:
+            directions = parallel.sum_gradients(gradients, passes.parameters)
+        total: Gradient = nothing
+        for i, (part, index, gradient) in enumerate(zip(parts, members, gradients, strict=True)):
             if part.rho == 0:
                 total = added(total, gradient)
                 continue
-            with perturbed(passes.parameters, direction, part.rho):
+            buffers.rewind()
+            with perturbed(passes.parameters, aim(parts, directions, i)):
                 values = evaluate(part, index)
             total = added(total, nothing if values is None else values[2])
     return total, loss, logits

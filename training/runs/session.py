@@ -168,9 +168,6 @@ def make_optimizer(
         weight_decay=table.weight_decay,
         nesterov=table.nesterov,
     )
-    settings = dict(run.settings)
-    if settings.get("mixup_alpha"):
-        settings["generator"] = mixing
     return build_optimizer(
         run.rule or run.optimizer,
         base,
@@ -178,7 +175,8 @@ def make_optimizer(
         class_counts=class_counts,
         epochs=table.epochs,
         eta=run.groups.eta,
-        settings=settings,
+        settings=run.settings,
+        generator=mixing,
         max_norm=table.max_norm,
         autocast=AUTOCAST[table.autocast],
         scaler=torch.amp.GradScaler(device.type) if table.autocast == "fp16" else None,

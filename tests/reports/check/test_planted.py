@@ -18,7 +18,7 @@ from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.reports.testing import assert_matches_baseline, store_baseline
-from saddlescope.training.optimizers import group_sam
+from saddlescope.training.optimizers import stages
 from saddlescope.training.runs.recipe import load_recipe
 from saddlescope.training.runs.study import train_study
 from typer.testing import CliRunner
@@ -112,6 +112,6 @@ def test_training_again_gives_the_same_digits_and_without_the_stage_switch_it_do
     baseline = tmp_path / "baseline.json"
     store_baseline(trained(tmp_path / "first"), baseline, reason="as it should be", by_seed=True)
     assert_matches_baseline(trained(tmp_path / "again"), baseline)
-    monkeypatch.setattr(group_sam.SSESAM, "radii", lambda self: (self.rho_head, self.rho_tail))
+    monkeypatch.setattr(stages.SSESAM, "radii", lambda self: (self.rho_head, self.rho_tail))
     with pytest.raises(AssertionError, match="moved"):
         assert_matches_baseline(trained(tmp_path / "planted"), baseline)

@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from saddlescope.training.optimizers.registry import CCSAM, SAM, SSESAM, FocalSAM, ImbSAM, Plain
+from saddlescope.training.optimizers.registry import BSAM, CCSAM, GSA, LESAM, SAM, SSESAM, FocalSAM, ImbSAM, Plain
 from torch import nn
 
 COUNTS = [60, 40, 9, 5]  # with eta 10: classes 0, 1 are head, 2, 3 tail
@@ -151,6 +151,41 @@ def ccsam_rule(r, x, y, epoch, k=0.01, a=0.4):
     return dict(zip(w, torch.autograd.grad(objective, list(w.values())), strict=True))
 
 
+def bsam_rule(r, x, y, epoch):
+    every = [n**-0.5 for n in COUNTS for _ in range(n)]  # one for each training sample
+    a = torch.tensor([n**-0.5 * len(every) / sum(every) for n in COUNTS], dtype=torch.float64)[y] / len(y)
+    return r.grad(r.moved(x, y, a, RHO), x, y, a)
+
+
+def lesam_rule(normalisation):
+    def rule(r, x, y, epoch):
+        found = []
+        for a in weights_of(normalisation, y):
+            if a.sum() == 0:
+                continue
+            norm = math.sqrt(sum(float((v**2).sum()) for v in r.grad(r.w, x, y, a).values()))
+            sigma = 0.08 * 0.5 * (1 + math.cos(math.pi * epoch / 4))
+            found.append(r.grad(r.moved(x, y, a, min(sigma / (norm + 1e-12), 0.35)), x, y, a))
+        return total(*found)
+
+    return rule
+
+
+def gsa_rule(r, x, y, epoch):
+    weightings = [a for a in weights_of("batch", y) if a.sum() > 0]
+    gradients = [r.grad(r.w, x, y, a) for a in weightings]
+    whole = total(*gradients)
+    square = sum(float((v**2).sum()) for v in whole.values())
+    found = []
+    for a, g in zip(weightings, gradients, strict=True):
+        share = sum(float((g[k] * whole[k]).sum()) for k in NAMES) / square
+        own = {k: g[k] - share * whole[k] for k in NAMES}
+        norm = math.sqrt(sum(float((v**2).sum()) for v in own.values()))
+        at = r.w if len(weightings) == 1 else {k: v + RHO * own[k] / norm for k, v in r.w.items()}
+        found.append(r.grad(at, x, y, a))
+    return total(*found)
+
+
 def sse(base, **kw):
     return SSESAM(base, COUNTS, eta=ETA, epochs=4, gamma=0.5, rho_head=RHO_HEAD, rho_tail=RHO_TAIL, **kw)
 
@@ -161,6 +196,13 @@ CASES = {
     "focalsam": (lambda b, **kw: FocalSAM(b, COUNTS, rho=RHO, strength=0.7, focus=2.5, **kw), focalsam_rule),
     "ccsam": (lambda b, **kw: CCSAM(b, COUNTS, noise_ratio=0.01, flat_ratio=0.4, classifier="last", **kw), ccsam_rule),
 }
+CASES["bsam"] = (lambda b, **kw: BSAM(b, COUNTS, rho=RHO, **kw), bsam_rule)
+CASES["gsa"] = (lambda b, **kw: GSA(b, COUNTS, eta=ETA, rho=RHO, **kw), gsa_rule)
+for kind in ("batch", "group"):
+    CASES[f"lesam {kind}"] = (
+        lambda b, kind=kind, **kw: LESAM(b, COUNTS, eta=ETA, epochs=4, sigma=0.08, rho_max=0.35, normalisation=kind, **kw),
+        lesam_rule(kind),
+    )
 for kind in ("batch", "batch-x2", "group"):
     CASES[f"imbsam {kind}"] = (
         lambda b, kind=kind, **kw: ImbSAM(b, COUNTS, eta=ETA, rho=RHO, normalisation=kind, **kw),

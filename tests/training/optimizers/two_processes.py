@@ -55,7 +55,8 @@ def same(name, left, right, **tolerance):
 
 
 def joined_equals_sharded(rank):
-    cases = [(n, {}) for n in ("sgd", "sam", "imbsam", "ssesam", "focalsam")]
+    cases = [(n, {}) for n in ("sgd", "sam", "imbsam", "ssesam", "focalsam", "bsam", "lesam", "gsa", "imbsam-late")]
+    cases += [("eigensam", {"every": 2}), ("pgd", {"threshold": 100.0, "wait": 1})]
     cases += [(n, {"normalisation": k}) for n in ("imbsam", "ssesam") for k in ("batch-x2", "group")]
     cases += [("imbsam", {"split_batches": True}), ("ssesam", {"split_batches": True})]
     for name, settings in cases:
@@ -67,7 +68,12 @@ def joined_equals_sharded(rank):
             together.set_epoch(step)
             shards = [batch(step, labels[side], side) for side in (0, 1)]
             alone.step(one, cross_entropy, tuple(torch.cat(part) for part in zip(*shards, strict=True)))
-            together.step(two, cross_entropy, shards[rank])
+            if step % 2:
+                together.step(two, cross_entropy, shards[rank])
+            else:  # as another loop does it
+                together.zero_grad()
+                together.backward(two, cross_entropy, shards[rank])
+                together.step()
             for p, q in zip(one.parameters(), two.module.parameters(), strict=True):
                 same(f"{name} {settings} step {step}", q, p)
         assert two.module.unused.grad is None

@@ -4,16 +4,29 @@ import hashlib
 import json
 import tomllib
 
+import numpy as np
 import pytest
 import tomli_w
+import torch
 from saddlescope.analysis.records.study_plan import StudyAnalysis
 from saddlescope.training.optimizers.registry import OptimizerError
 from saddlescope.training.runs.recipe import RecipeError, load_recipe, parse_recipe, recipe_names
 from saddlescope.training.runs.run import resolve, runs
+from saddlescope.training.runs.session import make_optimizer
 
 
 @pytest.mark.parametrize(
-    "name", ["digits-lt", "digits-lt-imbsam-weightings", "fashion-mnist-lt", "cifar10-lt-small", "imagenet-lt-rangwani"]
+    "name",
+    [
+        "digits-lt",
+        "digits-lt-imbsam-weightings",
+        "digits-lt-stages",
+        "fashion-mnist-lt",
+        "cifar10-lt-small",
+        "cifar10-lt-small-rho",
+        "cifar10-lt-small-escapers",
+        "imagenet-lt-rangwani",
+    ],
 )
 def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
     assert name in recipe_names()
@@ -131,3 +144,15 @@ def test_missing_and_damaged_recipes(tmp_path):
     (tmp_path / "bad.toml").write_text("name = ")
     with pytest.raises(RecipeError, match=r"bad\.toml: not readable as TOML"):
         load_recipe(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("name", ["digits-lt-stages", "cifar10-lt-small-rho", "cifar10-lt-small-escapers"])
+def test_every_optimizer_of_these_recipes_can_be_built(name):
+    """Its settings are known and in range; no data are needed for that."""
+    seen = set()
+    for run in runs(load_recipe(name)):
+        model = torch.nn.Linear(3, 10)
+        optimizer = make_optimizer(run, [120, 90, 70, 50, 44, 30, 20, 15, 8, 5], model, np.random.default_rng(0), "cpu")
+        assert set(run.settings) <= set(optimizer.settings)
+        seen.add(json.dumps([type(optimizer).__name__, optimizer.settings]))
+    assert len(seen) == len(load_recipe(name).optimizers)

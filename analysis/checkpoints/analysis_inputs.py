@@ -166,8 +166,19 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         index_sha256=side_car["data"]["index_sha256"] if side_car is not None and given.data is None else None,
         training=side_car["training"] if side_car is not None else None,
         subject=given.record(),
+        objective=_objective(side_car),
     )
     return Subject(model, samples, loss, source, (side_car or {}).get("groups", {}), notes)
+
+
+def _objective(side_car: Mapping[str, Any] | None) -> dict[str, float]:
+    """What the training's objective needs beside model, data and loss: ``eta`` of head and tail, ``weight_decay``."""
+    record = side_car or {}
+    told = {
+        "eta": record.get("groups", {}).get("eta"),
+        "weight_decay": record.get("recipe", {}).get("training", {}).get("weight_decay"),
+    }
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def _samples(checkpoint: Path, given: Given, side_car: dict[str, Any] | None) -> tuple[Samples, str]:

@@ -78,12 +78,14 @@ def analyze(
         progress,
         world,
         cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+        source,
     )
     unknown = [name for name in settings.only or () if name not in scheme.groups]
     if unknown:
         raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
     names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
     groups = {name: work.measure(name) for name in names}
+    net_rates = work.net_rates(groups)
     if settings.only is not None:
         groups = {name: groups[name] for name in names if name in settings.only}
     if vectors is not None and world.first:
@@ -102,6 +104,7 @@ def analyze(
         scheme=scheme,
         groups=groups,
         additivity=work.additivity(),
+        net_rates=net_rates,
         vectors_file=vectors.name if vectors else None,
         provenance=provenance,
     )
@@ -119,7 +122,7 @@ def _usable(name: str) -> torch.device:
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
-    "stationarity", "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
+    "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay", "memory", "basis", "subsample",
 }  # fmt: skip
 
 

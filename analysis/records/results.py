@@ -129,16 +129,48 @@ class Certificate(Record):
 
 
 class Multiplier(Record):
-    """Signed first-order multiplier of one optimizer's step along v.
+    """Quotient ``<v, perturbed gradient> / <v, g>``, as results of before there were escape rates hold it; read, no longer made.
 
-    ``value`` = <v, perturbed gradient> / <v, g_T>: above 1 the step leaves the saddle faster than plain SGD, negative it
-    pushes towards the saddle although its square may be larger.
+    Its denominator vanishes where it matters, near a saddle: see :class:`EscapeRate`.
     """
 
     optimizer: str
     rho: float
     value: float | None
-    measured: float | None = Field(None, description="the same from an actual perturbed gradient, not the expansion")
+    measured: float | None = None
+
+
+class EscapeRate(Record):
+    """``-v^T DG(w) v`` of an optimizer's own field G: a displacement along v grows by ``lr`` times this a step.
+
+    Above 0 the optimizer leaves along v, below 0 it comes back. By central differences over ``distance`` (in units of the
+    weights); ``halved`` is the same over half of it. ``far_rate`` is the mean rate across ``far_distance``, about a step of
+    training: where a network has kinks the two differ, and either holds for its distance only.
+    """
+
+    optimizer: str = Field(description="sgd, sam, imbsam, ssesam-1 (stage 1) or ssesam-2")
+    radii: dict[str, float] = Field({}, description="part (all, head, tail) -> radius of its perturbation")
+    rate: float
+    halved: float
+    distance: float = Field(gt=0)
+    settled: bool = Field(description="rate and halved agree to 5 %")
+    far_rate: float
+    far_distance: float = Field(gt=0)
+
+
+class NetRate(Record):
+    """Minus the smallest eigenvalue of the symmetric part of ``DG(w)``: the largest escape rate along any direction.
+
+    ``rate`` is proven as a lower bound by a unit vector (a Ritz value); ``interval`` is two-sided as an extreme's.
+    """
+
+    optimizer: str
+    radii: dict[str, float] = {}
+    rate: float
+    interval: Interval
+    confidence: float
+    residual: float = Field(ge=0)
+    converged: bool
 
 
 class EscapeTest(Record):
@@ -154,7 +186,12 @@ class Escape(Record):
 
     gradient_along_v: float
     correlated_negative_curvature: float | None = Field(description="<v, g>^2 / ||g||^2, Daneshmand et al. 2018")
-    multipliers: list[Multiplier] = []
+    multipliers: list[Multiplier] = Field([], description="of results from before there were rates")
+    rates: list[EscapeRate] = Field([], description="of each optimizer's field along v")
+    objective_curvature: float | None = Field(
+        None, description="v^T H v of the training objective (all groups in their shares, and weight decay)"
+    )
+    weight_decay: float | None = Field(None, description="in rates and objective_curvature; as trained")
     test: EscapeTest | None = None
 
 
@@ -271,6 +308,7 @@ class CurvatureResult(Record):
     scheme: Scheme
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
+    net_rates: list[NetRate] = Field([], description="of whole fields: does an optimizer leave here along any direction?")
     vectors_file: str | None = None
     provenance: Provenance
 

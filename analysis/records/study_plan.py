@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class StudyAnalysis:
         """
         table = dict(recipe.get("analysis", {}))
         along, also = table.pop("along", {}), table.pop("also", [])
+        table.setdefault("rho", radii_of(recipe.get("optimizers", {})))
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
         schemes = [settings.scheme for settings in (final, *passes)]
@@ -52,6 +53,28 @@ class StudyAnalysis:
             also=passes,
             slices=parse_slices(recipe.get("slices", {}), f"{where} [slices]"),
         )
+
+
+#: rule -> radius in ``AnalysisSettings.rho`` -> its name in the rule's table of a recipe
+_RADII = {
+    "sam": {"sam": "rho"},
+    "imbsam": {"imbsam": "rho"},
+    "ssesam": {"ssesam": "rho_tail", "ssesam-head": "rho_head"},
+}
+
+
+def radii_of(optimizers: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The radii that a study trains with, for the fields of its optimizers; where it does not tell, those of the settings.
+
+    Args:
+        optimizers: the recipe's tables. Of several of one rule the first counts: a checkpoint's own field has its own radii.
+    """
+    found: dict[str, float] = {}
+    for name, table in optimizers.items():
+        for radius, field in _RADII.get(str(table.get("rule", name)), {}).items():
+            if isinstance(table.get(field), int | float) and table[field] > 0:
+                found.setdefault(radius, float(table[field]))
+    return {**AnalysisSettings().rho, **found}
 
 
 @dataclass(frozen=True)

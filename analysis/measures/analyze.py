@@ -122,7 +122,8 @@ def _usable(name: str) -> torch.device:
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
-    "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay", "memory", "basis", "subsample",
+    "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
+    "memory", "basis", "subsample",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Does an optimizer leave? Derivatives of the fields that optimizers follow, along one direction and over all of them.
 
-``r(v) = -v^T DG(w) v`` is the rate at which the optimizer with field G leaves along a unit vector v: a displacement along v grows by
-``lr r`` a step where r > 0 and shrinks where r < 0. For plain gradient descent it is minus the curvature of the training
-objective along v, which is not the curvature of the group that v belongs to.
+``r(v) = -v^T DG(w) v`` is the rate at which the optimizer with field G leaves along a unit vector v: a displacement along v
+grows by ``lr r`` a step where r > 0 and shrinks where r < 0. For plain gradient descent it is minus the curvature of the
+training objective along v, which is not the curvature of the group that v belongs to.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ AGREE = 0.05
 def escape_rates(parts: Parts, v: Tensor, wanted: Sequence[Rule], *, weight_decay: float = 0.0) -> list[EscapeRate]:
     """``r(v) = -v^T DG(w) v`` of every rule, by central differences of its field along v.
 
-    The distance is :data:`FAR` where halving it changes no rate; else (kinks) the rates are measured at :data:`NEAR` as well, where
-    the precision allows it, and the ones across :data:`FAR` are kept beside them. The weights are restored to the bit.
+    The distance is :data:`FAR` where halving it changes no rate; else (kinks) the rates are measured at :data:`NEAR` as well,
+    where the precision allows it, and the ones across :data:`FAR` are kept beside them. The weights are restored to the bit.
 
     Args:
         parts: of the training objective; give operators in float64.
@@ -91,9 +91,9 @@ def objective_curvature(parts: Parts, v: Tensor, weight_decay: float = 0.0) -> f
 class SymmetricField:
     """The symmetric part of ``DG(w)`` as a linear operator, by exact Hessian products.
 
-    With H and H' the Hessians of a part at w and at ``w + rho g / |g|``, ``c = rho / |g|`` and P the projector onto the complement
-    of g, ``D[grad L(w + rho g / |g|)] = H' (I + c P H)``; its transpose is ``(I + c H P) H'``. (At w the gradient's norm is
-    differentiated too: that is P.)
+    With H and H' the Hessians of a part at w and at ``w + rho g / |g|``, ``c = rho / |g|`` and P the projector onto the
+    complement of g, ``D[grad L(w + rho g / |g|)] = H' (I + c P H)``; its transpose is ``(I + c H P) H'``. (The norm of the
+    gradient is differentiated, too: that is P.)
 
     Args:
         parts: at w.

@@ -1,8 +1,8 @@
 """The fields that optimizers follow, written from gradients of parts of the training set.
 
-A field is what an optimizer would step along if its batch were the whole training set: ``G(w) = sum_t a_t grad L_t(w + rho_t g_t /
-||g_t||) + weight_decay w`` with ``g_t = grad L_t(w)``. ``L_t`` is the head's, the tail's or the whole loss, as a sum over its
-samples divided by their number in the whole set, so that ``L_head + L_tail`` is the training objective. The rules differ in
+A field is what an optimizer would step along if its batch were the whole training set: ``G(w) = sum_t a_t grad L_t(w + rho_t
+g_t / ||g_t||) + weight_decay w`` with ``g_t = grad L_t(w)``. ``L_t`` is the head's, the tail's or the whole loss, as a sum over
+its samples divided by the number of all samples, so that ``L_head + L_tail`` is the training objective. The rules differ in
 terms and radii (Foret et al. 2021; Zhou et al., ICCV 2023; Lyu et al., AAAI 2025).
 """
 

@@ -129,7 +129,7 @@ class Certificate(Record):
 
 
 class Multiplier(Record):
-    """Quotient ``<v, perturbed gradient> / <v, g>``, as results of before there were escape rates hold it; read, no longer made.
+    """Quotient ``<v, perturbed gradient> / <v, g>``, as results of before there were escape rates hold it: read, never made.
 
     Its denominator vanishes where it matters, near a saddle: see :class:`EscapeRate`.
     """

@@ -61,11 +61,11 @@ class AnalysisSettings(BaseModel):
     )
     net_rates: Literal["none", "own", "all"] | None = Field(
         None,
-        description="net rates: of SGD's and the trained optimizer's field (own), or of every one; default: own where rates are",
+        description="net rates: of SGD's and the trained optimizer's field (own), or of all; default: own where rates are",
     )
     rho: dict[str, PositiveFloat] = Field(
         {"sam": 0.05, "imbsam": 0.05, "ssesam": 0.1, "ssesam-head": 0.05},
-        description="radii of the fields (ssesam: the tail's); the trained optimizer's are the side-car's, a study's its recipe's",
+        description="radii of the fields (ssesam: the tail's); the trained optimizer has its side-car's, a study its recipe's",
     )
     weight_decay: float | None = Field(None, ge=0, description="of the fields; default: the side-car's, else 0")
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")

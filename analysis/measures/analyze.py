@@ -15,7 +15,7 @@ from ..hessian.losses import BatchLoss
 from ..hessian.modules import copied
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
-from ..records.results import CurvatureResult, Scheme
+from ..records.results import CurvatureResult, Provenance, Scheme, StepResult
 from ..records.settings import AnalysisSettings, SettingsError
 from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
@@ -58,6 +58,74 @@ def analyze(
         SettingsError: there is no such device.
     """
     began = time.monotonic()
+    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, vectors, progress, world, cache)
+    settings, source, world, scheme = work.settings, source or Source(), work.world, work.scheme
+    names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
+    groups = {name: work.measure(name) for name in names}
+    net_rates = work.net_rates(groups)
+    if settings.only is not None:
+        groups = {name: groups[name] for name in names if name in settings.only}
+    if vectors is not None and world.first:
+        save_tensors(work.vectors, vectors)
+    return CurvatureResult(
+        scheme=scheme,
+        groups=groups,
+        additivity=work.additivity(),
+        net_rates=net_rates,
+        vectors_file=vectors.name if vectors else None,
+        provenance=_provenance(work, source, model, device, dtype, began),
+    )
+
+
+def critical_steps(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    loss: BatchLoss | None = None,
+    settings: AnalysisSettings | None = None,
+    scheme: Scheme | None = None,
+    source: Source | None = None,
+    world: World | None = None,
+) -> StepResult:
+    """Measures from which learning rate on a step hurts each class group, see :mod:`~saddlescope.analysis.measures.critical_step`.
+
+    Args:
+        model: as in :func:`analyze`.
+        samples: likewise.
+        loss: likewise.
+        settings: likewise; ``rho`` and ``weight_decay`` are of the updates.
+        scheme: likewise.
+        source: likewise; where it tells ``eta``, the updates know head and tail.
+        world: likewise.
+
+    Raises:
+        As :func:`analyze`.
+    """
+    began = time.monotonic()
+    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, None, None, world, None)
+    names = [name for name in work.scheme.groups if work.settings.only is None or name in work.settings.only]
+    groups = work.critical_steps(names)
+    return StepResult(
+        scheme=work.scheme,
+        groups=groups,
+        weight_decay=work.objective.weight_decay,
+        provenance=_provenance(work, source or Source(), model, device, dtype, began),
+    )
+
+
+def _begin(
+    model: nn.Module,
+    samples: Samples,
+    loss: BatchLoss | None,
+    settings: AnalysisSettings | None,
+    scheme: Scheme | None,
+    source: Source | None,
+    vectors: Path | None,
+    progress: Progress | None,
+    world: World | None,
+    cache: Path | None,
+) -> tuple[Measurement, torch.device, torch.dtype]:
+    """What both kinds of analyses begin with: a copy of the model where and as precise as it is to be, and its groups."""
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
     device, dtype = _usable(world.device or settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
@@ -83,30 +151,21 @@ def analyze(
     unknown = [name for name in settings.only or () if name not in scheme.groups]
     if unknown:
         raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
-    names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
-    groups = {name: work.measure(name) for name in names}
-    net_rates = work.net_rates(groups)
-    if settings.only is not None:
-        groups = {name: groups[name] for name in names if name in settings.only}
-    if vectors is not None and world.first:
-        save_tensors(work.vectors, vectors)
-    provenance = describe(
+    return work, device, dtype
+
+
+def _provenance(
+    work: Measurement, source: Source, model: nn.Module, device: torch.device, dtype: torch.dtype, began: float
+) -> Provenance:
+    return describe(
         source,
-        model,
-        samples,
+        getattr(model, "_orig_mod", model),
+        work.samples,
         parameters=work.parameters,
-        settings=settings.model_dump(mode="json"),
+        settings=work.settings.model_dump(mode="json"),
         device=device,
         dtype=dtype,
         seconds=time.monotonic() - began,
-    )
-    return CurvatureResult(
-        scheme=scheme,
-        groups=groups,
-        additivity=work.additivity(),
-        net_rates=net_rates,
-        vectors_file=vectors.name if vectors else None,
-        provenance=provenance,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +22,18 @@ from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
 from ..krylov.linear_operator import OperatorError
 from ..krylov.spectrum import Spectrum, measure_spectrum
-from ..records.results import GroupResult, NetRate, Scheme
+from ..records.results import GroupResult, GroupSteps, NetRate, Scheme
 from ..records.settings import AnalysisSettings
 from ..samples.groups import group_indices, is_partition
 from ..samples.provenance import Source
 from ..samples.samples import Samples
 from . import saddle as leaving
+from .critical_step import group_steps, updates
 from .exact import exact_spectrum, in_float64, rechecked
 from .extremes import measure_ends
 from .objective import Objective
 from .pyhessian_engine import pyhessian_spectrum
-from .subsampling import disjoint_subsets, sampling_error
+from .subsampling import disjoint_subsets, looked_at, sampling_error
 
 #: Called with (group, Lanczos steps or products done since the last call).
 Progress = Callable[[str, int], None]
@@ -65,7 +66,7 @@ class Measurement:
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
         self._accuracy: dict[str, float | None] | None = None
-        self._objective = Objective(samples, settings, source, self._shared, len(self.indices))
+        self.objective = Objective(samples, settings, source, self._shared, len(self.indices))
         self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
@@ -295,18 +296,39 @@ class Measurement:
             v, slope = -v, -slope
         reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
         test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
-        if not self._objective.wants_rates:
+        if not self.objective.wants_rates:
             return leaving.escape(v=v, gradient=gradient, test=test)
         try:
-            rates, curvature = self._objective.escape_rates(judge, v)
+            rates, curvature = self.objective.escape_rates(judge, v)
         except OperatorError as error:
             warnings.append(f"no escape rates: {error}")
             return leaving.escape(v=v, gradient=gradient, test=test)
-        decay = self._objective.weight_decay
+        decay = self.objective.weight_decay
         return leaving.escape(v=v, gradient=gradient, test=test, rates=rates, objective_curvature=curvature, weight_decay=decay)
+
+    def critical_steps(self, names: Sequence[str]) -> dict[str, GroupSteps]:
+        """From which learning rate on a step hurts each group, for the steps of every rule, the head's and the group's own."""
+        settings, found = self.settings, dict[str, GroupSteps]()
+        first = self.operator(looked_at(self.indices[names[0]], settings.subsample, settings.seed))
+        self.parameters = first.size
+        tried = updates(self.objective.parts(first), self.objective.rules, self.objective.weight_decay)
+        for name in names:
+            operator = first.over(*self._shared(looked_at(self.indices[name], settings.subsample, settings.seed)))
+            mean, gradient = operator.loss_and_gradient()
+            share = len(self.indices[name]) / self.samples.num_samples
+            mine = {update: d for update, d in tried.items() if update != name}  # the head's own is its part of a step
+            if name != "all":
+                mine["own"] = share * gradient
+            found[name] = GroupSteps(
+                size=operator.num_samples,
+                loss=mean,
+                gradient_norm=float(gradient.double().norm()),
+                steps=group_steps(operator, gradient, mean, mine),
+            )
+        return found
 
     def net_rates(self, groups: Mapping[str, GroupResult]) -> list[NetRate]:
         """Of the optimizers' whole fields, see :class:`~saddlescope.analysis.measures.objective.Objective`."""
         whole = groups.get("all")
         known = whole.lambda_min if whole is not None and whole.sampling is None else None
-        return self._objective.net_rates(self.operator, known)
+        return self.objective.net_rates(self.operator, known)

@@ -336,6 +336,45 @@ def _interval(interval: Interval) -> str:
     return f"[{'-inf' if low is None else f'{low:.4g}'}, {'inf' if high is None else f'{high:.4g}'}]"
 
 
+class CriticalStep(Record):
+    """Smallest ``eta > 0`` with ``L_g(w - eta d) > L_g(w)`` for an update d in the units of a training step.
+
+    0 where the loss rises to first order already (``slope < 0``); None where it is not higher anywhere up to ``longest``.
+    """
+
+    update: str = Field(description="sgd, sam, imbsam, ssesam-1, ssesam-2; head: its part of a plain step; own: the group's")
+    step: float | None = Field(ge=0)
+    bracket: tuple[float, float | None] = Field(description="not higher at the first, higher at the second")
+    slope: float = Field(description="<d, grad L_g>")
+    norm: float = Field(gt=0, description="||d||")
+    longest: float = Field(ge=0, description="largest eta tried: a step of 8 times the norm of the weights; 0: none was needed")
+
+    @property
+    def sharpness(self) -> float | None:
+        """``2 / step``; None where there is no step, or where it is 0."""
+        return 2 / self.step if self.step else None
+
+
+class GroupSteps(Record):
+    """Critical steps of one class group."""
+
+    size: int = Field(gt=0)
+    loss: float
+    gradient_norm: float = Field(ge=0)
+    steps: list[CriticalStep]
+
+
+class StepResult(Record):
+    """One checkpoint, one scheme: ``steps/<checkpoint stem>.<scheme>.critical-step.json``."""
+
+    kind: Literal["critical-steps"] = "critical-steps"
+    schema_version: int = SCHEMA_VERSION
+    scheme: Scheme
+    groups: dict[str, GroupSteps]
+    weight_decay: float
+    provenance: Provenance
+
+
 class Direction(Record):
     """One axis of a slice. ``kind``: random, min-eigenvector, max-eigenvector, difference, pca ..."""
 

@@ -27,9 +27,10 @@ class AnalysisSettings(BaseModel):
     many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
     few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
-    goal: Literal["spectrum", "ends", "verdict"] = Field(
+    goal: Literal["spectrum", "ends", "verdict", "critical-step"] = Field(
         "spectrum",
-        description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound)",
+        description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
+        "'critical-step': the learning rate at which a step starts to hurt a group, by forward passes",
     )
     rough: bool = Field(
         True,

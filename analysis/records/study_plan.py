@@ -9,6 +9,8 @@ along training, and each ``[[analysis.also]]`` is a further pass over the final 
     starts = 1
     [[analysis.also]]
     scheme = "per-class"
+
+``critical_steps = true`` adds the critical steps of every checkpoint.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class StudyAnalysis:
     along: AnalysisSettings
     also: tuple[AnalysisSettings, ...]
     slices: SliceSettings
+    steps: AnalysisSettings | None = None
 
     @classmethod
     def parse(cls, recipe: dict[str, Any], where: str = "recipe") -> StudyAnalysis:
@@ -41,6 +44,7 @@ class StudyAnalysis:
         """
         table = dict(recipe.get("analysis", {}))
         along, also = table.pop("along", {}), table.pop("also", [])
+        steps = table.pop("critical_steps", False)
         table.setdefault("rho", radii_of(recipe.get("optimizers", {})))
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
@@ -52,7 +56,31 @@ class StudyAnalysis:
             along=parse_settings({**table, **along}, f"{where} [analysis.along]"),
             also=passes,
             slices=parse_slices(recipe.get("slices", {}), f"{where} [slices]"),
+            steps=_steps_of(table, where) if steps else None,
         )
+
+
+#: settings that critical steps have in common with the rest of an analysis
+_OF_STEPS = {
+    "scheme",
+    "eta",
+    "many",
+    "few",
+    "groups",
+    "rho",
+    "weight_decay",
+    "seed",
+    "dtype",
+    "device",
+    "params",
+    "memory",
+    "subsample",
+}
+
+
+def _steps_of(table: dict[str, Any], where: str) -> AnalysisSettings:
+    own = {name: value for name, value in table.items() if name in _OF_STEPS}
+    return parse_settings({**own, "goal": "critical-step"}, f"{where} [analysis]")
 
 
 #: rule -> radius in ``AnalysisSettings.rho`` -> its name in the rule's table of a recipe
@@ -116,15 +144,18 @@ def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
         checkpoint = folder / "checkpoint.pt"
         if not checkpoint.with_suffix(".json").exists():
             continue
-        final += [curvature_item(checkpoint, settings) for settings in (plan.final, *plan.also)]
+        steps = [plan.steps] if plan.steps is not None else []
+        final += [curvature_item(checkpoint, settings) for settings in (plan.final, *plan.also, *steps)]
         side_cars = sorted(folder.glob("checkpoints/*.json"))
-        along += [curvature_item(side_car.with_suffix(".pt"), plan.along) for side_car in side_cars]
+        along += [
+            curvature_item(side_car.with_suffix(".pt"), settings) for side_car in side_cars for settings in (plan.along, *steps)
+        ]
     return final + along
 
 
-def _result_folder(checkpoint: Path, out: Path | None) -> Path:
+def _result_folder(checkpoint: Path, out: Path | None, name: str = "curvature") -> Path:
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return out or run / "curvature"
+    return out or run / name
 
 
 def result_names(checkpoints: Sequence[Path], out: Path | None = None) -> list[str]:
@@ -158,8 +189,11 @@ def curvature_item(
         name: of the result, see ``result_names``; default: the stem.
     """
     suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
+    if settings.goal == "critical-step":
+        suffix += ".critical-step"
     file = f"{name or checkpoint.stem}.{settings.scheme}{suffix}.json"
-    return CurvatureItem(checkpoint, settings, _result_folder(checkpoint, out) / file)
+    folder = _result_folder(checkpoint, out, "steps" if settings.goal == "critical-step" else "curvature")
+    return CurvatureItem(checkpoint, settings, folder / file)
 
 
 def slice_items(study: Path, plan: StudyAnalysis) -> list[SliceItem]:

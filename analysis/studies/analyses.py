@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from ..checkpoints.analysis_inputs import Given, open_checkpoint, side_car_of
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
-from ..measures.analyze import analyze
+from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
-from ..records.results import CurvatureResult, ResultError, load, save
+from ..records.results import CurvatureResult, ResultError, StepResult, load, save
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
@@ -92,7 +92,7 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     """
     given = given or Given()
     try:
-        stored = load(CurvatureResult, item.output)
+        stored = load(kind_of(item), item.output)
         side_car = side_car_of(item.checkpoint)
     except ResultError:
         return False
@@ -105,22 +105,29 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         and item.settings.with_groups_of((side_car or {}).get("groups", {})).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
-        and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
+        and _has_its_vectors(stored, item.output.parent)
     )
     parts = [side_car[part]["factory"] for part in ("model", "data", "loss")] if side_car is not None else [""]
     ours = all(factory.startswith(("saddlescope:", "saddlescope.")) for factory in parts) and not given.record()
     return named_alike and (ours or _behaves_as(stored, item, given))
 
 
-def _whole(vectors: Path) -> bool:
+def kind_of(item: CurvatureItem) -> type[CurvatureResult] | type[StepResult]:
+    """What the item's file holds."""
+    return StepResult if item.settings.goal == "critical-step" else CurvatureResult
+
+
+def _has_its_vectors(stored: CurvatureResult | StepResult, folder: Path) -> bool:
+    if isinstance(stored, StepResult) or stored.vectors_file is None:
+        return True
     try:
-        with safe_open(vectors, framework="pt"):
+        with safe_open(folder / stored.vectors_file, framework="pt"):
             return True
     except (FileNotFoundError, SafetensorError):
         return False
 
 
-def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> bool:
+def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given: Given) -> bool:
     """Whether data, loss and gradient are what was measured: code and files of the user's may change under their names."""
     subject = open_checkpoint(item.checkpoint, given)
     if subject.samples.sha256() != stored.provenance.data_sha256:
@@ -154,6 +161,14 @@ def do_curvature(
     """
     cache = item.output.parent / f".{item.output.stem}.starts"
     subject = open_checkpoint(item.checkpoint, given)
+    if item.settings.goal == "critical-step":
+        settings = item.settings.with_groups_of(subject.groups)
+        steps = critical_steps(
+            subject.model, subject.samples, loss=subject.loss, settings=settings, source=subject.source, world=world
+        )
+        if world is None or world.first:
+            save(steps, item.output)
+        return
     result = analyze(
         subject.model,
         subject.samples,

@@ -59,8 +59,15 @@ class Run:
         return [
             (int(result.provenance.training["epoch"]), result)
             for result in self.curvature
-            if result.scheme.name == scheme and "epoch" in result.provenance.training
+            if result.scheme.name == scheme
+            and "epoch" in result.provenance.training
+            and "step" not in result.provenance.training
         ]
+
+    def by_step(self, scheme: str = "head-tail") -> list[tuple[int, CurvatureResult]]:
+        """``(steps done, result)`` of the checkpoints that were stored every so many steps, in their order."""
+        own = [(result.provenance.training.get("step"), result) for result in self.curvature if result.scheme.name == scheme]
+        return sorted(((int(step), result) for step, result in own if step is not None), key=lambda pair: pair[0])
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,37 @@ class StepResult(Record):
     provenance: Provenance
 
 
+class StartPoint(Record):
+    """What was known of a group at the checkpoint that a run started from."""
+
+    loss: float
+    weight_norm: float
+    lambda_min: Extreme
+    verdict: Verdict
+
+
+class CoursePoint(Record):
+    """Where a run is after ``step`` steps, seen from the checkpoint that it started from."""
+
+    step: int = Field(ge=1)
+    checkpoint: str
+    checkpoint_sha256: str
+    along: dict[str, float] = Field(description="group -> <v, w - w0>, v its most negative eigenvector at the start (no sign)")
+    moved: float = Field(ge=0, description="||w - w0||")
+
+
+class Course(Record):
+    """``course/<scheme>.json``: the way of a run that goes on from a checkpoint of another study."""
+
+    kind: Literal["course"] = "course"
+    schema_version: int = SCHEMA_VERSION
+    scheme: Scheme
+    started_from: dict[str, str]
+    start: dict[str, StartPoint]
+    vectors: dict[str, str] = Field(description="group -> SHA-256 of the eigenvector")
+    points: list[CoursePoint]
+
+
 class Direction(Record):
     """One axis of a slice. ``kind``: random, min-eigenvector, max-eigenvector, difference, pca ..."""
 

@@ -9,6 +9,7 @@ Layout (``runs/<study>/``)::
     <run folder>/checkpoint.pt + checkpoint.json, checkpoints/epoch-012.pt + .json
     <run folder>/curvature/<checkpoint stem>.<scheme>.json (+ .vectors.safetensors)
     <run folder>/steps/<checkpoint stem>.<scheme>.critical-step.json
+    <run folder>/course/<scheme>.json
     <run folder>/slices/<name>.json
     figures/, tables/, report.html
 """
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .results import CurvatureResult, ResultError, Slice, StepResult, load
+from .results import Course, CurvatureResult, ResultError, Slice, StepResult, load
 from .variants import Variant, variants
 
 #: ``Variant`` for figures and reports, which know this module and the schema only
@@ -40,6 +41,7 @@ class Run:
     curvature: list[CurvatureResult] = field(default_factory=list)  # every checkpoint and scheme, by epoch
     slices: dict[str, Slice] = field(default_factory=dict)  # by file stem
     steps: list[StepResult] = field(default_factory=list)  # critical steps, by epoch
+    courses: dict[str, Course] = field(default_factory=dict)  # by scheme, of a run that goes on from another study
 
     @property
     def finished(self) -> bool:
@@ -152,6 +154,7 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
         metrics=read_metrics(folder / "metrics.jsonl"),
         curvature=sorted(curvature, key=lambda result: result.provenance.training.get("epoch", 0)),
         slices={path.stem: load(Slice, path) for path in sorted(folder.glob("slices/*.json"))},
+        courses={path.stem: load(Course, path) for path in sorted(folder.glob("course/*.json"))},
         steps=sorted(
             (load(StepResult, path) for path in folder.glob("steps/*.json")),
             key=lambda result: (result.provenance.training.get("epoch", 0), result.scheme.name),

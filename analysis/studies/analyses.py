@@ -21,6 +21,7 @@ from ..records.results import CurvatureResult, ResultError, StepResult, load, sa
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
+from .escape_course import course_is_current, course_items, do_course
 from .slices import do_slice, slice_is_current
 from .worker_pool import run_items
 
@@ -64,13 +65,20 @@ def analyze_study(
 
     curvature = [item for item in curvature_items(study, plan) if chosen(item)]
     slices = [item for item in slice_items(study, plan) if chosen(item)]
-    total = len(curvature) + len(slices)
+    courses = [item for item in course_items(study, plan) if wanted is None or item.run.resolve() in wanted]
+    total = len(curvature) + len(slices) + len(courses)
     stale = [item for item in curvature if not curvature_is_current(item, given)]
     done = len(curvature) - len(stale)
     measured = 0
     if progress is not None:
         progress(done, total)
     for _ in run_items(partial(do_curvature, given=given), stale, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    stale_courses = [item for item in courses if not course_is_current(item)]
+    done += len(courses) - len(stale_courses)
+    for _ in run_items(partial(do_course, given=given), stale_courses, jobs):
         measured, done = measured + 1, done + 1
         if progress is not None:
             progress(done, total)

@@ -111,8 +111,8 @@ def check_start(start: dict[str, Any], folder: Path, model: dict[str, Any], data
     for key, value in data.items():
         if record["data"].get(key) != value:
             raise RecipeError(
-                f"{where} trained on other data ({key} {_short(record['data'].get(key))} there, {_short(value)} here); give this "
-                "recipe the same [data]"
+                f"{where} trained on other data ({key} {_short(record['data'].get(key))} there, {_short(value)} here); give "
+                "this recipe the same [data]"
             )
 
 

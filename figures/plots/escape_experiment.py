@@ -50,7 +50,8 @@ def draw(study: Study) -> Drawing:
     gone = [run for run in study.runs if scheme in run.courses and run.by_step(scheme)]
     if not gone:
         raise NothingToDraw("no checkpoint on the way has a curvature result; run 'saddlescope analyze' on this study")
-    groups = list(dict.fromkeys(group for run in gone for group in run.courses[scheme].vectors))
+    followed = {group for run in gone for _, result in run.by_step(scheme) for group in result.groups}
+    groups = [group for group in dict.fromkeys(g for run in gone for g in run.courses[scheme].vectors) if group in followed]
     looks, seeds = looks_of(study), seeds_of(study)
     rows = ROWS if any(result.net_rates for run in gone for _, result in run.by_step(scheme)) else ROWS[:3]
     figure = new_figure(max(5.4, 1.0 + 3.2 * len(groups)), 1.4 + 1.6 * len(rows))

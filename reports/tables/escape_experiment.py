@@ -61,7 +61,7 @@ def steps(study: Study, scheme: str) -> pd.DataFrame:
             continue
         results = dict(run.by_step(scheme))
         for group, start in course.start.items():
-            if group not in course.vectors:
+            if group not in course.vectors or not any(group in result.groups for result in results.values()):
                 continue
             low = start.lambda_min
             rows.append(_row(run, group, 0, 0.0, 0.0, start.loss, low.value, low.interval[0], start.verdict.curvature, None))

@@ -132,12 +132,14 @@ class SymmetricField:
         elsewhere, unit, c = self._moved[part]
 
         def across(x: Tensor) -> Tensor:
-            return x - unit.unsqueeze(1) * (unit @ x)
+            projected: Tensor = x - unit.unsqueeze(1) * (unit @ x)
+            return projected
 
         bent = c * across(self.parts.product(part, v))
         both = elsewhere.product("all", torch.cat([2 * v + bent, v], dim=1))
         ahead, plain = both.split(v.shape[1], dim=1)
-        return (ahead + c * self.parts.product(part, across(plain))) / 2
+        turned: Tensor = ahead + c * self.parts.product(part, across(plain))
+        return turned / 2
 
     def release(self) -> None:
         """Frees kept graphs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from ..hessian.operator import HessianOperator
 from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
-from ..records.results import CurvatureResult, ResultError, StepResult, load, save
+from ..records.results import CurvatureResult, GroupResult, GroupSteps, ResultError, StepResult, load, save
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
@@ -141,7 +141,8 @@ def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given
     if subject.samples.sha256() != stored.provenance.data_sha256:
         return False
     settings = item.settings.with_groups_of(subject.groups)
-    name, group = next(iter(stored.groups.items()))
+    groups: Mapping[str, GroupResult | GroupSteps] = stored.groups
+    name, group = next(iter(groups.items()))
     indices = group_indices(stored.scheme, subject.samples.labels)[name]
     indices = looked_at(indices, settings.subsample, settings.seed)
     model = subject.model.to(getattr(torch, stored.provenance.dtype))

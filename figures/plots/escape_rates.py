@@ -54,7 +54,8 @@ def fields(found: Finals) -> dict[str, str]:
     radii: dict[str, set[str]] = {}
     for result in found.results.values():
         measured = [rate for entry in result.groups.values() if entry.escape for rate in entry.escape.rates]
-        for one in [*measured, *result.net_rates]:
+        both: list[EscapeRate | NetRate] = [*measured, *result.net_rates]
+        for one in both:
             radii.setdefault(one.optimizer, set()).add(_radius_words(one))
     return {key: f"{rule_look(key).name}{next(iter(words)) if len(words) == 1 else ''}" for key, words in radii.items()}
 

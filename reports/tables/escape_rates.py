@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -113,11 +114,11 @@ _CURVATURES = {
 }
 
 
-def _entry(values: Sequence[object], dashes: Sequence[str], *, higher: bool) -> Entry:
+def _entry(values: Sequence[Any], dashes: Sequence[str], *, higher: bool) -> Entry:
     """Every seed's number; coloured where it is above 0 in each."""
-    known = [float(value) for value in values if value is not None and not pd.isna(value)]  # type: ignore[arg-type]
+    known = [float(value) for value in values if value is not None and not pd.isna(value)]
     texts = [
-        number(float(value), 2) if value is not None and not pd.isna(value) else dash  # type: ignore[arg-type]
+        number(float(value), 2) if value is not None and not pd.isna(value) else dash
         for value, dash in zip(values, dashes, strict=True)
     ]
     leaves = higher and len(known) == len(texts) and min(known, default=0.0) > 0

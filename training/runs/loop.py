@@ -94,7 +94,7 @@ def train_run(
             for _ in session.steps():
                 if run.training.checkpoint_every_steps and session.steps_done % run.training.checkpoint_every_steps == 0:
                     path = folder / "checkpoints" / f"step-{session.steps_done:06d}.pt"
-                    here = {"epoch": session.epoch, "stage": session.optimizer.stage, "accuracy": {}}
+                    here: dict[str, Any] = {"epoch": session.epoch, "stage": session.optimizer.stage, "accuracy": {}}
                     side_car = _side_car(session, here, data_root)
                     side_car["training"]["step"] = session.steps_done
                     _require_finite(session, folder)

@@ -260,7 +260,7 @@ def test_multipliers_of_old_baselines_are_gone_for_good_and_rates_are_compared(s
     escape = {"gradient_along_v": 0.1, "correlated_negative_curvature": 0.2, "rates": [rate], "objective_curvature": -3.0}
     edit(single, in_group("tail", escape=escape))
     path = stored(tmp_path, single)
-    old = {"rule": "tolerance", "abs_tol": 0.01, "rel_tol": 0.05, "readings": [{"value": -16168.0}]}
+    old = {"rule": "tolerance", "abs_tol": 0.01, "rel_tol": 0.05, "direction": "both", "readings": [{"value": -16168.0}]}
     edit(path, lambda raw: raw["series"][SGD]["numbers"].update({"tail.escape.multiplier[sam]": old}))
     assert outcomes(compare(path, single)) == {}
     edit(single, in_group("tail", escape={**escape, "rates": [{**rate, "rate": 5.0}], "objective_curvature": 3.0}))

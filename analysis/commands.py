@@ -98,7 +98,10 @@ def analyze(
     subsample: Annotated[int | None, typer.Option(min=2, help="Largest number of samples a group; error measured.")] = None,
     goal: Annotated[
         str | None,
-        typer.Option(help="spectrum; ends: lambda_min and lambda_max alone, fewer products; verdict: stop once decided."),
+        typer.Option(
+            help="spectrum; ends: lambda_min and lambda_max alone, fewer products; verdict: stop once decided; "
+            "critical-step: the learning rate from which a step hurts a group, by forward passes."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="An answer in about a minute; says what it gave up.")] = False,
     every: Annotated[int, typer.Option(min=1, help="Every n-th of the checkpoints, the last one always.")] = 1,

@@ -18,8 +18,10 @@ from ..analysis.records.study import Study, load_study, read_json, read_manifest
 from . import draw_results as stored
 from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .drawing.study_data import NothingToDraw, Planned
-from .plots import accuracy, class_sizes, convexity, density, escape, extremes, lines, multipliers, planes, verdicts
+from .plots import accuracy, class_sizes, convexity, density, escape, extremes, lines, planes, verdicts
 from .plots import along_training as along
+from .plots import escape_experiment as experiment
+from .plots import escape_rates as rates
 from .plots import negative_mass as mass
 from .plots import shared_directions as shared
 
@@ -32,7 +34,8 @@ FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     mass.figures,
     escape.figures,
     along.figures,
-    multipliers.figures,
+    rates.figures,
+    experiment.figures,
     shared.figures,
     lines.figures,
     planes.figures,

@@ -262,6 +262,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         training=side_car.record().get("training") if side_car is not None else None,
         subject=given.record(),
         choices=(*samples.choices, *_weights_choice(state, notes, given.key)),
+        objective=_objective(side_car),
     )
     return Subject(model, samples, loss, source, side_car.thresholds if side_car is not None else {}, notes)
 
@@ -274,6 +275,16 @@ def _weights_choice(state: State | None, notes: list[str], key: str | None) -> l
     others = [f"not {', '.join(state.others)}"] if state.others else []
     guessed = key is None and bool(others or any("left out" in note for note in notes))
     return [Choice(name="weights", value=", ".join([*where, *others, *notes]), flag="--key", guessed=guessed)]
+
+
+def _objective(side_car: SideCar | None) -> dict[str, float]:
+    """What the training's objective needs beside model, data and loss: ``eta`` of head and tail, ``weight_decay``."""
+    record = side_car.record() if side_car is not None else {}
+    told = {
+        "eta": record.get("groups", {}).get("eta"),
+        "weight_decay": record.get("recipe", {}).get("training", {}).get("weight_decay"),
+    }
+    return {name: float(value) for name, value in told.items() if value is not None}
 
 
 def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[Samples, str]:

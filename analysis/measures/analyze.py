@@ -17,7 +17,7 @@ from ..hessian.modules import copied
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
-from ..records.results import CurvatureResult, GroupResult, Scheme
+from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme, StepResult
 from ..records.settings import AnalysisSettings, SettingsError
 from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
@@ -69,6 +69,84 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
+    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits)
+    settings, world, scheme = work.settings, work.world, work.scheme
+    names = [name for name in scheme.groups if settings.only is None or name in settings.only]
+    groups: dict[str, GroupResult] = {}
+    refused: dict[str, str] = {}
+    for name in names:
+        try:
+            groups[name] = work.measure(name)
+        except (OperatorError, RandomOperatorError) as error:
+            # Processes that share a group must not part: one would wait for the others. Nor is there a result without groups.
+            if world.size > 1 or (name == names[-1] and not groups):
+                raise
+            refused[name] = str(error)
+    net_rates = work.net_rates(groups)
+    if vectors is not None and world.first:
+        save_tensors(work.vectors, vectors)
+    return CurvatureResult(
+        scheme=scheme,
+        groups=groups,
+        additivity=work.additivity(),
+        net_rates=net_rates,
+        vectors_file=vectors.name if vectors else None,
+        warnings=doubts(work.known, samples, work.loss, work.source.choices),
+        refused=refused,
+        provenance=_provenance(work, model, device, dtype, began),
+    )
+
+
+def critical_steps(
+    model: nn.Module,
+    samples: Samples,
+    *,
+    loss: BatchLoss | None = None,
+    settings: AnalysisSettings | None = None,
+    scheme: Scheme | None = None,
+    source: Source | None = None,
+    world: World | None = None,
+) -> StepResult:
+    """Measures from which learning rate on a step hurts each class group, see :mod:`~saddlescope.analysis.measures.critical_step`.
+
+    Args:
+        model: as in :func:`analyze`.
+        samples: likewise.
+        loss: likewise.
+        settings: likewise; ``rho`` and ``weight_decay`` are of the updates.
+        scheme: likewise.
+        source: likewise; where it tells ``eta``, the updates know head and tail.
+        world: likewise.
+
+    Raises:
+        As :func:`analyze`.
+    """
+    began = time.monotonic()
+    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, None, None, world, None)
+    names = [name for name in work.scheme.groups if work.settings.only is None or name in work.settings.only]
+    groups = work.critical_steps(names)
+    return StepResult(
+        scheme=work.scheme,
+        groups=groups,
+        weight_decay=work.objective.weight_decay,
+        provenance=_provenance(work, model, device, dtype, began),
+    )
+
+
+def _begin(
+    model: nn.Module,
+    samples: Samples,
+    loss: BatchLoss | None,
+    settings: AnalysisSettings | None,
+    scheme: Scheme | None,
+    source: Source | None,
+    vectors: Path | None,
+    progress: Progress | None,
+    world: World | None,
+    cache: Path | None,
+    logits: int | str | None = None,
+) -> tuple[Measurement, torch.device, torch.dtype]:
+    """What both kinds of analyses begin with: a copy of the model where and as precise as it is to be, and its groups."""
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
     device, dtype = _usable(world.device or settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
@@ -93,46 +171,24 @@ def analyze(
         progress,
         world,
         cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+        source,
     )
     unknown = [name for name in settings.only or () if name not in scheme.groups]
     if unknown:
         raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
-    names = [name for name in scheme.groups if settings.only is None or name in settings.only or name == "all"]
-    groups: dict[str, GroupResult] = {}
-    refused: dict[str, str] = {}
-    for name in names:
-        try:
-            groups[name] = work.measure(name)
-        except (OperatorError, RandomOperatorError) as error:
-            # Processes that share a group must not part: one would wait for the others. Nor is there a result without groups.
-            if world.size > 1 or (name == names[-1] and not groups):
-                raise
-            refused[name] = str(error)
-    if settings.only is not None:
-        groups = {name: group for name, group in groups.items() if name in settings.only}
-        refused = {name: why for name, why in refused.items() if name in settings.only}
-        if not groups:
-            raise OperatorError("; ".join(f"{name}: {why}" for name, why in refused.items()))
-    if vectors is not None and world.first:
-        save_tensors(work.vectors, vectors)
-    provenance = describe(
-        source,
-        model,
-        samples,
+    return work, device, dtype
+
+
+def _provenance(work: Measurement, model: nn.Module, device: torch.device, dtype: torch.dtype, began: float) -> Provenance:
+    return describe(
+        work.source,
+        getattr(model, "_orig_mod", model),
+        work.samples,
         parameters=work.parameters,
-        settings=settings.model_dump(mode="json"),
+        settings=work.settings.model_dump(mode="json"),
         device=device,
         dtype=dtype,
         seconds=time.monotonic() - began,
-    )
-    return CurvatureResult(
-        scheme=scheme,
-        groups=groups,
-        additivity=work.additivity(),
-        vectors_file=vectors.name if vectors else None,
-        warnings=doubts(work.known, samples, loss, source.choices),
-        refused=refused,
-        provenance=provenance,
     )
 
 
@@ -148,7 +204,8 @@ def _usable(name: str) -> torch.device:
 #: settings that a Lanczos start does not depend on (its seed is in its name)
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
-    "stationarity", "seed", "gauss_newton", "escape", "rho", "memory", "basis", "subsample",
+    "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
+    "memory", "basis", "subsample",
 }  # fmt: skip
 
 

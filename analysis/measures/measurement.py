@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,16 +25,19 @@ from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
 from ..krylov.linear_operator import OperatorError
 from ..krylov.spectrum import Spectrum, measure_spectrum
-from ..records.results import GroupResult, Scheme
+from ..records.results import GroupResult, GroupSteps, NetRate, Scheme
 from ..records.settings import AnalysisSettings
 from ..samples.groups import group_indices, is_partition
+from ..samples.provenance import Source
 from ..samples.samples import Samples
 from . import saddle as leaving
+from .critical_step import group_steps, updates
 from .differences import look
 from .exact import exact_spectrum, in_float64, rechecked
 from .extremes import measure_ends
+from .objective import Objective
 from .pyhessian_engine import pyhessian_spectrum
-from .subsampling import disjoint_subsets, sampling_error
+from .subsampling import disjoint_subsets, looked_at, sampling_error
 
 #: Called with (group, Lanczos steps or products done since the last call).
 Progress = Callable[[str, int], None]
@@ -59,17 +62,19 @@ class Measurement:
         progress: Progress | None,
         world: World,
         cache: Path | None,
+        source: Source,
     ) -> None:
         self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
         self.vectors_file, self.progress, self.world, self.cache = vectors_file, progress, world, cache
         self.indices = group_indices(scheme, samples.labels)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
-        self._whole: Tensor | None = None  # gradient of the loss over all samples
+        self.source = source
+        self.objective = Objective(samples, settings, source, self._shared, len(self.indices))
         self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
 
-    def operator(self, indices: np.ndarray) -> HessianOperator:
-        """The Hessian over some of the samples."""
+    def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
+        """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self._shared(indices)
         return HessianOperator(
@@ -78,7 +83,7 @@ class Measurement:
             self.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
-            memory=settings.memory,
+            memory=memory if memory is not None else settings.memory,
             reduce=reduce,
         )
 
@@ -104,8 +109,6 @@ class Measurement:
             except OperatorError as error:  # a loss with float32 constants, say
                 warnings.append(f"not re-evaluated in float64: {error}")
         warnings += look(judge, seed=settings.seed)
-        if name == "all":
-            self._whole = gradient
         weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
         # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
         enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
@@ -161,7 +164,9 @@ class Measurement:
         if negative and settings.escape:
             quotient = spectrum.lambda_min.rayleigh_quotient if held else None
             certificate = self._certificate(name, operator, judge, spectrum, verdict.tau, quotient)
-        escape = self._escape(operator, spectrum, mean, gradient, weight_norm) if negative and settings.escape else None
+        escape = None
+        if negative and settings.escape:
+            escape = self._escape(operator, judge, spectrum, mean, gradient, weight_norm, warnings)
         gauss_newton = None
         if settings.gauss_newton:
             gauss_newton = measure_gauss_newton(
@@ -294,19 +299,55 @@ class Measurement:
             quotient=known,
         )
 
-    def _escape(self, operator: HessianOperator, spectrum: Spectrum, mean: float, gradient: Tensor, weight_norm: float) -> Any:
+    def _escape(
+        self,
+        operator: HessianOperator,
+        judge: HessianOperator,
+        spectrum: Spectrum,
+        mean: float,
+        gradient: Tensor,
+        weight_norm: float,
+        warnings: list[str],
+    ) -> Any:
         v, quotient = spectrum.vectors["min"], spectrum.lambda_min.value
         slope = float(torch.dot(v.double(), gradient.double()))
         if slope > 0:  # both signs are eigenvectors; this one points downhill
             v, slope = -v, -slope
-        whole = self._whole.to(gradient.dtype) if self._whole is not None else gradient
-        share = operator.num_samples / self.samples.num_samples
         reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
-        return leaving.escape(
-            v=v,
-            gradient=gradient,
-            rows=leaving.multipliers(
-                operator, v, quotient=quotient, gradient=gradient, whole=whole, share=share, rho=self.settings.rho
-            ),
-            test=leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach),
-        )
+        test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
+        if not self.objective.wants_rates:
+            return leaving.escape(v=v, gradient=gradient, test=test)
+        try:
+            rates, curvature = self.objective.escape_rates(judge, v)
+        except OperatorError as error:
+            warnings.append(f"no escape rates: {error}")
+            return leaving.escape(v=v, gradient=gradient, test=test)
+        decay = self.objective.weight_decay
+        return leaving.escape(v=v, gradient=gradient, test=test, rates=rates, objective_curvature=curvature, weight_decay=decay)
+
+    def critical_steps(self, names: Sequence[str]) -> dict[str, GroupSteps]:
+        """From which learning rate on a step hurts each group, for the steps of every rule, the head's and the group's own."""
+        settings, found = self.settings, dict[str, GroupSteps]()
+        first = self.operator(looked_at(self.indices[names[0]], settings.subsample, settings.seed))
+        self.parameters = first.size
+        tried = updates(self.objective.parts(first), self.objective.rules, self.objective.weight_decay)
+        for name in names:
+            operator = first.over(*self._shared(looked_at(self.indices[name], settings.subsample, settings.seed)))
+            mean, gradient = operator.loss_and_gradient()
+            share = len(self.indices[name]) / self.samples.num_samples
+            mine = {update: d for update, d in tried.items() if update != name}  # the head's own is its part of a step
+            if name != "all":
+                mine["own"] = share * gradient
+            found[name] = GroupSteps(
+                size=operator.num_samples,
+                loss=mean,
+                gradient_norm=float(gradient.double().norm()),
+                steps=group_steps(operator, gradient, mean, mine),
+            )
+        return found
+
+    def net_rates(self, groups: Mapping[str, GroupResult]) -> list[NetRate]:
+        """Of the optimizers' whole fields, see :class:`~saddlescope.analysis.measures.objective.Objective`."""
+        whole = groups.get("all")
+        known = whole.lambda_min if whole is not None and whole.sampling is None else None
+        return self.objective.net_rates(self.operator, known)

@@ -1,4 +1,4 @@
-"""Is a group at a saddle, and how does one leave? Verdict, certificate, signed multipliers, escape test.
+"""Is a group at a saddle, and what would leaving gain? Verdict, certificate, escape test.
 
 The word "saddle" hides two questions, so the verdict keeps them apart: is there negative curvature beyond a threshold (a proof:
 a unit vector whose Rayleigh quotient is negative), and is the point stationary for this group (is the slope small enough that
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..hessian.operator import HessianOperator
 from ..krylov.bounds import steps_needed
 from ..krylov.spectrum import LOOK_EVERY
-from ..records.results import Certificate, Escape, EscapeTest, Extreme, Multiplier, Verdict
+from ..records.results import Certificate, Escape, EscapeRate, EscapeTest, Extreme, Verdict
 
 
 def verdict(
@@ -144,47 +144,6 @@ def vector_sha256(v: Tensor) -> str:
     return hashlib.sha256(v.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def multipliers(
-    operator: HessianOperator,
-    v: Tensor,
-    *,
-    quotient: float,
-    gradient: Tensor,
-    whole: Tensor,
-    share: float,
-    rho: Mapping[str, float],
-) -> list[Multiplier]:
-    """Signed multipliers ``<v, perturbed gradient of T> / <v, g_T>`` of one step of each optimizer along v.
-
-    To first order, with ``lambda = v^T H_T v`` (H_T and g_T carry the group's share of the loss): SGD 1; ImbSAM and SSE-SAM
-    ``1 + rho lambda / ||g_T||``; SAM ``1 + (rho lambda / ||g||) <v, g> / <v, g_T>`` with g the gradient of the whole loss.
-    ``measured`` takes the gradient at the perturbed weights instead.
-
-    Args:
-        operator: of the group T; its weights are moved and restored.
-        v: unit eigenvector ``[n]`` of its most negative eigenvalue.
-        quotient: ``v^T H v`` of the group's mean loss.
-        gradient: of the group's mean loss ``[n]``.
-        whole: of the whole loss ``[n]``.
-        share: ``n_T / N``, the group's share of the whole loss.
-        rho: perturbation radius by optimizer key; ``sam`` follows the whole gradient, every other key the group's.
-    """
-    rows = [Multiplier(optimizer="sgd", rho=0.0, value=1.0, measured=1.0)]
-    along = float(torch.dot(v.double(), gradient.double()))
-    for optimizer, radius in rho.items():
-        push = whole if optimizer == "sam" else share * gradient
-        norm = float(push.double().norm())
-        if along == 0 or norm == 0:
-            rows.append(Multiplier(optimizer=optimizer, rho=radius, value=None))
-            continue
-        value = 1 + radius * quotient / norm * float(torch.dot(v.double(), push.double())) / along
-        with shifted(operator, push, radius / norm):
-            perturbed = operator.loss_and_gradient()[1]
-        measured = float(torch.dot(v.double(), perturbed.double())) / along
-        rows.append(Multiplier(optimizer=optimizer, rho=radius, value=value, measured=measured))
-    return rows
-
-
 def escape_test(
     operator: HessianOperator, v: Tensor, *, loss: float, slope: float, quotient: float, reach: float, points: int = 11
 ) -> EscapeTest:
@@ -239,12 +198,22 @@ def _loss_at(operator: HessianOperator, v: Tensor, s: float) -> float:
         return operator.mean_loss()
 
 
-def escape(*, v: Tensor, gradient: Tensor, rows: Sequence[Multiplier], test: EscapeTest | None) -> Escape:
+def escape(
+    *,
+    v: Tensor,
+    gradient: Tensor,
+    test: EscapeTest | None,
+    rates: Sequence[EscapeRate] = (),
+    objective_curvature: float | None = None,
+    weight_decay: float | None = None,
+) -> Escape:
     """Puts the parts together; ``<v, g>^2 / ||g||^2`` is the correlated negative curvature of Daneshmand et al. (2018)."""
     along, norm = float(torch.dot(v.double(), gradient.double())), float(gradient.double().norm())
     return Escape(
         gradient_along_v=along,
         correlated_negative_curvature=(along / norm) ** 2 if norm > 0 else None,
-        multipliers=list(rows),
+        rates=list(rates),
+        objective_curvature=objective_curvature,
+        weight_decay=weight_decay,
         test=test,
     )

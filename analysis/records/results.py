@@ -141,16 +141,48 @@ class Certificate(Record):
 
 
 class Multiplier(Record):
-    """Signed first-order multiplier of one optimizer's step along v.
+    """Quotient ``<v, perturbed gradient> / <v, g>``, as results of before there were escape rates hold it: read, never made.
 
-    ``value`` = <v, perturbed gradient> / <v, g_T>: above 1 the step leaves the saddle faster than plain SGD, negative it
-    pushes towards the saddle although its square may be larger.
+    Its denominator vanishes where it matters, near a saddle: see :class:`EscapeRate`.
     """
 
     optimizer: str
     rho: float
     value: float | None
-    measured: float | None = Field(None, description="the same from an actual perturbed gradient, not the expansion")
+    measured: float | None = None
+
+
+class EscapeRate(Record):
+    """``-v^T DG(w) v`` of an optimizer's own field G: a displacement along v grows by ``lr`` times this a step.
+
+    Above 0 the optimizer leaves along v, below 0 it comes back. By central differences over ``distance`` (in units of the
+    weights); ``halved`` is the same over half of it. ``far_rate`` is the mean rate across ``far_distance``, about a step of
+    training: where a network has kinks the two differ, and either holds for its distance only.
+    """
+
+    optimizer: str = Field(description="sgd, sam, imbsam, ssesam-1 (stage 1) or ssesam-2")
+    radii: dict[str, float] = Field({}, description="part (all, head, tail) -> radius of its perturbation")
+    rate: float
+    halved: float
+    distance: float = Field(gt=0)
+    settled: bool = Field(description="rate and halved agree to 5 %")
+    far_rate: float
+    far_distance: float = Field(gt=0)
+
+
+class NetRate(Record):
+    """Minus the smallest eigenvalue of the symmetric part of ``DG(w)``: the largest escape rate along any direction.
+
+    ``rate`` is proven as a lower bound by a unit vector (a Ritz value); ``interval`` is two-sided as an extreme's.
+    """
+
+    optimizer: str
+    radii: dict[str, float] = {}
+    rate: float
+    interval: Interval
+    confidence: float
+    residual: float = Field(ge=0)
+    converged: bool
 
 
 class EscapeTest(Record):
@@ -166,7 +198,12 @@ class Escape(Record):
 
     gradient_along_v: float
     correlated_negative_curvature: float | None = Field(description="<v, g>^2 / ||g||^2, Daneshmand et al. 2018")
-    multipliers: list[Multiplier] = []
+    multipliers: list[Multiplier] = Field([], description="of results from before there were rates")
+    rates: list[EscapeRate] = Field([], description="of each optimizer's field along v")
+    objective_curvature: float | None = Field(
+        None, description="v^T H v of the training objective (all groups in their shares, and weight decay)"
+    )
+    weight_decay: float | None = Field(None, description="in rates and objective_curvature; as trained")
     test: EscapeTest | None = None
 
 
@@ -297,6 +334,7 @@ class CurvatureResult(Record):
     scheme: Scheme
     groups: dict[str, GroupResult]
     additivity: float | None = Field(None, description="relative error of N H v = sum_g n_g H_g v, measured once")
+    net_rates: list[NetRate] = Field([], description="of whole fields: does an optimizer leave here along any direction?")
     vectors_file: FileName | None = None
     warnings: list[str] = Field([], description="about all groups: loss or accuracy no better than guessing on training data")
     refused: dict[str, str] = Field({}, description="groups that were asked for and not measured -> why")
@@ -324,6 +362,76 @@ class CurvatureResult(Record):
 def _interval(interval: Interval) -> str:
     low, high = interval
     return f"[{'-inf' if low is None else f'{low:.4g}'}, {'inf' if high is None else f'{high:.4g}'}]"
+
+
+class CriticalStep(Record):
+    """Smallest ``eta > 0`` with ``L_g(w - eta d) > L_g(w)`` for an update d in the units of a training step.
+
+    0 where the loss rises to first order already (``slope < 0``); None where it is not higher anywhere up to ``longest``.
+    """
+
+    update: str = Field(description="sgd, sam, imbsam, ssesam-1, ssesam-2; head: its part of a plain step; own: the group's")
+    step: float | None = Field(ge=0)
+    bracket: tuple[float, float | None] = Field(description="not higher at the first, higher at the second")
+    slope: float = Field(description="<d, grad L_g>")
+    norm: float = Field(gt=0, description="||d||")
+    longest: float = Field(ge=0, description="largest eta tried: a step of 8 times the norm of the weights; 0: none was needed")
+
+    @property
+    def sharpness(self) -> float | None:
+        """``2 / step``; None where there is no step, or where it is 0."""
+        return 2 / self.step if self.step else None
+
+
+class GroupSteps(Record):
+    """Critical steps of one class group."""
+
+    size: int = Field(gt=0)
+    loss: float
+    gradient_norm: float = Field(ge=0)
+    steps: list[CriticalStep]
+
+
+class StepResult(Record):
+    """One checkpoint, one scheme: ``steps/<checkpoint stem>.<scheme>.critical-step.json``."""
+
+    kind: Literal["critical-steps"] = "critical-steps"
+    schema_version: int = SCHEMA_VERSION
+    scheme: Scheme
+    groups: dict[str, GroupSteps]
+    weight_decay: float
+    provenance: Provenance
+
+
+class StartPoint(Record):
+    """What was known of a group at the checkpoint that a run started from."""
+
+    loss: float
+    weight_norm: float
+    lambda_min: Extreme
+    verdict: Verdict
+
+
+class CoursePoint(Record):
+    """Where a run is after ``step`` steps, seen from the checkpoint that it started from."""
+
+    step: int = Field(ge=1)
+    checkpoint: str
+    checkpoint_sha256: str
+    along: dict[str, float] = Field(description="group -> <v, w - w0>, v its most negative eigenvector at the start (no sign)")
+    moved: float = Field(ge=0, description="||w - w0||")
+
+
+class Course(Record):
+    """``course/<scheme>.json``: the way of a run that goes on from a checkpoint of another study."""
+
+    kind: Literal["course"] = "course"
+    schema_version: int = SCHEMA_VERSION
+    scheme: Scheme
+    started_from: dict[str, str]
+    start: dict[str, StartPoint]
+    vectors: dict[str, str] = Field(description="group -> SHA-256 of the eigenvector")
+    points: list[CoursePoint]
 
 
 class Direction(Record):

@@ -29,9 +29,10 @@ class AnalysisSettings(BaseModel):
     many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
     few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
-    goal: Literal["spectrum", "ends", "verdict"] = Field(
+    goal: Literal["spectrum", "ends", "verdict", "critical-step"] = Field(
         "spectrum",
-        description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound)",
+        description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
+        "'critical-step': the learning rate at which a step starts to hurt a group, by forward passes",
     )
     rough: bool = Field(
         True,
@@ -57,10 +58,19 @@ class AnalysisSettings(BaseModel):
     engine: Literal["saddlescope", "pyhessian", "exact"] = "saddlescope"
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
-    escape: bool = Field(True, description="certificate, signed multipliers and escape test where curvature is negative")
-    rho: dict[str, PositiveFloat] = Field(
-        {"sam": 0.05, "imbsam": 0.05, "ssesam": 0.1}, description="radii of the signed multipliers, by optimizer key"
+    escape: bool = Field(True, description="certificate, escape rates and escape test where curvature is negative")
+    rates: bool | None = Field(
+        None, description="escape rates of the optimizers' fields; default: with goal spectrum and at most 6 groups"
     )
+    net_rates: Literal["none", "own", "all"] | None = Field(
+        None,
+        description="net rates: of SGD's and the trained optimizer's field (own), or of all; default: own where rates are",
+    )
+    rho: dict[str, PositiveFloat] = Field(
+        {"sam": 0.05, "imbsam": 0.05, "ssesam": 0.1, "ssesam-head": 0.05},
+        description="radii of the fields (ssesam: the tail's); the trained optimizer has its side-car's, a study its recipe's",
+    )
+    weight_decay: float | None = Field(None, ge=0, description="of the fields; default: the side-car's, else 0")
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
     memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: half of what is free")
     basis: Literal["device", "cpu", "disk"] = Field("device", description="where the vectors of the Krylov space are kept")

@@ -8,6 +8,8 @@ Layout (``runs/<study>/``)::
     <run folder>/metrics.jsonl  one line per epoch
     <run folder>/checkpoint.pt + checkpoint.json, checkpoints/epoch-012.pt + .json
     <run folder>/curvature/<checkpoint stem>.<scheme>.json (+ .vectors.safetensors)
+    <run folder>/steps/<checkpoint stem>.<scheme>.critical-step.json
+    <run folder>/course/<scheme>.json
     <run folder>/slices/<name>.json
     figures/, tables/, report.html
 """
@@ -22,7 +24,7 @@ from typing import Any
 
 from pydantic import Field, RootModel, ValidationError
 
-from .results import CurvatureResult, FileName, Record, ResultError, Slice, load, read_json, validated
+from .results import Course, CurvatureResult, FileName, Record, ResultError, Slice, StepResult, load, read_json, validated
 from .side_car import RunSideCar, read_side_car
 from .training_record import Epoch
 from .variants import Variant, variants
@@ -67,6 +69,8 @@ class Run:
     metrics: list[dict[str, Any]]
     curvature: list[CurvatureResult] = field(default_factory=list)  # every checkpoint and scheme, by epoch
     slices: dict[str, Slice] = field(default_factory=dict)  # by file stem
+    steps: list[StepResult] = field(default_factory=list)  # critical steps, by epoch
+    courses: dict[str, Course] = field(default_factory=dict)  # by scheme, of a run that goes on from another study
 
     @property
     def finished(self) -> bool:
@@ -86,8 +90,15 @@ class Run:
         return [
             (int(result.provenance.training["epoch"]), result)
             for result in self.curvature
-            if result.scheme.name == scheme and "epoch" in result.provenance.training
+            if result.scheme.name == scheme
+            and "epoch" in result.provenance.training
+            and "step" not in result.provenance.training
         ]
+
+    def by_step(self, scheme: str = "head-tail") -> list[tuple[int, CurvatureResult]]:
+        """``(steps done, result)`` of the checkpoints that were stored every so many steps, in their order."""
+        own = [(result.provenance.training.get("step"), result) for result in self.curvature if result.scheme.name == scheme]
+        return sorted(((int(step), result) for step, result in own if step is not None), key=lambda pair: pair[0])
 
 
 @dataclass(frozen=True)
@@ -215,6 +226,11 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
         metrics=read_metrics(folder / "metrics.jsonl"),
         curvature=sorted(curvature, key=lambda result: result.provenance.training.get("epoch", 0)),
         slices={path.stem: load(Slice, path) for path in sorted(folder.glob("slices/*.json"))},
+        courses={path.stem: load(Course, path) for path in sorted(folder.glob("course/*.json"))},
+        steps=sorted(
+            (load(StepResult, path) for path in folder.glob("steps/*.json")),
+            key=lambda result: (result.provenance.training.get("epoch", 0), result.scheme.name),
+        ),
     )
 
 

@@ -9,13 +9,15 @@ along training, and each ``[[analysis.also]]`` is a further pass over the final 
     starts = 1
     [[analysis.also]]
     scheme = "per-class"
+
+``critical_steps = true`` adds the critical steps of every checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ class StudyAnalysis:
     along: AnalysisSettings
     also: tuple[AnalysisSettings, ...]
     slices: SliceSettings
+    steps: AnalysisSettings | None = None
 
     @classmethod
     def parse(cls, recipe: dict[str, Any], where: str = "recipe") -> StudyAnalysis:
@@ -46,6 +49,8 @@ class StudyAnalysis:
             raise SettingsError(f"{where} [analysis.along]: is a {type(along).__name__}, expected a table")
         if not isinstance(also, list) or not all(isinstance(extra, dict) for extra in also):
             raise SettingsError(f"{where} [[analysis.also]]: expected a list of tables")
+        steps = table.pop("critical_steps", False)
+        table.setdefault("rho", radii_of(recipe.get("optimizers", {})))
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
         schemes = [settings.scheme for settings in (final, *passes)]
@@ -56,7 +61,53 @@ class StudyAnalysis:
             along=parse_settings({**table, **along}, f"{where} [analysis.along]"),
             also=passes,
             slices=parse_slices(recipe.get("slices", {}), f"{where} [slices]"),
+            steps=_steps_of(table, where) if steps else None,
         )
+
+
+#: settings that critical steps have in common with the rest of an analysis
+_OF_STEPS = {
+    "scheme",
+    "eta",
+    "many",
+    "few",
+    "groups",
+    "rho",
+    "weight_decay",
+    "seed",
+    "dtype",
+    "device",
+    "params",
+    "memory",
+    "subsample",
+}
+
+
+def _steps_of(table: dict[str, Any], where: str) -> AnalysisSettings:
+    own = {name: value for name, value in table.items() if name in _OF_STEPS}
+    return parse_settings({**own, "goal": "critical-step"}, f"{where} [analysis]")
+
+
+#: rule -> radius in ``AnalysisSettings.rho`` -> its name in the rule's table of a recipe
+_RADII = {
+    "sam": {"sam": "rho"},
+    "imbsam": {"imbsam": "rho"},
+    "ssesam": {"ssesam": "rho_tail", "ssesam-head": "rho_head"},
+}
+
+
+def radii_of(optimizers: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The radii that a study trains with, for the fields of its optimizers; where it does not tell, those of the settings.
+
+    Args:
+        optimizers: the recipe's tables. Of several of one rule the first counts: a checkpoint's own field has its own radii.
+    """
+    found: dict[str, float] = {}
+    for name, table in optimizers.items():
+        for radius, field in _RADII.get(str(table.get("rule", name)), {}).items():
+            if isinstance(table.get(field), int | float) and table[field] > 0:
+                found.setdefault(radius, float(table[field]))
+    return {**AnalysisSettings().rho, **found}
 
 
 @dataclass(frozen=True)
@@ -98,15 +149,18 @@ def curvature_items(study: Path, plan: StudyAnalysis) -> list[CurvatureItem]:
         checkpoint = folder / "checkpoint.pt"
         if not checkpoint.with_suffix(".json").exists():
             continue
-        final += [curvature_item(checkpoint, settings) for settings in (plan.final, *plan.also)]
+        steps = [plan.steps] if plan.steps is not None else []
+        final += [curvature_item(checkpoint, settings) for settings in (plan.final, *plan.also, *steps)]
         side_cars = sorted(folder.glob("checkpoints/*.json"))
-        along += [curvature_item(side_car.with_suffix(".pt"), plan.along) for side_car in side_cars]
+        along += [
+            curvature_item(side_car.with_suffix(".pt"), settings) for side_car in side_cars for settings in (plan.along, *steps)
+        ]
     return final + along
 
 
-def _result_folder(checkpoint: Path, out: Path | None) -> Path:
+def _result_folder(checkpoint: Path, out: Path | None, name: str = "curvature") -> Path:
     run = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
-    return out or run / "curvature"
+    return out or run / name
 
 
 def result_names(checkpoints: Sequence[Path], out: Path | None = None) -> list[str]:
@@ -141,8 +195,11 @@ def curvature_item(
         key: where in the file the weights lie, where that was told: other weights are another result.
     """
     suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
+    if settings.goal == "critical-step":
+        suffix += ".critical-step"
     file = f"{name or checkpoint.stem}{key_suffix(key)}.{settings.scheme}{suffix}.json"
-    return CurvatureItem(checkpoint, settings, _result_folder(checkpoint, out) / file)
+    folder = _result_folder(checkpoint, out, "steps" if settings.goal == "critical-step" else "curvature")
+    return CurvatureItem(checkpoint, settings, folder / file)
 
 
 def key_suffix(key: str | None) -> str:

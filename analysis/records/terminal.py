@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from .result_names import checkpoint_names
-from .results import CurvatureResult, Extreme, GroupResult, Interval
+from .results import CriticalStep, CurvatureResult, Extreme, GroupResult, Interval, StepResult
 
 #: verdicts as a table has room for
 SHORT = {
@@ -63,6 +63,41 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
             "--quick gave up: tight intervals (30 Lanczos steps of one start), and all samples of groups above the subsample "
             "size (their sampling error is in the result)."
         )
+
+
+def show_steps(result: StepResult, console: Console | None = None) -> None:
+    """Prints critical steps: a row per update, a column per group.
+
+    Args:
+        result: what to print.
+        console: where to.
+    """
+    console = console or Console()
+    source = result.provenance
+    table = Table(
+        title=escape(f"{source.checkpoint}: learning rate from which a step hurts a group ({source.model}, {source.data})"),
+        title_justify="left",
+        caption="0: its loss rises to first order already. none: nowhere up to a step of 8 times the weights' norm. head: "
+        "the head's part of a plain step; own: the group's. Weight decay "
+        f"{result.weight_decay:g} is in the steps of optimizers.",
+        caption_justify="left",
+    )
+    table.add_column("step of")
+    for name in result.groups:
+        table.add_column(escape(name), justify="right")
+    names = dict.fromkeys(step.update for group in result.groups.values() for step in group.steps)
+    for name in names:
+        found = [next((s for s in group.steps if s.update == name), None) for group in result.groups.values()]
+        table.add_row(name, *map(_step_text, found))
+    console.print(table)
+
+
+def _step_text(step: CriticalStep | None) -> str:
+    if step is None:
+        return ""
+    if step.step is None:
+        return f"none (to {step.longest:.3g})"
+    return "0" if step.slope < 0 else f"{step.step:.3g}"
 
 
 def compare(results: Mapping[Path, CurvatureResult], console: Console | None = None) -> None:

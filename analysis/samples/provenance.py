@@ -6,7 +6,7 @@ import datetime
 import hashlib
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Source:
     index_sha256: str | None = None
     training: dict[str, Any] | None = None
     subject: dict[str, Any] | None = None
+    objective: dict[str, float] = field(default_factory=dict)  #: ``eta`` and ``weight_decay`` of the training, where known
     command: str | None = None
     choices: tuple[Choice, ...] = ()
 

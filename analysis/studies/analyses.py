@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -16,14 +16,15 @@ from saddlescope import Permission, foreign
 from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
-from ..measures.analyze import analyze
+from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
-from ..records.results import CurvatureResult, ResultError, load, save
+from ..records.results import CurvatureResult, GroupResult, GroupSteps, ResultError, StepResult, load, save
 from ..records.side_car import side_car_of
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256
+from .escape_course import course_is_current, course_items, do_course
 from .slices import do_slice, slice_is_current
 from .worker_pool import WorkError, run_items
 
@@ -75,13 +76,20 @@ def analyze_study(
     curvature = [item for item in curvature_items(study, plan) if chosen(item)]
     slices = [item for item in slice_items(study, plan) if chosen(item)]
     check_side_cars((item.checkpoint for item in (*curvature, *slices)), given)
-    total = len(curvature) + len(slices)
+    courses = [item for item in course_items(study, plan) if wanted is None or item.run.resolve() in wanted]
+    total = len(curvature) + len(slices) + len(courses)
     stale = [item for item in curvature if not curvature_is_current(item, given)]
     done = len(curvature) - len(stale)
     measured = 0
     if progress is not None:
         progress(done, total)
     for _ in run_items(partial(do_curvature, given=given), stale, jobs):
+        measured, done = measured + 1, done + 1
+        if progress is not None:
+            progress(done, total)
+    stale_courses = [item for item in courses if not course_is_current(item)]
+    done += len(courses) - len(stale_courses)
+    for _ in run_items(partial(do_course, given=given), stale_courses, jobs):
         measured, done = measured + 1, done + 1
         if progress is not None:
             progress(done, total)
@@ -103,7 +111,7 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
     """
     given = given or Given()
     try:
-        stored = load(CurvatureResult, item.output)
+        stored = load(kind_of(item), item.output)
         side_car = side_car_of(item.checkpoint)
     except ResultError:
         return False
@@ -116,29 +124,37 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         and item.settings.with_groups_of(side_car.thresholds if side_car is not None else {}).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()
-        and not stored.refused
-        and (stored.vectors_file is None or _whole(item.output.parent / stored.vectors_file))
+        and not getattr(stored, "refused", None)
+        and _has_its_vectors(stored, item.output.parent)
     )
     parts = (side_car.model, side_car.data, side_car.loss) if side_car is not None else ()
     ours = bool(parts) and not given.record() and not any(foreign(part.factory, part.args) for part in parts)
     return named_alike and (ours or _behaves_as(stored, item, given))
 
 
-def _whole(vectors: Path) -> bool:
+def kind_of(item: CurvatureItem) -> type[CurvatureResult] | type[StepResult]:
+    """What the item's file holds."""
+    return StepResult if item.settings.goal == "critical-step" else CurvatureResult
+
+
+def _has_its_vectors(stored: CurvatureResult | StepResult, folder: Path) -> bool:
+    if isinstance(stored, StepResult) or stored.vectors_file is None:
+        return True
     try:
-        with safe_open(vectors, framework="pt"):
+        with safe_open(folder / stored.vectors_file, framework="pt"):
             return True
     except (FileNotFoundError, SafetensorError):
         return False
 
 
-def _behaves_as(stored: CurvatureResult, item: CurvatureItem, given: Given) -> bool:
+def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given: Given) -> bool:
     """Whether data, loss and gradient are what was measured: code and files of the user's may change under their names."""
     subject = open_checkpoint(item.checkpoint, given)
     if subject.samples.sha256() != stored.provenance.data_sha256:
         return False
     settings = item.settings.with_groups_of(subject.groups)
-    name, group = next(iter(stored.groups.items()))
+    groups: Mapping[str, GroupResult | GroupSteps] = stored.groups
+    name, group = next(iter(groups.items()))
     indices = group_indices(stored.scheme, subject.samples.labels)[name]
     indices = looked_at(indices, settings.subsample, settings.seed)
     model = subject.model.to(getattr(torch, stored.provenance.dtype))
@@ -169,6 +185,14 @@ def do_curvature(
     """
     cache = item.output.parent / f".{item.output.stem}.starts"
     subject = open_checkpoint(item.checkpoint, given)
+    if item.settings.goal == "critical-step":
+        settings = item.settings.with_groups_of(subject.groups)
+        steps = critical_steps(
+            subject.model, subject.samples, loss=subject.loss, settings=settings, source=subject.source, world=world
+        )
+        if world is None or world.first:
+            save(steps, item.output)
+        return
     result = analyze(
         subject.model,
         subject.samples,

@@ -25,11 +25,11 @@ from saddlescope import Permission, load_factory
 from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
 from ..hessian.distributed import World, world_of
-from ..records.results import CurvatureResult, load
+from ..records.results import CurvatureResult, StepResult, load
 from ..records.settings import AnalysisSettings
 from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
-from ..records.terminal import compare, show
+from ..records.terminal import compare, show, show_steps
 from .analyses import RefusedGroupsError, analyze_study, curvature_is_current, do_curvature, study_of
 from .worker_pool import default_jobs, run_items
 
@@ -61,6 +61,10 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
     """
     if len(targets) == 1 and _analyze_of_study(Path(targets[0]), request):
         return
+    if request.settings.goal == "critical-step" and request.figures is not None:
+        raise TargetError(
+            "--figures: critical steps are drawn for studies only ([analysis] critical_steps = true in the recipe)"
+        )
     checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
     check_side_cars(checkpoints, request.given)
     names = result_names(checkpoints, request.out)
@@ -110,6 +114,9 @@ def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:
 
 def _tell(outputs: Sequence[Path], request: Request) -> None:
     """What was found: JSON, one table, or several checkpoints side by side."""
+    if request.settings.goal == "critical-step":
+        _tell_steps(outputs, request)
+        return
     results = [load(CurvatureResult, path) for path in outputs]
     if request.as_json:
         content = [json.loads(result.model_dump_json()) for result in results]
@@ -124,6 +131,17 @@ def _tell(outputs: Sequence[Path], request: Request) -> None:
         load_factory("saddlescope.figures.draw:draw_results")(list(outputs), request.figures)
         if not request.as_json:
             print(f"figures in {request.figures}")
+
+
+def _tell_steps(outputs: Sequence[Path], request: Request) -> None:
+    results = [load(StepResult, path) for path in outputs]
+    if request.as_json:
+        content = [json.loads(result.model_dump_json()) for result in results]
+        print(json.dumps(content[0] if len(content) == 1 else content, indent=1))
+        return
+    for result, path in zip(results, outputs, strict=True):
+        show_steps(result)
+        print(path)
 
 
 def _analyze_of_study(target: Path, request: Request) -> bool:

@@ -84,7 +84,9 @@ FAMILIES: dict[str, Family] = {
     "gauss_newton.trace": Family("estimate", relative=1e-3, absolute=1e-4, scaled=True),
     "gauss_newton.quotient_along_v": Family("tolerance", relative=1e-2, absolute=1e-4, scaled=True),
     "escape.correlated_negative_curvature": Family("tolerance", relative=5e-2, absolute=1e-4),
-    "escape.multiplier": Family("tolerance", relative=5e-2, absolute=1e-2),
+    "escape.rate": Family("tolerance", relative=5e-2, absolute=1e-3, scaled=True),
+    "escape.objective_curvature": Family("tolerance", relative=5e-2, absolute=1e-3, scaled=True),
+    "escape.multiplier": Family("tolerance", relative=5e-2, absolute=1e-2),  # in baselines of before there were rates
     "additivity": Family("tolerance", absolute=1e-4, direction="not-higher"),
     "training.accuracy": Family("tolerance", absolute=1e-3),
     "training.stage": Family("exact"),
@@ -165,9 +167,11 @@ def _of_escape(group: GroupResult) -> Iterator[tuple[str, Reading]]:
         return
     if group.escape.correlated_negative_curvature is not None:
         yield "escape.correlated_negative_curvature", Reading(value=group.escape.correlated_negative_curvature)
-    for multiplier in group.escape.multipliers:
-        if multiplier.value is not None:
-            yield f"escape.multiplier[{multiplier.optimizer}]", Reading(value=multiplier.value)
+    for rate in group.escape.rates:
+        if rate.settled:
+            yield f"escape.rate[{rate.optimizer}]", Reading(value=rate.rate)
+    if group.escape.objective_curvature is not None:
+        yield "escape.objective_curvature", Reading(value=group.escape.objective_curvature)
 
 
 def _of_training(training: dict[str, Any]) -> Iterator[tuple[str, Reading]]:

@@ -261,8 +261,13 @@ def _decide(found: list[tuple[Row, Evidence]], rate: float) -> tuple[list[Row], 
 
 
 def _explained(number: str, new: Series) -> bool:
-    """No negative curvature, no escape from it: the group's verdict, compared on its own, says why the number is gone."""
-    if statistic(number) not in ("escape.correlated_negative_curvature", "escape.multiplier", "gauss_newton.quotient_along_v"):
+    """No negative curvature, no escape from it: the group's verdict, compared on its own, says why the number is gone.
+
+    Multipliers are gone for good: a quotient whose denominator vanishes near a saddle is no longer made.
+    """
+    if statistic(number) == "escape.multiplier":
+        return True
+    if not statistic(number).startswith("escape.") and statistic(number) != "gauss_newton.quotient_along_v":
         return False
     group = number.split(f".{statistic(number)}", maxsplit=1)[0]
     answers = new.numbers.get(f"{group}.curvature")

@@ -25,6 +25,8 @@ from ..tables.entries import (
     tone_of,
 )
 from ..tables.escape import escape_sheets
+from ..tables.escape_experiment import experiment_sheets
+from ..tables.escape_rates import rate_sheets
 from ..tables.shared_directions import shared_sheets
 from ..tables.variants import variant_sheets
 from ..tables.words import GAP, number, optimizer_name
@@ -282,6 +284,6 @@ def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
         accuracy_seed_sheet(study),
     ]
     for scheme in schemes:
-        found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme)]
+        found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme), *rate_sheets(study, scheme)]
         found += [seed_sheet(study, scheme), difference_sheet(study, scheme)]
-    return [*found, *shared_sheets(study), checkpoint_sheet(study)]
+    return [*found, *experiment_sheets(study), *shared_sheets(study), checkpoint_sheet(study)]

@@ -1,7 +1,7 @@
-"""What leaving a point of negative curvature would gain, from the stored escape tests and multipliers.
+"""What leaving a point of negative curvature would gain, from the stored escape tests.
 
 A verdict speaks about the point; this speaks about the way out: how far the loss really falls along the most negative
-eigenvector v, and what an optimizer's step does to the component of the gradient along v.
+eigenvector v. Whether an optimizer takes that way is a matter of its field, see :mod:`~saddlescope.reports.tables.escape_rates`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ...analysis.records.study import Study
 from .entries import Entry, Sheet, mean_entry, name_entry, records
 from .gather import cells
 from .statistics import spread, spread_row
-from .words import GAP, listed, number, rule_name, threshold
+from .words import number
 
 _ANALYSED = ("measured", "no escape test")
 
@@ -85,34 +85,10 @@ def ways(study: Study, scheme: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def multipliers(study: Study, scheme: str) -> pd.DataFrame:
-    """One row per optimizer that trained, seed, group and optimizer whose step was tried; SGD's is 1 by definition."""
-    rows = [
-        {
-            "optimizer": cell.optimizer,
-            "seed": cell.seed,
-            "group": cell.group,
-            "step": found.optimizer,
-            "rho": found.rho,
-            "first_order": found.value,
-            "measured": found.measured,
-        }
-        for cell in cells(study, scheme)
-        for found in (cell.result.escape.multipliers if cell.result is not None and cell.result.escape is not None else ())
-        if found.optimizer != "sgd"
-    ]
-    return pd.DataFrame(rows, columns=["optimizer", "seed", "group", "step", "rho", "first_order", "measured"])
-
-
 def escape_sheets(study: Study, scheme: str) -> list[Sheet]:
-    """The tables of escape tests and of multipliers; none where nothing was tested."""
-    tested, tried = ways(study, scheme), multipliers(study, scheme)
-    found = []
-    if len(tested) and tested["largest_fall"].notna().any():
-        found.append(_way_sheet(study, scheme, tested))
-    if len(tried):
-        found.append(_multiplier_sheet(study, scheme, tried, tested))
-    return found
+    """The table of escape tests; none where nothing was tested."""
+    tested = ways(study, scheme)
+    return [_way_sheet(study, scheme, tested)] if len(tested) and tested["largest_fall"].notna().any() else []
 
 
 #: column of ``ways`` -> (head, what it means, factor for the reader)
@@ -136,13 +112,13 @@ def _way_sheet(study: Study, scheme: str, data: pd.DataFrame) -> Sheet:
         entries = [_seeds_entry(part, name, factor) for name, (_, _, factor) in _COLUMNS.items()]
         rows.append([name_entry(study, str(optimizer)), Entry(str(group), "", str(group)), *entries])
     nearest = [float(value) for value in data["nearest_step"].dropna()]
-    span = _span(nearest, 100)
+    reach = span(nearest, 100)
     return Sheet(
         f"escape_{scheme}",
         f"What leaving would gain ({scheme})",
         "The group's loss along ±v, v the unit eigenvector of λ_min: the largest fall on the points tried, where, and what the "
         "quadratic model of the checkpoint predicts there. Mean ± standard deviation over seeds, below it every seed. "
-        f"Curvature kept is measured over ±{span} % of ‖w‖.",
+        f"Curvature kept is measured over ±{reach} % of ‖w‖.",
         [("optimizer", ""), ("group", "class group"), *((head, meaning) for head, meaning, _ in _COLUMNS.values())],
         rows,
         data,
@@ -162,61 +138,10 @@ def _seeds_entry(part: pd.DataFrame, name: str, factor: float) -> Entry:
     return mean_entry(spread_row(replace(spread(sizes), missing=absent)), each)
 
 
-def _multiplier_sheet(study: Study, scheme: str, data: pd.DataFrame, tested: pd.DataFrame) -> Sheet:
-    steps = {str(row["step"]): float(row["rho"]) for row in records(data)}
-    status = {(row["optimizer"], row["group"], int(row["seed"])): row["status"] for row in records(tested)}
-    seeds = sorted({seed for _, _, seed in status})
-    rows = []
-    groups = list(dict.fromkeys(str(name) for name in data["group"]))
-    for optimizer in study.optimizers:
-        for group in groups:
-            mine = data[(data["optimizer"] == optimizer) & (data["group"] == group)]
-            entries = []
-            for step in steps:
-                by_seed = {int(row["seed"]): row for row in records(mine[mine["step"] == step])}
-                for name in ("first_order", "measured"):
-                    each = [_number(by_seed.get(seed), name) for seed in seeds]
-                    tone = "saddle" if any(value is not None and value < 0 for value in each) else ""
-                    dashes = ["–" if status[optimizer, group, seed] in _ANALYSED else GAP for seed in seeds]
-                    texts = [number(v, 2) if v is not None else dash for v, dash in zip(each, dashes, strict=True)]
-                    known = [value for value in each if value is not None]
-                    entries.append(Entry("; ".join(texts), "", min(known) if known else None, tone))
-            rows.append([name_entry(study, optimizer), Entry(group, "", group), *entries])
-    heads = [("trained with", ""), ("group", "class group")]
-    for step, rho in steps.items():
-        label = f"{rule_name(step)}, ρ = {threshold(rho)}"
-        heads += [
-            (f"{label}: first order", "from λ_min and ρ, by expansion"),
-            (f"{label}: measured", "from the gradient at the perturbed weights"),
-        ]
-    return Sheet(
-        f"multipliers_{scheme}",
-        f"Signed multipliers of a step along v ({scheme})",
-        f"{MEANING} Every seed ({listed([str(seed) for seed in seeds])}), coloured where one is negative.",
-        heads,
-        rows,
-        data,
-        keys=2,
-    )
-
-
-MEANING = (
-    "A multiplier is the component along v of an optimizer's perturbed gradient of the group's loss, divided by that of the "
-    "plain gradient at the same weights: above 1 the step leaves along v faster than SGD's, between 0 and 1 slower, below 0 it "
-    "points back towards the saddle, even where its square has grown."
-)
-
-
-def _number(row: dict[str, object] | None, name: str) -> float | None:
-    value = row.get(name) if row is not None else None
-    return None if value is None or pd.isna(value) else float(value)  # type: ignore[call-overload,arg-type]
-
-
 def escape_sentences(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
-    """Per group: how much the loss falls along ±v and what was predicted; then what the steps do."""
-    tested, tried = ways(study, scheme), multipliers(study, scheme)
+    """Per group: how much the loss falls along ±v and what was predicted."""
+    tested = ways(study, scheme)
     sentences = [_fall_sentence(tested[tested["group"] == group], group) for group in groups]
-    sentences += [_step_sentence(tried[tried["group"] == group], group) for group in groups]
     return [sentence for sentence in sentences if sentence]
 
 
@@ -227,7 +152,7 @@ def _fall_sentence(data: pd.DataFrame, group: str) -> str:
     falls = [float(value) for value in found["largest_fall"]]
     falling = found[found["largest_fall"] > 0]
     text = (
-        f"Leaving, {group}: along ±v, the most negative eigenvector, the largest fall of the loss is {_span(falls, 100)} % "
+        f"Leaving, {group}: along ±v, the most negative eigenvector, the largest fall of the loss is {span(falls, 100)} % "
         f"(median {number(100 * float(np.median(falls)), 2)} %, {len(found)} checkpoint{'s' * (len(found) != 1)}"
     )
     still = len(found) - len(falling)
@@ -235,10 +160,10 @@ def _fall_sentence(data: pd.DataFrame, group: str) -> str:
     if len(falling):
         reach = 100 * max(abs(float(value)) for value in falling["at"])
         predicted = [float(value) for value in falling["predicted_fall"]]
-        text += f", at most {number(reach, 2)} % of ‖w‖ away; the quadratic model predicts {_span(predicted, 100)} % there"
+        text += f", at most {number(reach, 2)} % of ‖w‖ away; the quadratic model predicts {span(predicted, 100)} % there"
     kept = [float(value) for value in found["curvature_carried"].dropna()]
     if kept:
-        text += f". Over the nearest points tried (±{_span(list(found['nearest_step']), 100)} % of ‖w‖) {_kept_words(kept)}"
+        text += f". Over the nearest points tried (±{span(list(found['nearest_step']), 100)} % of ‖w‖) {_kept_words(kept)}"
     return f"{text}."
 
 
@@ -256,21 +181,7 @@ def _share(value: float) -> str:
     return f"{number(100 * value, 2)} %"
 
 
-def _step_sentence(data: pd.DataFrame, group: str) -> str:
-    parts = []
-    for step, part in data.groupby("step", sort=False):
-        first = [float(value) for value in part["first_order"].dropna()]
-        measured = [float(value) for value in part["measured"].dropna()]
-        if first and measured:
-            back = sum(value < 0 for value in measured)
-            words = f"{rule_name(str(step))} {_span(first, 1)}, measured {_span(measured, 1)}"
-            parts.append(f"{words} (back in {back} of {len(measured)})")
-    if not parts:
-        return ""
-    return f"Steps along v, {group}, relative to SGD's (below 0: back towards the saddle): to first order {'; '.join(parts)}."
-
-
-def _span(values: Sequence[float], factor: float) -> str:
+def span(values: Sequence[float], factor: float) -> str:
     """``a to b`` of the smallest and largest, or the one value."""
     known = sorted(factor * float(value) for value in values)
     ends = dict.fromkeys(number(value, 2) for value in (known[0], known[-1])) if known else {}

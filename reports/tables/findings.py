@@ -17,6 +17,8 @@ from . import study_tables as tables
 from .comparison import compare, size_sentences
 from .entries import records
 from .escape import escape_sentences
+from .escape_experiment import experiment_sentences
+from .escape_rates import rate_sentences
 from .gather import cells, schemes, seeds
 from .shared_directions import shared_sentences
 from .statistics import share_interval
@@ -110,7 +112,8 @@ def find(study: Study) -> Finding:
     support = [_describe(found, group, name_of) for group in groups]
     if TARGET in study.optimizers:
         support += size_sentences(study, compare(study, scheme, TARGET, groups))
-    support += [*escape_sentences(study, scheme, groups), *shared_sentences(study, groups)]
+    support += [*experiment_sentences(study), *escape_sentences(study, scheme, groups), *rate_sentences(study, scheme, groups)]
+    support += shared_sentences(study, groups)
     sure = how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
 

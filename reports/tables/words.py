@@ -18,6 +18,12 @@ def rule_name(key: str) -> str:
     return OPTIMIZERS.get(key, key)
 
 
+def field_name(key: str) -> str:
+    """Whose field: a rule's name, with the stage where it has stages (``ssesam-1``)."""
+    name, _, stage = key.rpartition("-")
+    return f"{rule_name(name)}, stage {stage}" if name in OPTIMIZERS and stage in ("1", "2") else rule_name(key)
+
+
 def optimizer_name(study: Study, key: str) -> str:
     """The name of a study's optimizer: its rule's, and what tells it from others of that rule."""
     variant = study.variants.get(key)

@@ -101,6 +101,18 @@ def furnish(folder):
 
 
 def _add_density(raw):
+    raw["net_rates"] = [
+        {"optimizer": "sgd", "rate": 0.5, "interval": [0.5, 0.9], "confidence": 0.999, "residual": 0.0, "converged": True},
+        {
+            "optimizer": "sam",
+            "radii": {"all": 0.05},
+            "rate": -0.2,
+            "interval": [None, None],
+            "confidence": 0.999,
+            "residual": 0.1,
+            "converged": False,
+        },
+    ]
     for entry in raw["groups"].values():
         entry["density"] = density(entry["lambda_min"]["value"], entry["lambda_max"]["value"])
         entry["escape"] = escape(entry["loss"], entry["lambda_min"]["value"])
@@ -112,17 +124,21 @@ def escape(loss, low):
     return {
         "gradient_along_v": -0.001,
         "correlated_negative_curvature": 1e-5 * -low if low < 0 else None,
-        "multipliers": [
-            {"optimizer": "sgd", "rho": 0.0, "value": 1.0, "measured": 1.0},
-            {"optimizer": "sam", "rho": 0.05, "value": 0.75, "measured": -8.0},
-            {"optimizer": "ssesam", "rho": 0.1, "value": None},
-        ],
+        "rates": [rate("sgd", {}, -0.5), rate("sam", {"all": 0.05}, 0.25), rate("ssesam-2", {"tail": 0.1}, 2.0)],
+        "objective_curvature": 0.5,
+        "weight_decay": 5e-4,
         "test": {
             "steps": steps,
             "loss": [loss * part for part in (2.5, 1.1, 0.98, 1.0, 0.95, 0.9, 2.1)],
             "quadratic": [loss * (1 - 0.001 * s / loss + s * s * -0.01) for s in steps],
         },
     }
+
+
+def rate(optimizer, radii, value):
+    """A rate that halves across a step."""
+    near = {"rate": value, "halved": value, "distance": 2e-7, "settled": True}
+    return {"optimizer": optimizer, "radii": radii, **near, "far_rate": value / 2, "far_distance": 0.02}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ NAMES = [
     "escape",
     "along_training",
     "along_v",
+    "net_rates",
     "shared_eigenvectors",
     "slice-random",
     "slice-tail-min",
@@ -61,7 +62,7 @@ def test_missing_parts_are_skipped_with_a_reason_and_the_rest_is_drawn(build_stu
     folder = build_study(bare=True, optimizers=("sam",), seeds=(5,))
     written = {figure.name: figure for figure in draw_study(folder, formats=("png",))}
     without = {name for name, figure in written.items() if figure.skipped}
-    assert without == {"density", "escape", "along_v", "slice", "surface"} == set(skipped(folder))
+    assert without == {"density", "escape", "along_v", "net_rates", "slice", "surface"} == set(skipped(folder))
     assert "saddlescope slice" in skipped(folder)["slice"]
     assert "escape = true" in skipped(folder)["escape"]
     assert "extremes" in manifest(folder)

@@ -19,6 +19,7 @@ from ..files import write_json
 from ..networks.models import count_parameters
 from .accuracy import measure_accuracy
 from .checkpoint import Log, provenance, save_checkpoint
+from .fork import load_start
 from .run import RunSettings
 from .session import Session, model_arguments
 
@@ -80,6 +81,8 @@ def train_run(
     log, state = Log(folder / "metrics.jsonl"), folder / "state.pt"
     with reproducible(device, run.training.threads):
         session = Session.build(run, data, device)
+        if run.start is not None:
+            load_start(session.model, run.start, folder.parent)
         session.restore(state)
         log.keep(session.epoch)
         stored = time.monotonic()
@@ -89,6 +92,13 @@ def train_run(
                 on_epoch(session.epoch)
             started = time.monotonic() - session.seconds
             for _ in session.steps():
+                if run.training.checkpoint_every_steps and session.steps_done % run.training.checkpoint_every_steps == 0:
+                    path = folder / "checkpoints" / f"step-{session.steps_done:06d}.pt"
+                    here: dict[str, Any] = {"epoch": session.epoch, "stage": session.optimizer.stage, "accuracy": {}}
+                    side_car = _side_car(session, here, data_root)
+                    side_car["training"]["step"] = session.steps_done
+                    _require_finite(session, folder)
+                    save_checkpoint(path, session.model, side_car)
                 if time.monotonic() - stored >= state_seconds:
                     _require_finite(session, folder)
                     session.store(state, seconds=time.monotonic() - started)
@@ -173,6 +183,7 @@ def _side_car(session: Session, row: dict[str, Any], data_root: str | None) -> d
             **({"rule": run.rule} if run.rule else {}),
             "optimizer_settings": run.settings,
             "seed": run.seed,
+            **({"start": run.start} if run.start else {}),
             "epoch": row["epoch"],
             "epochs": run.training.epochs,
             "stage": row["stage"],

@@ -111,6 +111,16 @@ class TrainingTable(_Table):
     evaluate_every: int = Field(1, ge=1, description="epochs between accuracies; checkpoints have one anyway")
     device: str = Field("auto", description="'auto' is a GPU if there is one, else the CPU")
     threads: int = Field(1, ge=1, description="CPU threads of one run; small models are fastest on one")
+    start_from: str | None = Field(None, min_length=1, description="study whose final checkpoints the runs go on from, by seed")
+    start_optimizer: str | None = Field(None, description="whose checkpoints those are; default: sgd")
+    checkpoint_every_steps: int | None = Field(None, ge=1, description="steps; beside the checkpoints by epochs")
+
+    @model_serializer(mode="wrap")
+    def _without_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields of going on only where they are given, as :meth:`DataTable._without_lists`."""
+        fields: dict[str, Any] = handler(self)
+        own = ("start_from", "start_optimizer", "checkpoint_every_steps")
+        return {k: v for k, v in fields.items() if v is not None or k not in own}
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingTable:
@@ -118,6 +128,8 @@ class TrainingTable(_Table):
             raise ValueError("schedule 'step' and 'steps' go together: give both or neither")
         if [after for after, _ in self.steps] != sorted({after for after, _ in self.steps}):
             raise ValueError(f"steps must have rising epochs, got {self.steps}")
+        if self.start_optimizer is not None and self.start_from is None:
+            raise ValueError("start_optimizer says whose checkpoints start_from means: give both, or neither")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves nothing of epochs = {self.epochs}")
         return self

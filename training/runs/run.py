@@ -6,11 +6,13 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ..optimizers.registry import OPTIMIZERS, OptimizerError
+from .fork import starts_of
 from .recipe import DataTable, GroupsTable, LossTable, ModelTable, Recipe, TrainingTable
 
 #: raised when a change to the code changes what equal settings train to, so that older runs are not taken for new ones
@@ -37,6 +39,7 @@ class RunSettings(BaseModel):
     model: ModelTable
     loss: LossTable
     training: TrainingTable
+    start: dict[str, Any] | None = None
 
     @property
     def folder(self) -> str:
@@ -44,6 +47,10 @@ class RunSettings(BaseModel):
         content = self.model_dump(mode="json", exclude={"study"})
         if self.rule is None:
             del content["rule"]  # runs of before there were named variants keep their folders
+        if self.start is None:
+            del content["start"]
+        else:
+            content["start"] = self.start["sha256"]  # other weights to start from make another run; where they lie does not
         del content["training"]["device"]  # where a run is done does not make it another run
         text = json.dumps([ALGORITHM, content], sort_keys=True, separators=(",", ":"))
         return f"{self.optimizer}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -79,8 +86,17 @@ def resolve(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"optimizers": optimizers})
 
 
-def runs(recipe: Recipe) -> list[RunSettings]:
-    """Every run that the recipe asks for: optimizers in its order, and for each the seeds."""
+def runs(recipe: Recipe, folder: Path | None = None) -> list[RunSettings]:
+    """Every run that the recipe asks for: optimizers in its order, and for each the seeds.
+
+    Args:
+        recipe: the study.
+        folder: the study's folder, needed where the runs go on from another study.
+
+    Raises:
+        RecipeError: there is no such study to go on from.
+    """
+    starts = starts_of(recipe, folder) if folder is not None else {}
     shared = {field: getattr(recipe, field) for field in ("data", "groups", "model", "loss", "training")}
     return [
         RunSettings(
@@ -89,6 +105,7 @@ def runs(recipe: Recipe) -> list[RunSettings]:
             rule=table.get("rule"),
             settings={field: value for field, value in table.items() if field != "rule"},
             seed=seed,
+            start=starts.get(seed),
             **shared,
         )
         for name, table in resolve(recipe).optimizers.items()

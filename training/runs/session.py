@@ -91,6 +91,11 @@ class Session:
             steps=table.steps,
         )
 
+    @property
+    def steps_done(self) -> int:
+        """Steps since the beginning."""
+        return self.epoch * -(-len(self.data.train) // self.run.training.batch_size) + self.step
+
     def steps(self) -> Iterator[None]:
         """Does the remaining steps of the current epoch, one at a time."""
         table, seed = self.run.training, self.run.seed

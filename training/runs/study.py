@@ -19,6 +19,7 @@ from ..data.datasets import LongTailedData, load_data
 from ..files import write_bytes, write_json
 from ..losses import build_loss
 from ..networks.models import build_model
+from .fork import check_start
 from .loop import TrainingError, train_run
 from .recipe import Recipe, RecipeError
 from .run import RunSettings, resolve, runs
@@ -56,8 +57,11 @@ def train_study(
         TrainingError: a run failed; the others are kept.
     """
     recipe = resolve(recipe)
-    wanted = runs(recipe)
-    check(wanted, data_root)
+    wanted = runs(recipe, folder)
+    data = check(wanted, data_root)
+    for run in wanted:
+        if run.start is not None:
+            check_start(run.start, folder, model_arguments(run, data), _described(data))
     store_plan(recipe, wanted, folder)
     chosen = _chosen(wanted, only, shard)
     open_runs = [run for run in chosen if not (folder / run.folder / "checkpoint.json").exists()]
@@ -97,6 +101,10 @@ def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:
     return data
 
 
+def _described(data: LongTailedData) -> dict[str, Any]:
+    return {"name": data.title, "class_counts": data.class_counts, "index_sha256": data.index_sha256}
+
+
 def store_plan(recipe: Recipe, wanted: list[RunSettings], folder: Path) -> None:
     """Writes ``recipe.toml``, resolved, and ``study.json``, the list of runs."""
     text = tomli_w.dumps(recipe.resolved()).encode()
@@ -107,7 +115,7 @@ def store_plan(recipe: Recipe, wanted: list[RunSettings], folder: Path) -> None:
 
 def epochs_done(folder: Path, recipe: Recipe, only: list[str] | None = None, shard: str | None = None) -> tuple[int, int]:
     """``(done, asked for)`` epochs of all runs, read from their logs: works from any process, at any moment."""
-    wanted = _chosen(runs(recipe), only, shard)
+    wanted = _chosen(runs(recipe, folder), only, shard)
     total = recipe.training.epochs
     done = 0
     for run in wanted:

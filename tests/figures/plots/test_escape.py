@@ -1,4 +1,4 @@
-"""What leaving would gain: curves, lowest points and multipliers are the stored ones, downhill on the right."""
+"""What leaving would gain: curves, lowest points and rates are the stored ones, downhill on the right."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ from saddlescope.analysis.records.results import CurvatureResult, load
 from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.drawing.study_data import NothingToDraw, finals
-from saddlescope.figures.plots import escape, multipliers
+from saddlescope.figures.plots import escape
+from saddlescope.figures.plots import escape_rates as rates
 
 
 def artists(axes, gid):
@@ -78,28 +79,42 @@ def test_a_group_without_a_test_is_an_empty_panel(build_study, edit):
     panels = np.array(escape.draw(found).figure.axes).reshape(3, 2)
     assert [text.get_text() for text in panels[1, 0].texts] == ["not tested"]
     assert len(artists(panels[1, 1], "loss-seed-0")) == 1
-    multipliers.draw(found)
+    rates.draw(found)
 
 
-def test_multipliers_are_drawn_as_stored_and_never_averaged(found, whole_study):
-    drawing = multipliers.draw(found)
-    panels = np.array(drawing.figure.axes).reshape(3, 3)
+def test_rates_are_drawn_as_stored_and_never_averaged(found, whole_study):
+    drawing = rates.draw(found)
+    panels = np.array(drawing.figure.axes).reshape(4, 3)
     for seed in (0, 1, 2):
-        values = [line.get_ydata()[0] for line in artists(panels[1, 2], f"seed-{seed}")]
-        assert values == [0.75] * 4  # SAM's step at the checkpoint of each optimizer; SSE-SAM's is undefined there
-        assert [line.get_ydata()[0] for line in artists(panels[2, 2], f"seed-{seed}")] == [-8.0] * 4
+        # SGD, SAM and SSE-SAM's second stage at the checkpoint of each optimizer
+        assert [line.get_ydata()[0] for line in artists(panels[2, 2], f"seed-{seed}")] == [-0.5, 0.25, 2.0] * 4
+        assert [line.get_ydata()[0] for line in artists(panels[3, 2], f"seed-{seed}")] == [-0.25, 0.125, 1.0] * 4
+        low = [tail(whole_study, optimizer, seed).lambda_min.value for optimizer in found.optimizers]
+        both = [line.get_ydata()[0] for line in artists(panels[1, 2], f"seed-{seed}")]
+        assert both == [value for own in low for value in (own, 0.5)]
     stored = [tail(whole_study, optimizer).escape.correlated_negative_curvature for optimizer in found.optimizers]
     assert [line.get_ydata()[0] for line in artists(panels[0, 2], "seed-0")] == stored
     assert not any(c.get_gid() == "mean" for axes in panels.flat for c in axes.collections)
     legend = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
-    assert legend == ["a step of SAM, ρ = 0.05", "a step of SSE-SAM, ρ = 0.1"]
-    # a colour means a step of that optimizer, so neither shares nor names of checkpoints have one
-    assert len({line.get_color() for line in artists(panels[0, 2], "seed-0")} | {"#444444"}) == 1
-    assert len({label.get_color() for label in panels[-1, 0].get_xticklabels()}) == 1
+    assert sorted(legend) == [
+        "curvature of the group's loss",
+        "field of SAM (ρ = 0.05)",
+        "field of SGD",
+        "field of SSE-SAM, stage 2 (ρ = 0.1)",
+        "of the training objective",
+    ]
+    assert "2.0e-07 (at the checkpoint) and over 0.02" in drawing.caption
+
+
+def test_net_rates_are_drawn_and_what_has_not_converged_is_hollow(found):
+    (axes,) = rates.draw_net(found).figure.axes
+    points = artists(axes, "seed-1")
+    assert [line.get_ydata()[0] for line in points] == [0.5, -0.2] * 4
+    assert [line.get_markerfacecolor() for line in points[:2]] == [points[0].get_color(), "white"]
 
 
 def test_results_without_escape_records_are_not_drawn(build_study):
     found = finals(load_study(build_study(bare=True, optimizers=("sgd",), seeds=(0,))))
-    for family in (escape, multipliers):
+    for family in (escape, rates):
         with pytest.raises(NothingToDraw, match="escape = true"):
             family.draw(found)

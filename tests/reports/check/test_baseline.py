@@ -254,6 +254,20 @@ def test_escape_is_gone_where_the_verdict_says_why(single, tmp_path, edit):
     assert outcomes(compare(path, single)) == {f"{SGD}::tail.curvature": Outcome.MOVED}
 
 
+def test_multipliers_of_old_baselines_are_gone_for_good_and_rates_are_compared(single, tmp_path, edit):
+    rate = {"optimizer": "sam", "rate": 0.5, "halved": 0.5, "distance": 1e-7, "settled": True}
+    rate |= {"far_rate": 0.1, "far_distance": 0.02}
+    escape = {"gradient_along_v": 0.1, "correlated_negative_curvature": 0.2, "rates": [rate], "objective_curvature": -3.0}
+    edit(single, in_group("tail", escape=escape))
+    path = stored(tmp_path, single)
+    old = {"rule": "tolerance", "abs_tol": 0.01, "rel_tol": 0.05, "direction": "both", "readings": [{"value": -16168.0}]}
+    edit(path, lambda raw: raw["series"][SGD]["numbers"].update({"tail.escape.multiplier[sam]": old}))
+    assert outcomes(compare(path, single)) == {}
+    edit(single, in_group("tail", escape={**escape, "rates": [{**rate, "rate": 5.0}], "objective_curvature": 3.0}))
+    moved = {f"{SGD}::tail.escape.rate[sam]", f"{SGD}::tail.escape.objective_curvature"}
+    assert outcomes(compare(path, single)) == dict.fromkeys(moved, Outcome.MOVED)
+
+
 def test_accept_keeps_tolerances_and_history(single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(path, lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(rel_tol=0.07))

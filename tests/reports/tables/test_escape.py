@@ -8,22 +8,17 @@ from saddlescope.analysis.records.results import CurvatureResult, load
 from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.page.sheets import sheets
-from saddlescope.reports.tables.escape import escape_sentences, escape_sheets, multipliers, way, ways
+from saddlescope.reports.tables.escape import escape_sentences, escape_sheets, way, ways
 from saddlescope.reports.tables.findings import find
 
 STEPS = [-4.0, -2.0, 0.0, 2.0, 4.0]
 
 
-def escape(loss, parts, *, slope=-0.001, curvature=-20.0, measured=-8.0):
+def escape(loss, parts, *, slope=-0.001, curvature=-20.0):
     """A test whose losses are ``parts`` of the checkpoint's, against an exact quadratic model."""
     return {
         "gradient_along_v": slope,
         "correlated_negative_curvature": 1e-5,
-        "multipliers": [
-            {"optimizer": "sgd", "rho": 0.0, "value": 1.0, "measured": 1.0},
-            {"optimizer": "sam", "rho": 0.05, "value": 0.75, "measured": measured},
-            {"optimizer": "ssesam", "rho": 0.1, "value": 0.9, "measured": 2.0},
-        ],
         "test": {
             "steps": STEPS,
             "loss": [loss * part for part in parts],
@@ -47,7 +42,7 @@ def tested(build_study, edit):
             for name, entry in raw["groups"].items():
                 parts = (1.4, 1.2, 1.0, 1.1, 1.3) if (optimizer, name) == ("sam", "tail") else PARTS
                 low = entry["lambda_min"]["value"]
-                entry["escape"] = escape(entry["loss"], parts, curvature=low, measured=-8.0 if optimizer == "sgd" else 3.0)
+                entry["escape"] = escape(entry["loss"], parts, curvature=low)
 
         for path in folder.glob("*/curvature/checkpoint.head-tail.json"):
             edit(path, add)
@@ -97,17 +92,12 @@ def test_nothing_falls_is_zero_and_not_a_gap(tested):
 
 
 def test_tables_show_means_and_every_seed(tested):
-    fall, tried = escape_sheets(load_study(tested()), "head-tail")
+    (fall,) = escape_sheets(load_study(tested()), "head-tail")
     rows = {(row[0].text, row[1].text): row for row in fall.rows}
     entry = rows["SGD", "tail"][2]
     assert entry.text.startswith("20")
     assert entry.detail == "20; 20"
     assert (rows["SGD", "tail"][3].text.split(" ")[0], rows["SGD", "tail"][3].detail) == ("20.0", "−20; −20")
-    rows = {(row[0].text, row[1].text): row for row in tried.rows}
-    assert [entry.text for entry in rows["SGD", "tail"][2:]] == ["0.75; 0.75", "−8.0; −8.0", "0.90; 0.90", "2.0; 2.0"]
-    assert [entry.tone for entry in rows["SGD", "tail"][2:]] == ["", "saddle", "", ""]
-    assert [head for head, _ in tried.heads[2:4]] == ["SAM, ρ = 0.05: first order", "SAM, ρ = 0.05: measured"]
-    assert set(multipliers(load_study(tested(name="again")), "head-tail")["step"]) == {"sam", "ssesam"}
 
 
 def test_a_missing_seed_is_a_gap_and_a_missing_test_a_dash(tested, edit):
@@ -116,36 +106,31 @@ def test_a_missing_seed_is_a_gap_and_a_missing_test_a_dash(tested, edit):
         folder / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json",
         lambda raw: raw["groups"]["tail"].update(escape=None),
     )
-    fall, tried = escape_sheets(load_study(folder), "head-tail")
+    (fall,) = escape_sheets(load_study(folder), "head-tail")
     rows = {(row[0].text, row[1].text): row for row in fall.rows}
     assert (rows["SAM", "tail"][2].text, rows["SAM", "tail"][2].tone) == ("gap", "gap")
     assert rows["SAM", "tail"][2].detail == "seed 1: no value"
     assert (rows["SGD", "tail"][2].text, rows["SGD", "tail"][2].detail) == ("–", "20; –")
-    rows = {(row[0].text, row[1].text): row for row in tried.rows}
-    assert rows["SAM", "head"][2].text == "0.75; gap"
-    assert rows["SGD", "tail"][2].text == "0.75; –"
     status = ways(load_study(folder), "head-tail")
     assert set(status[status["largest_fall"].isna()]["status"]) == {"no final checkpoint", "no escape test"}
 
 
 def test_sentences_say_what_the_numbers_say(tested):
     study = load_study(tested())
-    head, tail_, steps, _ = escape_sentences(study, "head-tail", ["head", "tail"])
+    head, tail_ = escape_sentences(study, "head-tail", ["head", "tail"])
     assert "Leaving, head" in head
     assert "the largest fall of the loss is 20 % (median 20 %, 4 checkpoints)" in head
     assert "at most 20 % of ‖w‖ away" in head
     assert "the largest fall of the loss is 0 to 20 % (median 10 %, 4 checkpoints, 2 without any)" in tail_
     assert "the loss curves upwards in the median and does so in 4 of 4: λ_min describes the point" in tail_
-    assert "SAM 0.75, measured −8.0 to 3.0 (back in 2 of 4); SSE-SAM 0.90, measured 2.0 (back in 0 of 4)" in steps
     assert head in find(study).support
     text = render(study)
     assert 'id="table-escape_head-tail"' in text
-    assert 'id="table-multipliers_head-tail"' in text
 
 
 def test_a_study_without_escape_tests_says_nothing_of_leaving(whole_study):
     study = load_study(whole_study)
     assert escape_sheets(study, "head-tail") == []
     assert escape_sentences(study, "head-tail", ["head", "tail"]) == []
-    assert not [sheet for sheet in sheets(study, ["head-tail"]) if sheet.name.startswith(("escape", "multipliers"))]
+    assert not [sheet for sheet in sheets(study, ["head-tail"]) if sheet.name.startswith(("escape", "rates"))]
     assert pd.isna(ways(study, "head-tail")["largest_fall"]).all()

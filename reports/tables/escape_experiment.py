@@ -1,0 +1,236 @@
+"""The escape experiment: every optimizer from the same checkpoint, against SGD going on; who left, after how many steps.
+
+Escaped: from some step on, the paired 95 % interval over seeds of ``lambda_min`` minus the control's lies above zero (with
+one seed: the interval of ``lambda_min`` lies above the control's), or no seed has negative curvature above tau left. Not
+escaped: at the last step negative curvature is proven in every seed, and the interval excludes a gain of a tenth of the
+control's. Anything else is undecided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import pandas as pd
+
+from ...analysis.records.results import GroupResult
+from ...analysis.records.study import Run, Study
+from .entries import Entry, Sheet, name_entry
+from .statistics import Difference, paired_difference
+from .words import interval, number, optimizer_name
+
+#: share of the control's ``|lambda_min|`` below which a gain does not count as leaving
+MARGIN = 0.1
+#: shows in the table: who goes on as before
+CONTROL = "control"
+State = Literal["escaped", "not escaped", "undecided"]
+#: seed -> step -> result of a group
+Way = Mapping[int, Mapping[int, GroupResult]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one optimizer and group: ``step`` is the one after which it had escaped, or the last one."""
+
+    state: State
+    step: int
+    difference: Difference
+    sentence: str
+
+
+def control_of(study: Study) -> str | None:
+    """The optimizer that goes on as plain descent; None where the study has none, or does not go on from another."""
+    if not any(run.courses for run in study.runs):
+        return None
+    rules = {key: variant.rule for key, variant in study.variants.items()}
+    return next((key for key in study.optimizers if rules.get(key, key) == "sgd"), None)
+
+
+def scheme_of(study: Study) -> str | None:
+    """The scheme of the study's experiment."""
+    return next((scheme for run in study.runs for scheme in run.courses), None)
+
+
+def steps(study: Study, scheme: str) -> pd.DataFrame:
+    """One row per optimizer, seed, group and step (0: the start): where the run is, and what its group looks like there."""
+    rows = []
+    for run in study.runs:
+        course = run.courses.get(scheme)
+        if course is None:
+            continue
+        results = dict(run.by_step(scheme))
+        for group, start in course.start.items():
+            if group not in course.vectors or not any(group in result.groups for result in results.values()):
+                continue
+            low = start.lambda_min
+            rows.append(_row(run, group, 0, 0.0, 0.0, start.loss, low.value, low.interval[0], start.verdict.curvature, None))
+            for point in course.points:
+                result = results.get(point.step)
+                if result is None or group not in result.groups:
+                    continue
+                found, own = result.groups[group], [rate for rate in result.net_rates if rate.optimizer != "sgd"]
+                net = (own or result.net_rates)[-1].rate if result.net_rates else None
+                low = found.lambda_min
+                where = abs(point.along[group]), point.moved
+                rows.append(
+                    _row(run, group, point.step, *where, found.loss, low.value, low.interval[0], found.verdict.curvature, net)
+                )
+    columns = ["optimizer", "seed", "group", "step", "along", "moved", "loss", "lambda_min", "low", "curvature", "net_rate"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _row(run: Run, group: str, *values: object) -> dict[str, object]:
+    names = ("step", "along", "moved", "loss", "lambda_min", "low", "curvature", "net_rate")
+    return {"optimizer": run.optimizer, "seed": run.seed, "group": group, **dict(zip(names, values, strict=True))}
+
+
+def judge(mine: Way, control: Way, name: str, against: str) -> Outcome:
+    """What became of one optimizer and group.
+
+    Args:
+        mine: its results, by seed and step.
+        control: the same of the control.
+        name: of the optimizer, for the sentence.
+        against: of the control.
+    """
+    seeds = sorted({*mine, *control})
+    common = sorted(set.intersection(*(set(way) for way in (*mine.values(), *control.values()))))
+    left = {step: _left(mine, control, seeds, step) for step in common}
+    held = [step for step in common if all(left[later] for later in common if later >= step)]
+    last = common[-1]
+    difference = _difference(mine, control, seeds, last)
+    numbers = f"λ_min {_mean(mine, last)} against {_mean(control, last)} of {against}, difference {_signed(difference)}"
+    if held:
+        return Outcome(
+            "escaped", held[0], difference, f"{name} escaped after at most {held[0]} steps (after {last}: {numbers})"
+        )
+    scale = abs(sum(control[seed][last].lambda_min.value for seed in seeds if seed in control) / max(len(control), 1))
+    proven = all(seed in mine and mine[seed][last].verdict.curvature == "negative curvature" for seed in seeds)
+    if proven and difference.high is not None and difference.high < MARGIN * scale:
+        return Outcome("not escaped", last, difference, f"{name} not within {last} steps ({numbers})")
+    return Outcome("undecided", last, difference, f"{name} undecided after {last} steps ({numbers})")
+
+
+def _left(mine: Way, control: Way, seeds: list[int], step: int) -> bool:
+    if any(seed not in mine or seed not in control for seed in seeds):
+        return False
+    if all(mine[seed][step].verdict.curvature == "none above tau" for seed in seeds):
+        return True
+    if len(seeds) == 1:
+        low = mine[seeds[0]][step].lambda_min.interval[0]
+        return low is not None and low > control[seeds[0]][step].lambda_min.value
+    difference = _difference(mine, control, seeds, step)
+    return difference.low is not None and difference.low > 0
+
+
+def _difference(mine: Way, control: Way, seeds: list[int], step: int) -> Difference:
+    a, b = ({seed: way[seed][step].lambda_min.value if seed in way else None for seed in seeds} for way in (mine, control))
+    return paired_difference(a, b)
+
+
+def _mean(way: Way, step: int) -> str:
+    values = [results[step].lambda_min.value for results in way.values()]
+    return number(sum(values) / len(values))
+
+
+def _signed(found: Difference) -> str:
+    if found.mean is None:
+        return "not known (a seed is missing)"
+    text = f"{'+' if found.mean > 0 else ''}{number(found.mean)}"
+    return f"{text} {interval(found.low, found.high, signed=True)}" if found.low is not None else f"{text} (one seed)"
+
+
+def outcomes(study: Study) -> dict[tuple[str, str], Outcome]:
+    """(optimizer, group) -> what became of it; empty where there is no experiment, or no control in it."""
+    scheme, control = scheme_of(study), control_of(study)
+    if scheme is None or control is None:
+        return {}
+    groups = list(dict.fromkeys(group for run in study.runs if scheme in run.courses for group in run.courses[scheme].vectors))
+    found = {}
+    for group in groups:
+        ways = {key: _ways(study, key, scheme, group) for key in study.optimizers}
+        for key in study.optimizers:
+            if key != control and ways[key] and ways[control]:
+                name, against = optimizer_name(study, key), f"{optimizer_name(study, control)} going on"
+                found[key, group] = judge(ways[key], ways[control], name, against)
+    return found
+
+
+def _ways(study: Study, optimizer: str, scheme: str, group: str) -> dict[int, dict[int, GroupResult]]:
+    ways = {
+        run.seed: {step: result.groups[group] for step, result in run.by_step(scheme) if group in result.groups}
+        for run in study.of(optimizer)
+    }
+    return {seed: way for seed, way in ways.items() if way}
+
+
+def experiment_sentences(study: Study) -> list[str]:
+    """One sentence per group: who left, who did not, and who is undecided."""
+    found = outcomes(study)
+    return [
+        f"Escape, {group}: {'; '.join(one.sentence for (_, other), one in found.items() if other == group)}."
+        for group in dict.fromkeys(group for _, group in found)
+    ]
+
+
+def experiment_sheets(study: Study) -> list[Sheet]:
+    """The table of the experiment; none where the study does not go on from another."""
+    scheme, control = scheme_of(study), control_of(study)
+    if scheme is None:
+        return []
+    data, found = steps(study, scheme), outcomes(study)
+    rows = []
+    for optimizer in study.optimizers:
+        for group in dict.fromkeys(str(name) for name in data["group"]):
+            mine = data[(data["optimizer"] == optimizer) & (data["group"] == group)]
+            if mine.empty:
+                continue
+            outcome = found.get((optimizer, group))
+            if outcome is None:
+                what = Entry(CONTROL if optimizer == control else "–")
+            else:
+                after = {"escaped": f"after at most {outcome.step} steps"}.get(outcome.state, f"within {outcome.step} steps")
+                what = Entry(outcome.state, after, outcome.state, "decided" if outcome.state == "escaped" else "")
+            start, end = mine[mine["step"] == 0], mine[mine["step"] == mine["step"].max()]
+            rows.append(
+                [
+                    name_entry(study, optimizer),
+                    Entry(group, "", group),
+                    what,
+                    _seeds(start, "lambda_min"),
+                    _seeds(end, "lambda_min"),
+                    Entry(_signed(outcome.difference) if outcome else "", "", outcome.difference.mean if outcome else None),
+                    _seeds(end, "along"),
+                    _seeds(end, "moved"),
+                    _seeds(start, "loss"),
+                    _seeds(end, "loss"),
+                    _seeds(end, "net_rate"),
+                ]
+            )
+    return [
+        Sheet(
+            f"experiment_{scheme}",
+            "Escape experiment: every optimizer from the same checkpoint",
+            "Training goes on from one checkpoint for each seed, with the same batches and one constant rate; the control goes "
+            "on as plain descent. Escaped: from that step on the paired 95 % interval over seeds of λ_min minus the control's "
+            "lies above zero, or no negative curvature above τ is left. Not escaped: it is proven at the last step in every "
+            f"seed, and a gain of {100 * MARGIN:g} % of the control's is excluded. Every seed.",
+            [
+                ("optimizer", ""), ("group", "class group"), ("outcome", ""), ("λ_min at the start", ""), ("at the end", ""),
+                ("against the control", "at the end, paired over seeds"), ("distance along v", "of the start's eigenvector"),
+                ("distance in all", "‖w − w₀‖"), ("loss at the start", "of the group"), ("at the end ", ""),
+                ("net rate at the end", "of the optimizer's own field"),
+            ],
+            rows,
+            data,
+            keys=2,
+        )
+    ]  # fmt: skip
+
+
+def _seeds(data: pd.DataFrame, name: str) -> Entry:
+    values = [None if pd.isna(value) else float(value) for value in data.sort_values("seed")[name]]
+    known = [value for value in values if value is not None]
+    texts = ["–" if value is None else number(value, 2) for value in values]
+    return Entry("; ".join(texts), "", sum(known) / len(known) if known else None)

@@ -1,0 +1,64 @@
+"""Who escaped: decided on numbers chosen by hand, paired over seeds."""
+
+from types import SimpleNamespace
+
+import pytest
+from saddlescope.analysis.records.study import load_study
+from saddlescope.reports.tables.escape_experiment import experiment_sentences, experiment_sheets, judge
+
+
+def at(value, answer="negative curvature", low=None):
+    """A group's result as far as the judgement looks."""
+    end = SimpleNamespace(value=value, interval=(low, value))
+    return SimpleNamespace(lambda_min=end, verdict=SimpleNamespace(curvature=answer))
+
+
+def way(*steps):
+    """Seed -> step -> result, from a row of values for each step."""
+    seeds = range(len(next(iter(steps))))
+    return {seed: {10 * (n + 1): at(row[seed]) for n, row in enumerate(steps)} for seed in seeds}
+
+
+CONTROL = way((-1.0, -1.2, -0.8), (-1.0, -1.2, -0.8), (-1.0, -1.2, -0.8))
+
+
+def test_escaped_from_the_step_on_from_which_it_held():
+    mine = way((-1.0, -1.2, -0.8), (-0.5, -0.71, -0.29), (-0.1, -0.32, 0.11))
+    found = judge(mine, CONTROL, "SAM", "SGD")
+    assert (found.state, found.step) == ("escaped", 20)
+    assert found.difference.mean == pytest.approx(0.897, abs=1e-3)
+    assert found.sentence.startswith("SAM escaped after at most 20 steps (after 30: λ_min −0.103 against −1.00 of SGD")
+
+
+def test_leaving_and_coming_back_is_no_escape():
+    mine = way((-0.5, -0.71, -0.29), (-0.5, -0.71, -0.29), (-1.0, -1.2, -0.81))
+    found = judge(mine, CONTROL, "SAM", "SGD")
+    assert (found.state, found.step) == ("not escaped", 30)
+    assert "not within 30 steps" in found.sentence
+
+
+def test_seeds_that_disagree_are_undecided():
+    mine = way(*[(-0.1, -1.9, -0.8)] * 3)
+    assert judge(mine, CONTROL, "SAM", "SGD").state == "undecided"
+
+
+def test_no_negative_curvature_left_is_an_escape_whatever_the_control():
+    mine = {seed: {10: at(-0.0, "none above tau")} for seed in range(3)}
+    control = {seed: {10: at(-0.0, "none above tau")} for seed in range(3)}
+    assert judge(mine, control, "SAM", "SGD").state == "escaped"
+
+
+def test_a_missing_seed_never_escapes():
+    mine = way((-0.1, -0.3), (-0.1, -0.3), (-0.1, -0.3))
+    assert judge(mine, CONTROL, "SAM", "SGD").state == "undecided"
+
+
+@pytest.mark.parametrize(("low", "state"), [(-0.5, "escaped"), (-1.5, "undecided"), (None, "undecided")])
+def test_one_seed_is_judged_by_its_interval(low, state):
+    assert judge({0: {10: at(-0.4, low=low)}}, {0: {10: at(-1.0)}}, "SAM", "SGD").state == state
+
+
+def test_a_study_that_starts_anew_has_no_experiment(whole_study):
+    study = load_study(whole_study)
+    assert experiment_sheets(study) == []
+    assert experiment_sentences(study) == []

@@ -48,8 +48,8 @@ def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
 
     All extreme Ritz vectors get their Rayleigh quotient in float64. Where it differs from the float32 value by more than the
     measured noise (ReLU networks: a unit that is on in one precision and off in the other changes the function itself), that
-    difference is the noise, and widens the intervals, by the quotient's own error as well: an eigenvalue lies beyond the quotient of
-    a vector that is not quite an eigenvector, and float64 rounds, too.
+    difference is the noise, and widens the intervals, by the quotient's own error as well: an eigenvalue lies beyond the
+    quotient of a vector that is not quite an eigenvector, and float64 rounds, too.
 
     Args:
         spectrum: of the operator in float32.

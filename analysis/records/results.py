@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .rounding import end_words
+
 SCHEMA_VERSION = 1
 
 #: ``(low, high)``; ``None`` means that nothing is known on that side.
@@ -287,15 +289,14 @@ class CurvatureResult(Record):
         """What a notebook shows: a row for each group."""
         rows = [("group", "samples", "lambda_min", "lambda_max", "verdict")]
         for name, group in self.groups.items():
-            low, high = (f"{end.value:.4g} in {_interval(end.interval)}" for end in (group.lambda_min, group.lambda_max))
+            low, high = (_in_interval(end) for end in (group.lambda_min, group.lambda_max))
             rows.append((name, str(group.size), low, high, group.verdict.sentence))
         cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
         return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
 
 
-def _interval(interval: Interval) -> str:
-    low, high = interval
-    return f"[{'-inf' if low is None else f'{low:.4g}'}, {'inf' if high is None else f'{high:.4g}'}]"
+def _in_interval(end: Extreme) -> str:
+    return f"{end.value:.4g} in [{', '.join(end_words(end.value, end.interval))}]"
 
 
 class Direction(Record):

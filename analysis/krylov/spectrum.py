@@ -140,7 +140,10 @@ def measure_spectrum(
     exhausted = any(run.exhausted for run in runs)
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
     eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta / 2, looks)
-    fuzz = {end: max(noise.absolute, abs(quotients[end] - ends[end][0])) for end in ends}
+    # The quotient has an error of its own: an interval does not end at it.
+    rounding = product_rounding(operator) * scale
+    apart = {end: abs(quotients[end] - ends[end][0]) for end in ends}
+    fuzz = {end: max(noise.absolute, apart[end] + rounding) for end in ends}
     low, high = end_intervals(ends["min"][0], ends["max"][0], eps, fuzz["min"], fuzz["max"])
     confidence = 1.0 if exhausted else 1 - delta
 
@@ -206,9 +209,13 @@ def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks:
 
 def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) -> OperatorNoise:
     """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss."""
+    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale)})
+
+
+def product_rounding(operator: LinearOperator) -> float:
+    """Rounding of a quotient ``v^T H v`` of a unit vector, as a share of the larger end's size."""
     # Second term: sums of n products in float64.
-    rounding = 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
-    return noise.model_copy(update={"absolute": max(noise.absolute, rounding * scale)})
+    return 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:

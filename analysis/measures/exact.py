@@ -16,7 +16,7 @@ from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import LinearOperator
-from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
+from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
 from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from ..samples.memory import free_bytes
 
@@ -54,35 +54,44 @@ def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOper
 
 
 def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
-    """The spectrum with both extremes held against float64.
+    """The spectrum with its extremes held against float64.
 
-    Both extreme Ritz vectors get their Rayleigh quotient in float64. Where it differs from the float32 value by more than the
+    All extreme Ritz vectors get their Rayleigh quotient in float64. Where it differs from the float32 value by more than the
     measured noise (ReLU networks: a unit that is on in one precision and off in the other changes the function itself), that
-    difference is the noise, and widens the intervals.
+    difference is the noise, and widens the intervals, by the quotient's own error as well: an eigenvalue lies beyond the
+    quotient of a vector that is not quite an eigenvector, and float64 rounds, too.
 
     Args:
         spectrum: of the operator in float32.
         judge: the same operator in float64.
     """
-    ends = {}
-    both = {"min": spectrum.lambda_min, "max": spectrum.lambda_max}
-    vectors = torch.stack([spectrum.vectors[name] for name in both], dim=1).to(judge.device, judge.dtype)
-    quotients = (judge.matmat(vectors) * vectors).sum(0) / (vectors * vectors).sum(0)
-    for (name, extreme), quotient in zip(both.items(), quotients.tolist(), strict=True):
-        extra = max(abs(quotient - extreme.value) - extreme.noise, 0.0)
-        bounds = zip(extreme.interval, (-extra, extra), strict=True)
-        low, high = (None if bound is None else bound + wider for bound, wider in bounds)
-        wide = (extreme.residual_interval[0] - extra, extreme.residual_interval[1] + extra)
-        update = {"interval": (low, high), "residual_interval": wide, "noise": extreme.noise + extra}
-        ends[name] = extreme.model_copy(update={**update, "rayleigh_quotient": quotient})
+    ends = {"min": spectrum.lowest, "max": spectrum.highest}
+    pairs = {f"{end}-{rank}" if rank > 1 else end: pair for end in ends for rank, pair in enumerate(ends[end], start=1)}
+    vectors = torch.stack([spectrum.vectors[name] for name in pairs], dim=1).to(judge.device, judge.dtype)
+    images, squares = judge.matmat(vectors), (vectors * vectors).sum(0)
+    quotients = (images * vectors).sum(0) / squares
+    residuals = (images - vectors * quotients).norm(dim=0) / squares.sqrt()
+    rounding = product_rounding(judge) * max(abs(pair.value) for pair in pairs.values())
+    held: dict[str, Extreme] = {}
+    for (name, pair), quotient, residual in zip(pairs.items(), quotients.tolist(), residuals.tolist(), strict=True):
+        # What the run in float32 left of a residual is in its own interval already.
+        error = max(residual - pair.residual, 0.0) + rounding
+        extra = max(abs(quotient - pair.value) + error - pair.noise, 0.0)
+        held[name] = _wider(pair, extra).model_copy(update={"rayleigh_quotient": quotient} if name in ends else {})
     return replace(
         spectrum,
-        lambda_min=ends["min"],
-        lambda_max=ends["max"],
-        lowest=[ends["min"], *spectrum.lowest[1:]],
-        highest=[ends["max"], *spectrum.highest[1:]],
-        negative_ratio=negative_ratio(ends["min"], ends["max"]),
+        lambda_min=held["min"],
+        lambda_max=held["max"],
+        lowest=[pair for name, pair in held.items() if name.startswith("min")],
+        highest=[pair for name, pair in held.items() if name.startswith("max")],
+        negative_ratio=negative_ratio(held["min"], held["max"]),
     )
+
+
+def _wider(extreme: Extreme, extra: float) -> Extreme:
+    low, high = (None if bound is None else bound + by for bound, by in zip(extreme.interval, (-extra, extra), strict=True))
+    around = (extreme.residual_interval[0] - extra, extreme.residual_interval[1] + extra)
+    return extreme.model_copy(update={"interval": (low, high), "residual_interval": around, "noise": extreme.noise + extra})
 
 
 def dense_matrix(operator: LinearOperator, progress: Progress | None = None) -> tuple[Tensor, float]:

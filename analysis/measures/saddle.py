@@ -19,6 +19,7 @@ from ..hessian.operator import HessianOperator
 from ..krylov.bounds import steps_needed
 from ..krylov.spectrum import LOOK_EVERY
 from ..records.results import Certificate, Escape, EscapeRate, EscapeTest, Extreme, Verdict
+from ..records.rounding import at_least, end_words, probability_words
 
 
 def verdict(
@@ -74,13 +75,13 @@ def verdict(
             sentence=sentence,
         )
     if low is not None and (low > -tau or low == tau == 0):  # the second: nothing but zero
-        sure = "" if lambda_min.confidence == 1 else f" with probability {lambda_min.confidence:g}"
+        sure = "" if lambda_min.confidence == 1 else f" with probability {probability_words(lambda_min.confidence)}"
         return Verdict(
             curvature="none above tau", stationary=None, label="no negative curvature above tau", tau=tau, displacement=None,
-            displacement_ratio=None, threshold=threshold, sentence=f"No eigenvalue below {-tau:.3g}{sure} ({ends}).",
+            displacement_ratio=None, threshold=threshold, sentence=f"No eigenvalue below {at_least(-tau)}{sure} ({ends}).",
         )  # fmt: skip
     more = _more_steps(lambda_min, lambda_max, tau, size, starts, delta, looks)
-    reach = "not bounded" if low is None else f"may reach {low:.3g}"
+    reach = "not bounded" if low is None else f"may reach {end_words(value, lambda_min.interval)[0]}"
     advice = ""
     if more is not None:
         advice = f"; a limit of {more} Lanczos steps a start (--steps {more}) would decide"

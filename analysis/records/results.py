@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from .rounding import end_words
 from .training_record import TrainingTable
 
 SCHEMA_VERSION = 1
@@ -353,15 +354,14 @@ class CurvatureResult(Record):
         """What a notebook shows: a row for each group."""
         rows = [("group", "samples", "lambda_min", "lambda_max", "verdict")]
         for name, group in self.groups.items():
-            low, high = (f"{end.value:.4g} in {_interval(end.interval)}" for end in (group.lambda_min, group.lambda_max))
+            low, high = (_in_interval(end) for end in (group.lambda_min, group.lambda_max))
             rows.append((name, str(group.size), low, high, group.verdict.sentence))
         cells = ("".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows)
         return f"<table>{''.join(f'<tr>{line}</tr>' for line in cells)}</table>"
 
 
-def _interval(interval: Interval) -> str:
-    low, high = interval
-    return f"[{'-inf' if low is None else f'{low:.4g}'}, {'inf' if high is None else f'{high:.4g}'}]"
+def _in_interval(end: Extreme) -> str:
+    return f"{end.value:.4g} in [{', '.join(end_words(end.value, end.interval))}]"
 
 
 class CriticalStep(Record):

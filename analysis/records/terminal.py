@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from .result_names import checkpoint_names
-from .results import CriticalStep, CurvatureResult, Extreme, GroupResult, Interval, StepResult
+from .results import CriticalStep, CurvatureResult, Extreme, GroupResult, StepResult
+from .rounding import end_words, probability_words
 
 #: verdicts as a table has room for
 SHORT = {
@@ -51,8 +52,8 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
     for warning in result.warnings:
         console.print(f"[yellow]warning[/yellow]: {escape(warning)}")
     for name, group in result.groups.items():
-        low, high = _interval(group.lambda_min.interval), _interval(group.lambda_max.interval)
-        sure = f"lambda_min in {low}, lambda_max in {high} (probability {group.lambda_min.confidence:g})."
+        low, high = _interval(group.lambda_min), _interval(group.lambda_max)
+        sure = f"lambda_min in {low}, lambda_max in {high} (probability {probability_words(group.lambda_min.confidence)})."
         console.print(f"[bold]{escape(name)}[/bold]: {escape(group.verdict.sentence)} {escape(sure)}")
         for warning in group.warnings:
             console.print(f"  [yellow]warning[/yellow]: {escape(warning)}")
@@ -150,6 +151,5 @@ def _extreme(extreme: Extreme) -> str:
     return f"{extreme.value:.4g}{'' if extreme.converged else ' (bound)'}"
 
 
-def _interval(interval: Interval) -> str:
-    low, high = ("?" if bound is None else f"{bound:.3g}" for bound in interval)
-    return f"[{low}, {high}]"
+def _interval(extreme: Extreme) -> str:
+    return f"[{', '.join(end_words(extreme.value, extreme.interval))}]"

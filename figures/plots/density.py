@@ -10,6 +10,7 @@ from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
 from ...analysis.records.results import Density, Extreme, GroupResult
+from ...analysis.records.rounding import probability_words
 from ...analysis.records.study import Study
 from ..drawing.appearance import Look
 from ..drawing.canvas import column_width, heading, new_figure
@@ -165,6 +166,6 @@ def _caption(found: Finals, everything: Sequence[GroupResult], scale: float) -> 
         f"each node is broadened by a Gaussian of standard deviation {WIDTH:g} in asinh(λ/τ), that is {WIDTH:g} τ at zero and "
         f"{100 * WIDTH:g} % of |λ| far from it, with τ = {scale:.2g} (median over the verdicts); stored numbers are "
         "not broadened. Bars at the bottom: λ_min and λ_max of each curve, the stated interval (tick: the estimate; circle: "
-        f"not converged, a one-sided bound), probability {confidence:g}. {found.words(mean=False)}"
+        f"not converged, a one-sided bound), probability {probability_words(confidence)}. {found.words(mean=False)}"
         f"{gap_words(found.gaps, found.left_out)}"
     )

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ...analysis.records.results import GroupResult, Interval
+from ...analysis.records.rounding import probability_words
 from ...analysis.records.study import Study
 from ..drawing.appearance import Look
 from ..drawing.canvas import heading, new_figure
@@ -166,11 +167,11 @@ def zero_lines(panels: Iterable[Axes], tau: float) -> None:
 def caption(found: Finals, tau: float) -> str:
     """What the points, bars and shades of this figure mean."""
     entries = [result.groups[group] for result in found.results.values() for group in found.groups]
-    confidence = min(entry.lambda_min.confidence for entry in entries)
+    sure = probability_words(min(entry.lambda_min.confidence for entry in entries))
     open_ends = sum(not (entry.lambda_min.converged and entry.lambda_max.converged) for entry in entries)
     words = (
         "A negative λ_min is a direction in which the group's loss curves downwards. The ratio also rises when λ_max falls, so "
-        f"it is read beside both. Vertical bars: the stated interval of that number, probability {confidence:g} (not a "
+        f"it is read beside both. Vertical bars: the stated interval of that number, probability {sure} (not a "
         f"spread over seeds); shaded in the top row: |λ| ≤ τ = {tau:.2g} (median), where no sign is claimed. "
     )
     if len(found.seeds) > 1:

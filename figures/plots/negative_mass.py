@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...analysis.records.results import MassAtThreshold
+from ...analysis.records.rounding import probability_words
 from ...analysis.records.study import Study
 from ..drawing.appearance import handle
 from ..drawing.canvas import heading, legend_below, new_figure
@@ -81,11 +82,11 @@ def _at(ladder: list[MassAtThreshold], relative: float) -> MassAtThreshold | Non
 
 def _caption(found: Finals) -> str:
     first = next(iter(found.first.groups.values())).negative_mass
-    confidence = first[0].confidence if first else 1.0
+    sure = probability_words(first[0].confidence if first else 1.0)
     return (
         "The share of the Hessian's eigenvalues below −τ, at rising τ: near zero a Lanczos quadrature cannot tell the sign of "
         "the bulk, so the wide bars on the left are what is known there, not noise of the plot. Vertical bars: interval of "
-        f"each seed's share (quadrature bracket and sampling error over probes, probability {confidence:g}); short horizontal "
+        f"each seed's share (quadrature bracket and sampling error over probes, probability {sure}); short horizontal "
         "bars: means. The vertical axis is logarithmic, and linear next to 0. "
         f"{found.words()}{gap_words(found.gaps, found.left_out)}"
     )

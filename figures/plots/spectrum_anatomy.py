@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.records.results import CurvatureResult, Extreme, load
+from ...analysis.records.rounding import end_words, interval_ends, probability_words
 from ..drawing.canvas import heading, new_figure, render, style, write_bytes_atomically
 from ..drawing.scales import decades, fix_ticks, log_axis, signed_axis
 from ..drawing.study_data import NothingToDraw, setting
@@ -52,7 +53,8 @@ def anatomy(result: CurvatureResult, group: str) -> Figure:
     _end(axes, found.lambda_max, floor * 30, r"$\lambda_{\max}$", (0.985, 0.97), "right")
     mass = min(found.negative_mass, key=lambda entry: abs(entry.tau - tau), default=None)
     if mass is not None:
-        words = f"negative mass below $-\\tau$:\n{mass.value:.3g}, between {mass.interval[0]:.2g} and {mass.interval[1]:.2g}"
+        least, most = interval_ends(*mass.interval, beside=[f"{mass.value:.3g}"])
+        words = f"negative mass below $-\\tau$:\n{mass.value:.3g}, between {least} and {most}"
         _note(axes, words, (0.015, 0.97), NEGATIVE)
     at_least = max((bound.at_least for bound in found.saddle_index if abs(bound.tau - tau) <= 1e-9 * tau), default=None)
     if at_least is not None:
@@ -75,7 +77,9 @@ def _end(axes: Axes, extreme: Extreme, height: float, name: str, place: tuple[fl
     low, high = (extreme.value if bound is None else bound for bound in extreme.interval)
     axes.plot([low, high], [height] * 2, color=INK, linewidth=5, alpha=0.3, solid_capstyle="butt")
     axes.plot([extreme.value], [height], marker="|", markersize=14, color=INK)
-    words = _minus(f"{name} = {extreme.value:.3g}\nin [{low:.3g}, {high:.3g}]\nwith probability {extreme.confidence:g}")
+    inside = f"[{', '.join(end_words(extreme.value, extreme.interval))}]"
+    sure = probability_words(extreme.confidence)
+    words = _minus(f"{name} = {extreme.value:.3g}\nin {inside}\nwith probability {sure}")
     # in the corners above the curve, whatever its course: few eigenvalues are large
     axes.annotate(
         words, (extreme.value, height), xytext=place, textcoords="axes fraction", fontsize=9, color=INK, ha=align, va="top",

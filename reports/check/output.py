@@ -6,6 +6,7 @@ import json
 import xml.etree.ElementTree as ET  # written, never parsed
 from typing import TYPE_CHECKING, Any
 
+from ...analysis.records.rounding import interval_words
 from .compare_numbers import Outcome
 from .run import FAILING, Check, Row, Side
 
@@ -73,8 +74,7 @@ def side_words(side: Side | None) -> str:
         words = str(value) if isinstance(value, int) else f"{value:.6g}"
         if side.low is None and side.high is None:
             return words
-        ends = [f"{end:.4g}" if end is not None else "?" for end in (side.low, side.high)]
-        return f"{words} [{ends[0]}, {ends[1]}]"
+        return f"{words} {interval_words(side.low, side.high, beside=[words])}"
     deviation = side.mean - side.low if side.low is not None else 0.0
     return f"{side.mean:.5g} ± {deviation:.2g} ({len(present)} {side.counted})"
 

@@ -62,7 +62,9 @@ class Evidence:
 def _signed(found: Difference) -> str:
     assert found.mean is not None
     text = ("+" if found.mean > 0 else "") + number(found.mean)
-    return f"{text} {interval(found.low, found.high, signed=True)}" if found.low is not None else f"{text} (one seed)"
+    return (
+        f"{text} {interval(found.low, found.high, beside=text, signed=True)}" if found.low is not None else f"{text} (one seed)"
+    )
 
 
 def _directions(parts: Sequence[tuple[str, Difference, Literal["higher", "lower"]]]) -> Outcome:

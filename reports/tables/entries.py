@@ -95,7 +95,8 @@ def curvature_entry(row: Mapping[str, Any]) -> Entry:
         return mean_entry(row, f"at least {low:.0f} in each seed" if low is not None and row["n"] > 1 else "")
     if low is None and high is None:
         return mean_entry(row)
-    return mean_entry(row, interval(low, high))
+    entry = mean_entry(row)
+    return mean_entry(row, interval(low, high, beside=entry.text.split(" ")[0] if entry.sort is not None else ""))
 
 
 def tone_of(label_counts: Mapping[str, Any]) -> str:
@@ -128,7 +129,7 @@ def difference_entry(row: Mapping[str, Any]) -> Entry:
     if pd.isna(row["low"]):
         return Entry(text, f"one seed, no interval; {seeds}", value)
     tone = "decided" if row["decision"] in ("higher", "lower") else ""
-    return Entry(f"{text} {interval(float(row['low']), float(row['high']), signed=True)}", seeds, value, tone)
+    return Entry(f"{text} {interval(float(row['low']), float(row['high']), beside=text, signed=True)}", seeds, value, tone)
 
 
 def measured_entry(row: Mapping[str, Any], quantity: str) -> Entry:
@@ -140,14 +141,13 @@ def measured_entry(row: Mapping[str, Any], quantity: str) -> Entry:
     text = number(100 * value if quantity == "train_accuracy" else value)
     if quantity.startswith("saddle_index"):
         return Entry(str(int(value)), "", value)
-    if quantity in ("lambda_min", "lambda_max") and not row["converged"]:
-        text += " †"
+    shown = f"{text} †" if quantity in ("lambda_min", "lambda_max") and not row["converged"] else text
     spread = _or_none(row.get("trace_standard_error")) if quantity == "trace" else None
     details = [
-        interval(low, high) if low is not None or high is not None else "",
+        interval(low, high, beside=text) if low is not None or high is not None else "",
         f"± {number(spread, 2)} (s.e.)" if spread else "",
     ]
-    return Entry(text, " ".join(detail for detail in details if detail), value)
+    return Entry(shown, " ".join(detail for detail in details if detail), value)
 
 
 def _or_none(value: Any) -> float | None:

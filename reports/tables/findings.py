@@ -6,12 +6,14 @@ vector. What it says about an optimizer is a matter of seeds, and three seeds sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from ...analysis.records.results import GroupResult
+from ...analysis.records.rounding import percent_words
 from ...analysis.records.study import Study
 from . import study_tables as tables
 from .comparison import compare, size_sentences
@@ -183,7 +185,7 @@ def in_short(study: Study, scheme: str, groups: Sequence[str]) -> str:
     if total < 2:
         return f"{measured}; one seed says nothing about others."
     low, _ = share_interval(total, total)
-    share = f"at least {100 * low:.0f} % of further seeds would end the same (95 %)"
+    share = f"at least {math.floor(100 * low)} % of further seeds would end the same (95 %)"
     return f"{measured}; {total} seeds, even where all agree, only show that {share}."
 
 
@@ -195,8 +197,8 @@ def how_sure(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
     sentences = [_measurement(results)]
     sentences.append(
         f"{total} seed{'s' if total != 1 else ''} per optimizer: the same verdict in {total} of {total} still allows that only "
-        f"{100 * low:.0f} % of further seeds share it (95 %, Clopper-Pearson). Intervals of differences are paired Student t "
-        "intervals over seeds and are not corrected for their number."
+        f"{math.floor(100 * low)} % of further seeds share it (95 %, Clopper-Pearson). Intervals of differences are paired "
+        "Student t intervals over seeds and are not corrected for their number."
         if total > 1
         else "One seed per optimizer: nothing can be said about other seeds."
     )
@@ -215,7 +217,7 @@ def _measurement(results: Sequence[GroupResult]) -> str:
         )
     if none:
         confidence = min(result.lambda_min.confidence for result in none)
-        text += f"; {len(none)} say none above τ, each with probability at least {100 * confidence:.4g} %"
+        text += f"; {len(none)} say none above τ, each with probability at least {percent_words(confidence)} %"
     unsettled = len(results) - len(negative) - len(none)
     if unsettled:
         text += f"; {unsettled} are undetermined"

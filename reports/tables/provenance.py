@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...analysis.records.results import CurvatureResult
+from ...analysis.records.rounding import percent_words
 from ...analysis.records.study import Study
 from .accuracy import class_counts
 from .findings import main_scheme
@@ -33,7 +34,7 @@ def method(study: Study) -> list[str]:
     ]
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"
     plural = "s" * (count != 1)
-    held = f", with intervals that hold with probability {100 * (1 - delta):.4g} %" if isinstance(delta, float) else ""
+    held = f", with intervals that hold with probability {percent_words(1 - delta)} %" if isinstance(delta, float) else ""
     sentences = [
         f"{names} train the same {first.model} ({first.parameters:,} parameters) on {first.data} from {count} seed{plural}.",
         f"For the training samples of each class group, {shown}, without augmentation and with batch-norm statistics held, "

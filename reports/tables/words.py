@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ...analysis.records.rounding import interval_words
 from ...analysis.records.study import Study
 
 MINUS, GAP = "−", "gap"
@@ -71,23 +72,12 @@ def with_spread(mean: float, spread: float | None) -> str:
     return f"{_fixed(mean, decimals)} ± {_fixed(spread, decimals)}"
 
 
-def interval(low: float | None, high: float | None, *, signed: bool = False) -> str:
-    """``[low, high]``, rounded outwards enough to show the width; an unknown side is written as infinite.
+def interval(low: float | None, high: float | None, *, beside: str = "", signed: bool = False) -> str:
+    """``[low, high]`` in the reports' signs, see :func:`~saddlescope.analysis.records.rounding.interval_words`.
 
-    ``signed``: whether zero is inside matters, so that an end is never rounded onto it.
+    ``beside``: the number printed beside it.
     """
-    if low is None or high is None:
-        return f"[{number(low) if low is not None else MINUS + '∞'}, {number(high) if high is not None else '∞'}]"
-    width, largest = high - low, max(abs(low), abs(high))
-    if width <= 0 or not 1e-3 <= largest < 1e5 or width < 1e-5 * largest:
-        return f"[{number(low, 4)}, {number(high, 4)}]"
-    decimals = _decimals(width)
-    if signed and (low > 0 or high < 0):
-        decimals = max(decimals, _decimals(10 * min(abs(low), abs(high))))
-    scale = 10.0**decimals
-    # an interval rounded inwards would claim more than was found
-    outer = math.floor(low * scale + 1e-9) / scale, math.ceil(high * scale - 1e-9) / scale
-    return f"[{_fixed(outer[0], decimals)}, {_fixed(outer[1], decimals)}]"
+    return interval_words(low, high, beside=[beside] if beside else [], signed=signed, minus=MINUS, infinity="∞")
 
 
 def threshold(relative: float) -> str:

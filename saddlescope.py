@@ -38,7 +38,7 @@ _PUBLIC = {
     "Samples": "analysis.samples.samples",
     "Scheme": "analysis.records.results",
     "CurvatureResult": "analysis.records.results",
-    "Slice": "analysis.records.results",
+    "Slice": "analysis.records.slices",
     "AnalysisSettings": "analysis.records.settings",
     "analyze": "analysis.measures.analyze",
     "load_study": "analysis.records.study",

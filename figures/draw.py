@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..analysis.records.results import write_text_atomically
+from ..analysis.records.base import write_text_atomically
 from ..analysis.records.study import Study, load_study, read_json, read_manifest
 from . import draw_results as stored
 from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically

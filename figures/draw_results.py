@@ -11,8 +11,10 @@ from typing import ClassVar
 import numpy as np
 from matplotlib.axes import Axes
 
+from ..analysis.records.base import load
 from ..analysis.records.result_names import checkpoint_names, checkpoint_stem
-from ..analysis.records.results import CurvatureResult, Slice, load
+from ..analysis.records.results import CurvatureResult
+from ..analysis.records.slices import Slice
 from ..analysis.records.study import Run, Study
 from .drawing.appearance import OPTIMIZERS, Look
 from .drawing.canvas import FigureError, heading, new_figure

@@ -22,7 +22,7 @@ from ..hessian.losses import BatchLoss
 from ..hessian.operator import HessianOperator
 from ..krylov.guards import RandomOperatorError, guard
 from ..krylov.lanczos import Lanczos, random_start
-from ..records.results import ControlData, ControlEntry
+from ..records.augmentation import ControlData, ControlEntry
 from ..samples.samples import Samples
 
 #: ``(inputs [n, ...], generator) -> inputs [n, ...]``

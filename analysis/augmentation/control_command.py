@@ -17,7 +17,8 @@ from saddlescope import load_factory
 from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
 from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
-from ..records.results import AugmentationControl, ControlEntry, ControlPanel, save
+from ..records.augmentation import AugmentationControl, ControlEntry, ControlPanel
+from ..records.base import save
 from ..records.side_car import side_car_of
 from ..samples.provenance import Source, describe
 from ..samples.samples import Samples

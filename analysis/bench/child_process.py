@@ -18,7 +18,7 @@ from scipy.sparse import diags_array
 
 from ..krylov.lanczos import Lanczos, ritz_of
 from ..krylov.spectrum import LOOK_EVERY
-from ..records.results import write_text_atomically
+from ..records.base import write_text_atomically
 from ..records.settings import AnalysisSettings
 from ..samples.provenance import file_sha256
 from .cases import CASES, Problem, micro_batches, open_problem, prepare, relative_error

@@ -23,7 +23,7 @@ from typing import Any
 
 from saddlescope import load_factory, processors
 
-from ..records.results import write_text_atomically
+from ..records.base import write_text_atomically
 from .cases import CASES, BenchError
 from .table import table
 

@@ -14,7 +14,8 @@ from torch import nn
 from saddlescope import Permission, load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
-from ..records.results import Choice, validated
+from ..records.base import validated
+from ..records.results import Choice
 from ..records.side_car import SideCar, side_car_of
 from ..samples.provenance import Source, file_sha256
 from ..samples.samples import Samples

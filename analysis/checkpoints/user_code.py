@@ -66,7 +66,8 @@ def build_loss(
         reference: ``None`` for cross-entropy; a loss of the suite (``ldam``, ``la`` ...); or ``file.py:loss`` that is called as
             ``loss(model, batch)`` and returns one number per sample, or their mean.
         class_counts: for losses that depend on them.
-        logits: which part of the model's output the logits are, see :class:`~saddlescope.analysis.hessian.losses.ClassificationLoss`.
+        logits: which part of the model's output the logits are, see
+            :class:`~saddlescope.analysis.hessian.losses.ClassificationLoss`.
         labels: which part of a batch the labels are, see there.
 
     Raises:

@@ -1,7 +1,8 @@
 """Torch's second derivatives that are wrong or missing, computed by operations whose second derivatives are right.
 
-Found by ``gradgradcheck`` over the layers people use (``tests/analysis/hessian/test_corrections.py``, torch 2.6 to 2.13). The functions
-and their first derivatives are torch's own; only a gradient graph that will be differentiated again is recorded through these.
+Found by ``gradgradcheck`` over the layers people use (``tests/analysis/hessian/test_corrections.py``, torch 2.6 to 2.13).
+The functions and their first derivatives are torch's own; only a gradient graph that will be differentiated again is recorded
+through these.
 """
 
 from __future__ import annotations

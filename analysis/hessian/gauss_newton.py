@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..krylov.linear_operator import LinearOperator, OperatorError
 from ..krylov.spectrum import measure_spectrum
-from ..records.results import Extreme, GaussNewton
+from ..records.spectra import Extreme, GaussNewton
 from ..samples.samples import Samples, batch_size
 from .losses import BatchLoss, ClassificationLoss, summed
 from .operator import HessianOperator

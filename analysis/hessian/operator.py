@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..krylov.linear_operator import NotFiniteError, OperatorError
-from ..samples.memory import fitting, free_bytes, saved_bytes
+from ..samples.memory import free_bytes, saved_bytes
+from ..samples.micro_batch import fitting
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import beta
 
-from ..records.results import Interval
+from ..records.base import Interval
 
 
 def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilution: float = 1.0) -> float | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..records.results import OperatorNoise
+from ..records.spectra import OperatorNoise
 from .lanczos import random_start
 from .linear_operator import LinearOperator
 

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from .basis import Place
 from .bounds import mass_bracket
+from .controls import Controls
 from .density import counted_weights
 from .lanczos import Lanczos, LanczosError, random_start
 from .linear_operator import LinearOperator
 from .tensor_files import save_tensors
-from .trace import Controls
 
 #: seconds between two states stored of a running start
 STORE_EVERY = 30.0

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from ..records.base import Estimate
+from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .density import energy

@@ -10,58 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from ..records.results import Estimate
-from .lanczos import Lanczos, random_start
+from ..records.base import Estimate
+from .lanczos import random_start
+from .lanczos_runs import Start
 from .linear_operator import LinearOperator
-
-if TYPE_CHECKING:
-    from .lanczos_runs import Start
-
-#: further starts that a run prepares for, beyond those it knows of: an analysis may be added to later
-_PREPARED = 7
-
-
-@dataclass(frozen=True)
-class Controls:
-    """What one run knows of probes that are independent of it.
-
-    Attributes:
-        forms: ``z^T Q T Q^T z`` of the guard's vectors, then of the starts with the next seeds.
-        squares: ``||M z||^2`` of the guard's vectors.
-    """
-
-    forms: np.ndarray
-    squares: np.ndarray
-
-    @classmethod
-    def of(cls, run: Lanczos, products: Mapping[int, Tensor], further: int) -> Controls:
-        """Controls of a finished run.
-
-        Args:
-            run: the first start.
-            products: seed of a random unit vector -> its product ``[n]``.
-            further: starts that may follow, with the seeds after the run's own.
-        """
-        seeds = [*products, *(run.seed + 1 + i for i in range(max(further, _PREPARED)))]
-        forms, squares = [], []
-        for seed in seeds:
-            inside = run.project(random_start(run.operator, seed))
-            image = run.tridiagonal_times(inside)
-            forms.append(float(inside @ image))
-            if seed in products:
-                product = products[seed]
-                squares.append(
-                    float(product.double().norm()) ** 2 - 2 * float(image @ run.project(product)) + float(image @ image)
-                )
-        return cls(np.array(forms), np.maximum(squares, 0.0))
 
 
 def trace(operator: LinearOperator, runs: Sequence[Start], products: Mapping[int, Tensor], noise: float) -> Estimate:

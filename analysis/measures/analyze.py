@@ -17,8 +17,9 @@ from ..hessian.modules import copied
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
-from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme, StepResult
+from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
+from ..records.steps import StepResult
 from ..samples.groups import GroupError, scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
@@ -107,7 +108,9 @@ def critical_steps(
     source: Source | None = None,
     world: World | None = None,
 ) -> StepResult:
-    """Measures from which learning rate on a step hurts each class group, see :mod:`~saddlescope.analysis.measures.critical_step`.
+    """Measures from which learning rate on a step hurts each class group.
+
+    See :mod:`~saddlescope.analysis.measures.critical_step`.
 
     Args:
         model: as in :func:`analyze`.

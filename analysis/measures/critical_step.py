@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
-from ..records.results import CriticalStep
+from ..records.steps import CriticalStep
 from .optimizer_fields import Parts, Rule, fields
 from .saddle import shifted
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
-from ..records.results import EscapeRate, Extreme, NetRate
+from ..records.saddles import EscapeRate, NetRate
+from ..records.spectra import Extreme
 from .extremes import measure_ends
 from .optimizer_fields import Parts, Rule, fields, sum_of
 from .saddle import shifted

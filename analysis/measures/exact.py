@@ -17,7 +17,8 @@ from ..krylov.density import energy
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import LinearOperator
 from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
-from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from ..records.base import Estimate
+from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from ..samples.memory import free_bytes
 
 log = logging.getLogger(__name__)

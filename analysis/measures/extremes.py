@@ -34,7 +34,8 @@ from ..krylov.spectrum import (
     what_to_say,
     with_rounding,
 )
-from ..records.results import Extreme, IndexBound, Interval
+from ..records.base import Interval
+from ..records.spectra import Extreme, IndexBound
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
 Rough = Callable[[LinearOperator], LinearOperator | None]

@@ -19,7 +19,8 @@ from ..hessian.evaluation import group_means
 from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied, select_parameters
 from ..hessian.operator import HessianOperator
-from ..records.results import Direction, Scheme, Slice
+from ..records.results import Scheme
+from ..records.slices import Direction, Slice
 from ..samples.groups import group_indices
 from ..samples.provenance import Source, describe
 from ..samples.samples import Samples

@@ -25,8 +25,10 @@ from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
 from ..krylov.linear_operator import OperatorError
 from ..krylov.spectrum import Spectrum, measure_spectrum
-from ..records.results import GroupResult, GroupSteps, NetRate, Scheme
+from ..records.results import GroupResult, Scheme
+from ..records.saddles import NetRate
 from ..records.settings import AnalysisSettings
+from ..records.steps import GroupSteps
 from ..samples.groups import group_indices, is_partition
 from ..samples.provenance import Source
 from ..samples.samples import Samples

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator, Reduce
-from ..records.results import EscapeRate, Extreme, NetRate
+from ..records.saddles import EscapeRate, NetRate
 from ..records.settings import AnalysisSettings
+from ..records.spectra import Extreme
 from ..samples.memory import free_bytes
 from ..samples.provenance import Source
 from ..samples.samples import Samples

@@ -20,7 +20,8 @@ from ..hessian.losses import ClassificationLoss
 from ..hessian.operator import HessianOperator
 from ..krylov.density import energy, pooled
 from ..krylov.spectrum import THRESHOLDS, Spectrum, negative_ratio
-from ..records.results import Density, Estimate, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
+from ..records.base import Estimate
+from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from ..samples.labels import label_place
 
 

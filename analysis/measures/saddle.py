@@ -18,8 +18,9 @@ from torch import Tensor
 from ..hessian.operator import HessianOperator
 from ..krylov.bounds import steps_needed
 from ..krylov.spectrum import LOOK_EVERY
-from ..records.results import Certificate, Escape, EscapeRate, EscapeTest, Extreme, Verdict
 from ..records.rounding import at_least, end_words, probability_words
+from ..records.saddles import Certificate, Escape, EscapeRate, EscapeTest, Verdict
+from ..records.spectra import Extreme
 
 
 def verdict(

@@ -9,7 +9,8 @@ import numpy as np
 from scipy.stats import t as student
 
 from ..krylov.spectrum import Spectrum
-from ..records.results import Estimate, SamplingError
+from ..records.base import Estimate
+from ..records.spectra import SamplingError
 
 #: disjoint subsets measured, where the group is large enough for so many
 SUBSETS = 4

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .base import ResultError, load
 from .result_names import checkpoint_names
-from .results import CurvatureResult, ResultError, load
+from .results import CurvatureResult
 from .study import Run, Study
 
 #: words before a number in a checkpoint's name, and what the number then counts

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
 
-from .results import FileName
+from .base import FileName
 
 
 class SettingsError(ValueError):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from .results import FileName, ResultError, read_json, validated
+from .base import FileName, ResultError, read_json, validated
 from .training_record import Noted, Training
 
 SIDE_CAR_FORMAT, SIDE_CAR_VERSION = "saddlescope-checkpoint", 1

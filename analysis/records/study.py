@@ -24,8 +24,11 @@ from typing import Any
 
 from pydantic import Field, RootModel, ValidationError
 
-from .results import Course, CurvatureResult, FileName, Record, ResultError, Slice, StepResult, load, read_json, validated
+from .base import FileName, Record, ResultError, load, read_json, validated
+from .results import CurvatureResult
 from .side_car import RunSideCar, read_side_car
+from .slices import Slice
+from .steps import Course, StepResult
 from .training_record import Epoch
 from .variants import Variant, variants
 

@@ -10,8 +10,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from .result_names import checkpoint_names
-from .results import CriticalStep, CurvatureResult, Extreme, GroupResult, StepResult
+from .results import CurvatureResult, GroupResult
 from .rounding import end_words, probability_words
+from .spectra import Extreme
+from .steps import CriticalStep, StepResult
 
 #: verdicts as a table has room for
 SHORT = {

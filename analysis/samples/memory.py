@@ -8,15 +8,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
-from .samples import Samples
-
-#: Numbers in the inputs of a micro-batch (64 CIFAR images): small ones stay in a CPU's cache, a GPU wants large ones.
-_MICRO_BATCH = {"cpu": 200_000, "cuda": 1_600_000}
 #: how many processes of one work list share the memory
 _SHARED_BY: ContextVar[int] = ContextVar("shared_by", default=1)
 
@@ -87,13 +81,3 @@ def saved_bytes() -> Iterator[Saved]:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
-
-
-def fitting(samples: Samples, device: torch.device, dtype: torch.dtype) -> int:
-    """Samples a micro-batch, by the size of the inputs."""
-    (one,) = samples.subset(np.zeros(1, dtype=np.int64)).batches(1)
-    numbers = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
-    most = _MICRO_BATCH.get(device.type, 200_000)
-    if dtype == torch.float64:
-        most //= 4  # its convolutions unfold the images, nine numbers for one under a 3 x 3 kernel
-    return min(samples.num_samples, max(8, most // max(numbers, 1)), 4096)

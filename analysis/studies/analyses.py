@@ -19,8 +19,10 @@ from ..hessian.operator import HessianOperator
 from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
-from ..records.results import CurvatureResult, GroupResult, GroupSteps, ResultError, StepResult, load, save
+from ..records.base import ResultError, load, save
+from ..records.results import CurvatureResult, GroupResult
 from ..records.side_car import side_car_of
+from ..records.steps import GroupSteps, StepResult
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
 from ..samples.provenance import file_sha256

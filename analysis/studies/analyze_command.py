@@ -25,8 +25,10 @@ from saddlescope import Permission, load_factory
 from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
 from ..hessian.distributed import World, world_of
-from ..records.results import CurvatureResult, StepResult, load
+from ..records.base import load
+from ..records.results import CurvatureResult
 from ..records.settings import AnalysisSettings
+from ..records.steps import StepResult
 from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
 from ..records.terminal import compare, show, show_steps

@@ -18,7 +18,9 @@ from torch import Tensor
 from ..checkpoints.analysis_inputs import Given, open_checkpoint, side_car_of
 from ..checkpoints.weights import load_weights
 from ..hessian.modules import select_parameters
-from ..records.results import Course, CoursePoint, CurvatureResult, ResultError, StartPoint, load, save
+from ..records.base import ResultError, load, save
+from ..records.results import CurvatureResult
+from ..records.steps import Course, CoursePoint, StartPoint
 from ..records.study_plan import StudyAnalysis, curvature_item, run_folders
 
 

@@ -10,7 +10,8 @@ from saddlescope import load_factory
 
 from ..checkpoints.analysis_inputs import Given, given_again
 from ..checkpoints.discovery import TargetError
-from ..records.results import CurvatureResult, ResultError, load
+from ..records.base import ResultError, load
+from ..records.results import CurvatureResult
 from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, key_suffix
 from .analyses import curvature_is_current, study_of

@@ -18,9 +18,11 @@ from ..measures.convexity import Convexity
 from ..measures.directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from ..measures.landscape import flat_weights, slice_loss
 from ..measures.saddle import natural_reach
-from ..records.results import CurvatureResult, ResultError, Slice, load, save
+from ..records.base import ResultError, load, save
+from ..records.results import CurvatureResult
 from ..records.settings import SettingsError
 from ..records.side_car import RunSideCar, SideCar, read_side_car
+from ..records.slices import Slice
 from ..records.study_plan import SliceItem, curvature_item
 
 #: called with (points done, points in all)

@@ -17,7 +17,8 @@ from ..hessian.operator import HessianOperator
 from ..krylov.guards import RandomOperatorError
 from ..measures.differences import AnotherFunctionError, look
 from ..measures.saddle import shifted, vector_sha256
-from ..records.results import CurvatureResult, ResultError, load
+from ..records.base import ResultError, load
+from ..records.results import CurvatureResult
 from ..samples.groups import group_indices
 from ..samples.samples import Samples
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from ...analysis.records.results import AugmentationControl, ControlData, ControlPanel, load, write_text_atomically
+from ...analysis.records.augmentation import AugmentationControl, ControlData, ControlPanel
+from ...analysis.records.base import load, write_text_atomically
 from ..drawing.canvas import heading, new_figure, render, style, write_bytes_atomically
 from ..drawing.scales import fix_ticks, number_label, plain_ticks, signed_axis
 from ..drawing.study_data import Drawing

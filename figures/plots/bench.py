@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ...analysis.records.results import write_text_atomically
+from ...analysis.records.base import write_text_atomically
 from ..drawing.appearance import Look
 from ..drawing.canvas import FigureError, check_formats, heading, new_figure, render, style, write_bytes_atomically
 from ..drawing.scales import log_axis

@@ -16,7 +16,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ...analysis.records.results import Slice
+from ...analysis.records.slices import Slice
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import Look, looks_of
 from ..drawing.canvas import column_width, heading, new_figure

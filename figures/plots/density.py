@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import blended_transform_factory
 from numpy.typing import NDArray
 
-from ...analysis.records.results import Density, Extreme, GroupResult
+from ...analysis.records.results import GroupResult
 from ...analysis.records.rounding import probability_words
+from ...analysis.records.spectra import Density, Extreme
 from ...analysis.records.study import Study
 from ..drawing.appearance import Look
 from ..drawing.canvas import column_width, heading, new_figure

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...analysis.records.results import CoursePoint, GroupResult
+from ...analysis.records.results import GroupResult
+from ...analysis.records.steps import CoursePoint
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import handle, looks_of
 from ..drawing.canvas import heading, legend_below, new_figure

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from ...analysis.records.results import EscapeRate, GroupResult, NetRate
+from ...analysis.records.results import GroupResult
+from ...analysis.records.saddles import EscapeRate, NetRate
 from ...analysis.records.study import Study
 from ..drawing.appearance import OPTIMIZERS, Look, optimizer_looks
 from ..drawing.canvas import heading, legend_below, new_figure

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from ...analysis.records.results import GroupResult, Interval
+from ...analysis.records.base import Interval
+from ...analysis.records.results import GroupResult
 from ...analysis.records.rounding import probability_words
 from ...analysis.records.study import Study
 from ..drawing.appearance import Look

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ...analysis.records.results import Slice
+from ...analysis.records.slices import Slice
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import Look, looks_of
 from ..drawing.canvas import column_width, heading, new_figure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...analysis.records.results import MassAtThreshold
 from ...analysis.records.rounding import probability_words
+from ...analysis.records.spectra import MassAtThreshold
 from ...analysis.records.study import Study
 from ..drawing.appearance import handle
 from ..drawing.canvas import heading, legend_below, new_figure

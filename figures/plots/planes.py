@@ -12,7 +12,7 @@ from matplotlib.contour import QuadContourSet
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from ...analysis.records.results import Slice
+from ...analysis.records.slices import Slice
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import Look, looks_of
 from ..drawing.canvas import column_width, heading, new_figure

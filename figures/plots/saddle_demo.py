@@ -16,7 +16,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from ...analysis.records.results import write_text_atomically
+from ...analysis.records.base import write_text_atomically
 from ..drawing.appearance import OPTIMIZERS
 from ..drawing.canvas import heading, new_figure, render, style, write_bytes_atomically
 from ..drawing.scales import log_axis, number_label, plain_ticks

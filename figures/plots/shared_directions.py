@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 
-from ...analysis.records.results import Direction
+from ...analysis.records.slices import Direction
 from ...analysis.records.study import Study
 from ..drawing.appearance import handle, looks_of
 from ..drawing.canvas import heading, legend_below, new_figure

@@ -12,8 +12,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ...analysis.records.results import CurvatureResult, Extreme, load
+from ...analysis.records.base import load
+from ...analysis.records.results import CurvatureResult
 from ...analysis.records.rounding import end_words, interval_ends, probability_words
+from ...analysis.records.spectra import Extreme
 from ..drawing.canvas import heading, new_figure, render, style, write_bytes_atomically
 from ..drawing.scales import decades, fix_ticks, log_axis, signed_axis
 from ..drawing.study_data import NothingToDraw, setting

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ...analysis.records.results import CurvatureResult, Record
+from ...analysis.records.base import Record
+from ...analysis.records.results import CurvatureResult
 from .readings import FAMILIES, Direction, Reading, Rule, Value, readings, statistic
 
 BASELINE_VERSION = 1

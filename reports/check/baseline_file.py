@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...analysis.records.results import write_text_atomically
+from ...analysis.records.base import write_text_atomically
 from .baseline import BASELINE_VERSION, Baseline, BaselineError
 
 

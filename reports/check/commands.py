@@ -176,7 +176,7 @@ def _show(what: RenderableType) -> None:
 
 
 def _write(outcome: Check, junit: Path | None, markdown: Path | None, figure: Path | None) -> None:
-    from ...analysis.records.results import write_text_atomically
+    from ...analysis.records.base import write_text_atomically
     from . import output as check_output
 
     if junit is not None:

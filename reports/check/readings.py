@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...analysis.records.results import CurvatureResult, Estimate, Extreme, GroupResult, Record
+from ...analysis.records.base import Estimate, Record
+from ...analysis.records.results import CurvatureResult, GroupResult
+from ...analysis.records.spectra import Extreme
 
 Value = int | float | str | list[int]
 #: how a number is compared: any difference counts; a label, by how many seeds carry it; within its tolerance; as a one-sided

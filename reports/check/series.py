@@ -6,7 +6,8 @@ import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from ...analysis.records.results import CurvatureResult, load
+from ...analysis.records.base import load
+from ...analysis.records.results import CurvatureResult
 from ...analysis.records.study import load_study, read_json
 from .baseline import BaselineError, Series, series_of
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from textwrap import fill
 
 from ...analysis.records.study import load_study
-from .papers import Item, list_items, papers
+from .papers import Item, papers
+from .states import list_items
 
 
 def print_registry(runs: Path) -> None:

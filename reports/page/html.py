@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ...analysis.records.results import ResultError, write_text_atomically
+from ...analysis.records.base import ResultError, write_text_atomically
 from ...analysis.records.study import Study, load_study, read_manifest
 from ..literature import papers
 from ..literature.claims import evaluate

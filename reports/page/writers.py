@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from ...analysis.records.results import write_text_atomically
+from ...analysis.records.base import write_text_atomically
 from ..tables.entries import Entry, Sheet
 
 

@@ -1,7 +1,8 @@
 """What leaving a point of negative curvature would gain, from the stored escape tests.
 
 A verdict speaks about the point; this speaks about the way out: how far the loss really falls along the most negative
-eigenvector v. Whether an optimizer takes that way is a matter of its field, see :mod:`~saddlescope.reports.tables.escape_rates`.
+eigenvector v. Whether an optimizer takes that way is a matter of its field, see
+:mod:`~saddlescope.reports.tables.escape_rates`.
 """
 
 from __future__ import annotations

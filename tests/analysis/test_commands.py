@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.checkpoints.user_code import _load_samples
-from saddlescope.analysis.records.results import CurvatureResult, Slice, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
+from saddlescope.analysis.records.slices import Slice
 from safetensors.torch import save_file
 from torch import nn
 

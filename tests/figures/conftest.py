@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from saddlescope.analysis.records.results import Slice
+from saddlescope.analysis.records.slices import Slice
 
 
 def _load(name, path):

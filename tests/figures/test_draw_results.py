@@ -3,7 +3,8 @@
 import shutil
 
 import pytest
-from saddlescope.analysis.records.results import CurvatureResult, ResultError, load
+from saddlescope.analysis.records.base import ResultError, load
+from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.figures import draw_results as stored
 from saddlescope.figures.draw import draw_results
 from saddlescope.figures.drawing.appearance import OPTIMIZERS

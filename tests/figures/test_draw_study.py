@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
-from saddlescope.analysis.records.results import ResultError
+from saddlescope.analysis.records.base import ResultError
 from saddlescope.figures.draw import draw_study
 from saddlescope.figures.drawing.canvas import FigureError
 from saddlescope.figures.plots import what_moved

@@ -32,7 +32,8 @@ class LESAM(HeadTail):
         epochs: Length of the whole training, in epochs.
         sigma: By how much the loss of either part may grow, at first.
         rho_max: Largest radius, > 0.
-        normalisation: As in :class:`~saddlescope.training.optimizers.group_sam.ImbSAM`; with ``"group"`` the losses are group means.
+        normalisation: As in :class:`~saddlescope.training.optimizers.group_sam.ImbSAM`; with ``"group"`` the losses are group
+            means.
         split_batches: As there.
         **common: See :class:`~saddlescope.training.optimizers.wrapper.Common`.
 

@@ -1,7 +1,8 @@
 """Running statistics of batch normalisation in steps that evaluate a batch in pieces.
 
 Batch statistics belong to the function that is being differentiated; running statistics describe the model that will be
-evaluated and must move once per step (see :mod:`~saddlescope.training.optimizers.buffers`), here by the pooled moments of the pieces.
+evaluated and must move once per step (see :mod:`~saddlescope.training.optimizers.buffers`), here by the pooled moments
+of the pieces.
 """
 
 from __future__ import annotations

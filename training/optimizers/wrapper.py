@@ -162,7 +162,8 @@ class Wrapper(torch.optim.Optimizer, ABC):
         Args:
             model: Inputs to logits, in train mode for training. Without it the gradients are those of :meth:`backward`.
             loss_fn: ``loss_fn(outputs [n, C], targets [n]) -> losses [n]``.
-            batch: Inputs ``[n, ...]`` and integer labels ``[n]``, or a dictionary, see :mod:`~saddlescope.training.optimizers.batches`.
+            batch: Inputs ``[n, ...]`` and integer labels ``[n]``, or a dictionary, see
+                :mod:`~saddlescope.training.optimizers.batches`.
             closure: Called first, once; for loops that give one. It must call :meth:`backward`, unless that was done before.
 
         Returns:

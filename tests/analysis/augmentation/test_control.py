@@ -17,7 +17,8 @@ from saddlescope.analysis.augmentation.control import (
 )
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.guards import RandomOperatorError, guard
-from saddlescope.analysis.records.results import AugmentationControl, load
+from saddlescope.analysis.records.augmentation import AugmentationControl
+from saddlescope.analysis.records.base import load
 from saddlescope.analysis.samples.provenance import file_sha256
 from saddlescope.training.data.datasets import load_data
 from saddlescope.training.networks.models import build_model

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from saddlescope.analysis.checkpoints.user_code import SubjectError, load_samples
 from saddlescope.analysis.checkpoints.weights import load_state
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -173,7 +174,7 @@ def test_states_in_a_file_are_counted_by_their_shapes(tmp_path):
 
 def test_a_saddle_says_how_high_it_lies():
     from saddlescope.analysis.measures.saddle import verdict
-    from saddlescope.analysis.records.results import Extreme
+    from saddlescope.analysis.records.spectra import Extreme
 
     low, high = (
         Extreme(value=v, residual=0, interval=(v, v), confidence=0.999, residual_interval=(v, v), converged=True, noise=0)

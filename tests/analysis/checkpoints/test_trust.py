@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import tomli_w
 from saddlescope.analysis.checkpoints.analysis_inputs import Given
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.records.study_plan import curvature_item
 from saddlescope.analysis.studies.analyses import do_curvature
@@ -313,7 +314,7 @@ def test_slices_of_a_recipe_stay_in_their_folder(tmp_path, run):
 
 def test_a_model_of_the_persons_that_was_edited_is_measured_again(tmp_path, touch, run):
     """A side-car of ours whose model is somebody's file: known by its behaviour, not by the name of our factory."""
-    source = "from torch import nn\ndef net(num_classes, in_channels):\n    from saddlescope.training.networks.models import build_model\n"
+    source = "from torch import nn\ndef net(num_classes, in_channels):\n    from saddlescope import build_model\n"
     source += "    return build_model('digits-resnet', num_classes, in_channels=in_channels)\n"
     (tmp_path / "nets.py").write_text(source)
     raw = json.loads((PRESCRIBED / "checkpoint.json").read_text())["model"]

@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 from saddlescope.analysis.hessian.distributed import World, world_of
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from torch import nn
 
 NETS = (

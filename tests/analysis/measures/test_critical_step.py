@@ -9,7 +9,8 @@ import torch
 from saddlescope.analysis.measures.analyze import critical_steps
 from saddlescope.analysis.measures.critical_step import critical_step, group_steps
 from saddlescope.analysis.measures.saddle import shifted
-from saddlescope.analysis.records.results import StepResult, load, save
+from saddlescope.analysis.records.base import load, save
+from saddlescope.analysis.records.steps import StepResult
 from saddlescope.analysis.records.study_plan import StudyAnalysis, curvature_item
 from saddlescope.analysis.samples.provenance import Source
 from torch import nn

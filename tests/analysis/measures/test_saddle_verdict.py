@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures import saddle as leaving
-from saddlescope.analysis.records.results import Extreme
+from saddlescope.analysis.records.spectra import Extreme
 
 
 def extreme(value, low=None, high=None, noise=0.0, confidence=0.999):

@@ -4,8 +4,9 @@ import subprocess
 import sys
 
 import pytest
-from saddlescope.analysis.records.results import AugmentationControl, ControlEntry, ControlPanel, Provenance
-from saddlescope.analysis.records.results import save as store
+from saddlescope.analysis.records.augmentation import AugmentationControl, ControlEntry, ControlPanel
+from saddlescope.analysis.records.base import save as store
+from saddlescope.analysis.records.results import Provenance
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.plots.augmentation_control import draw, page, paragraph, save
 

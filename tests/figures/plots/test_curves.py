@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from saddlescope.analysis.records.results import CurvatureResult, Density, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
+from saddlescope.analysis.records.spectra import Density
 from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing import appearance as looks
 from saddlescope.figures.drawing.canvas import FigureError, style

@@ -4,7 +4,7 @@ import json
 from collections import Counter
 
 import pytest
-from saddlescope.analysis.records.results import ResultError
+from saddlescope.analysis.records.base import ResultError
 from saddlescope.reports.check.accept import accept, create
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline, save_baseline

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import typer
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline
 from saddlescope.reports.check.commands import register_baseline

@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from saddlescope.analysis.records.results import ResultError
+from saddlescope.analysis.records.base import ResultError
 from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import LARGEST_SVG, render, write_report
 from saddlescope.reports.page.summary import summary_table

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.page.sheets import sheets

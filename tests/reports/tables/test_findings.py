@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from saddlescope.analysis.records.results import Slice, save
+from saddlescope.analysis.records.base import save
+from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.literature import claims, papers
 from saddlescope.reports.literature.registry import print_registry
+from saddlescope.reports.literature.states import list_items
 from saddlescope.reports.tables.comparison import Comparison, compare
 from saddlescope.reports.tables.findings import GroupState, decide, find
 from saddlescope.reports.tables.statistics import Difference, paired_difference, share_interval, spread
@@ -136,7 +138,7 @@ def test_claims_are_not_tested_over_a_gap(build_study):
 
 
 def test_registry_lists_every_item_and_claims_nothing_unrun():
-    items = papers.list_items()
+    items = list_items()
     assert [item.id for item in items] == [f"F{number}" for number in range(1, 14)] + [f"T{number}" for number in range(1, 6)]
     assert {item.state for item in items if item.recipes or not item.evidence} == {"not run"}  # evidence: what the tests hold
     assert {claim.key for claim in papers.claims()} == set(claims.JUDGES)
@@ -145,7 +147,7 @@ def test_registry_lists_every_item_and_claims_nothing_unrun():
 
 
 def test_registry_states_follow_from_stored_studies(whole_study):
-    items = {item.id: item for item in papers.list_items([load_study(whole_study)])}
+    items = {item.id: item for item in list_items([load_study(whole_study)])}
     assert (items["F3"].state, items["T2"].state, items["T1"].state) == ("reproduced", "undecided", "not run")
     assert "digits-lt" in items["F3"].evidence
 
@@ -154,7 +156,7 @@ def test_the_convexity_map_is_drawn_where_a_slice_of_todays_weights_has_one(buil
     folder = build_study()
 
     def state():
-        return next(item for item in papers.list_items([load_study(folder)]) if item.id == "F9").state
+        return next(item for item in list_items([load_study(folder)]) if item.id == "F9").state
 
     assert state() == "not run"
     run = load_study(folder).runs[0]
@@ -203,9 +205,9 @@ def test_the_registry_lists_every_item_with_how_it_is_made_and_its_state(tmp_pat
 
     print_registry(tmp_path / "nothing")
     nothing = capsys.readouterr().out
-    for item in papers.list_items():
+    for item in list_items():
         assert f"{item.id:<4} {item.title}: {item.state}" in nothing
         assert item.recipes or item.command or item.state == "not run"
     assert "Finished studies under" in nothing
     known = set(recipe_names())
-    assert {recipe for item in papers.list_items() for recipe in item.recipes.values()} <= known
+    assert {recipe for item in list_items() for recipe in item.recipes.values()} <= known

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from saddlescope.analysis.records.results import Slice
+from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.tables.findings import find

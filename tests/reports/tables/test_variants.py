@@ -2,7 +2,8 @@
 
 import pytest
 from saddlescope.analysis.records.study import load_study
-from saddlescope.reports.literature import claims, papers
+from saddlescope.reports.literature import claims
+from saddlescope.reports.literature.states import list_items
 from saddlescope.reports.page.html import render
 from saddlescope.reports.tables.findings import find
 from saddlescope.reports.tables.variants import families, separated, variant_sheets
@@ -82,10 +83,10 @@ def test_registry_takes_an_items_own_study_before_others(build_variants, whole_s
     gradients_vary(folder, edit)
     other = load_study(folder)
     own = load_study(whole_study)
-    items = {item.id: item for item in papers.list_items([own, other])}
+    items = {item.id: item for item in list_items([own, other])}
     assert items["T5"].state == "reproduced"
     assert "digits-lt:" in items["F1"].evidence  # both studies have SGD; F1 is made by digits-lt
-    assert {item.id: item for item in papers.list_items([other])}["F1"].evidence.startswith("study weightings")
+    assert {item.id: item for item in list_items([other])}["F1"].evidence.startswith("study weightings")
 
 
 @pytest.mark.parametrize("ends", [(-0.1308, -0.00789), (0.00033, 0.1126), (-0.1065, -0.001655), (1e-9, 0.5)])

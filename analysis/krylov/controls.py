@@ -1,0 +1,49 @@
+"""What a Krylov space knows of independent random probes: the controls of a trace estimate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from .lanczos import Lanczos, random_start
+
+#: further starts that a run prepares for, beyond those it knows of: an analysis may be added to later
+_PREPARED = 7
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What one run knows of probes that are independent of it.
+
+    Attributes:
+        forms: ``z^T Q T Q^T z`` of the guard's vectors, then of the starts with the next seeds.
+        squares: ``||M z||^2`` of the guard's vectors.
+    """
+
+    forms: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, run: Lanczos, products: Mapping[int, Tensor], further: int) -> Controls:
+        """Controls of a finished run.
+
+        Args:
+            run: the first start.
+            products: seed of a random unit vector -> its product ``[n]``.
+            further: starts that may follow, with the seeds after the run's own.
+        """
+        seeds = [*products, *(run.seed + 1 + i for i in range(max(further, _PREPARED)))]
+        forms, squares = [], []
+        for seed in seeds:
+            inside = run.project(random_start(run.operator, seed))
+            image = run.tridiagonal_times(inside)
+            forms.append(float(inside @ image))
+            if seed in products:
+                product = products[seed]
+                squares.append(
+                    float(product.double().norm()) ** 2 - 2 * float(image @ run.project(product)) + float(image @ image)
+                )
+        return cls(np.array(forms), np.maximum(squares, 0.0))

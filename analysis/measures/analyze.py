@@ -80,7 +80,8 @@ def analyze(
             groups[name] = work.measure(name)
         except (OperatorError, RandomOperatorError) as error:
             # Processes that share a group must not part: one would wait for the others. Nor is there a result without groups.
-            if world.size > 1 or (name == names[-1] and not groups):
+            # What model or loss themselves raised is about them, not about a group.
+            if world.size > 1 or error.__cause__ is not None or (name == names[-1] and not groups):
                 raise
             refused[name] = str(error)
     net_rates = work.net_rates(groups)

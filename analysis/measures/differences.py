@@ -184,6 +184,7 @@ class _Comparison:
 def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None) -> dict[str, str]:
     """The directions along which a derivative does not agree -> what to say of it; empty: open."""
     products = few.matmat(directions)
+    noise = _noise(few)
     unsettled = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
         comparisons = {"second": _Comparison(product)}
@@ -191,7 +192,7 @@ def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradien
             # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
             small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
             comparisons["first"] = _Comparison(torch.dot(gradient, d).reshape(1), small)
-        for slope, rough, difference, rounding in _differences(few, d):
+        for slope, rough, difference, rounding in _differences(few, d, noise):
             for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
                 if order in comparisons and comparisons[order].agrees is None:
                     comparisons[order].see(value, small)
@@ -204,6 +205,16 @@ def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradien
             wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
             unsettled[name] = "" if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
     return unsettled
+
+
+def _noise(few: HessianOperator) -> float:
+    """Rounding of the gradient, measured: how far it moves when the weights move by a few units in their last place.
+
+    A well-fitted sample's gradient is the small difference of a probability and one, and rounded as those.
+    """
+    here = few.loss_and_gradient()[1]
+    with shifted(few, random_start(few, 808), 50 * torch.finfo(few.dtype).eps * _length(few)):
+        return float((few.loss_and_gradient()[1] - here).norm())
 
 
 def _refusal(few: HessianOperator, order: str, error: float) -> str:
@@ -219,9 +230,9 @@ def _refusal(few: HessianOperator, order: str, error: float) -> str:
     )
 
 
-def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, float, Tensor, float]]:
+def _differences(few: HessianOperator, d: Tensor, noise: float) -> Iterator[tuple[Tensor, float, Tensor, float]]:
     """Central differences of loss ``[1]`` and gradient ``[n]`` along d, step by step, each with its rounding."""
-    length = _length(few)
+    length, eps = _length(few), torch.finfo(few.dtype).eps
     for relative in STEPS[few.dtype]:
         step = relative * length
         sides = []
@@ -235,8 +246,8 @@ def _differences(few: HessianOperator, d: Tensor) -> Iterator[tuple[Tensor, floa
             continue
         (up, ahead), (down, behind) = sides
         slope = torch.tensor([(up - down) / (2 * step)], dtype=few.dtype, device=few.device)
-        # A well-fitted sample's gradient is the small difference of a probability and one: about its loss, rounded as one.
-        floor = 4 * torch.finfo(few.dtype).eps * float(ahead.norm()) / min(1.0, max(abs(up), 1e-30)) / step
+        # Where a loss is below the rounding of its logits, its derivatives are not derivatives any more.
+        floor = (4 * eps * float(ahead.norm()) + 4 * noise) / step if abs(up) > 1e3 * eps or up == 0 else math.inf
         # A loss is a difference of logits, which are of the order of one to a thousand, however small it is itself.
-        rough = 1e3 * torch.finfo(few.dtype).eps * max(1.0, abs(up)) / step
+        rough = 1e3 * eps * max(1.0, abs(up)) / step
         yield slope, rough, (ahead - behind) / (2 * step), floor

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss
@@ -35,6 +37,8 @@ def analyze(
     progress: Progress | None = None,
     world: World | None = None,
     cache: Path | None = None,
+    parts: Mapping[str, Sequence[np.ndarray]] | None = None,
+    warm: MutableMapping[str, Tensor] | None = None,
 ) -> CurvatureResult:
     """Measures every class group of one model.
 
@@ -50,6 +54,11 @@ def analyze(
         world: the processes that share the work; every one of them makes this call and gets the result.
         cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
             them. Entries are named by everything that they depend on. Not used by several processes.
+        parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
+            where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
+            what looking at a part costs (as ``settings.subsample`` does).
+        warm: unit eigenvectors ``[n]`` that a measurement of weights near these left (``tail/min``, ``tail/max`` ...): goals ends
+            and verdict start from them, with another ``settings.seed`` than theirs. Those of this one take their place.
 
     Raises:
         GroupError: a group is empty.
@@ -78,6 +87,8 @@ def analyze(
         progress,
         world,
         cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+        parts,
+        warm,
     )
     unknown = [name for name in settings.only or () if name not in scheme.groups]
     if unknown:
@@ -88,6 +99,8 @@ def analyze(
         groups = {name: groups[name] for name in names if name in settings.only}
     if vectors is not None and world.first:
         save_tensors(work.vectors, vectors)
+    if warm is not None:
+        warm.update({name: vector.detach().to("cpu", copy=True) for name, vector in work.vectors.items()})
     provenance = describe(
         source,
         model,

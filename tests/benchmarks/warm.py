@@ -8,9 +8,10 @@ import sys
 
 import numpy as np
 import torch
-from saddlescope import AnalysisSettings, Samples, analyze
 from sklearn.datasets import load_digits
 from torch import nn
+
+from saddlescope import AnalysisSettings, Samples, analyze
 
 ENDS = ("lambda_min", "lambda_max")
 

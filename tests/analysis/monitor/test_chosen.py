@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
-from saddlescope import Monitor
 from saddlescope.analysis.monitor.chosen import choose
 from saddlescope.analysis.samples.groups import make_scheme
+
+from saddlescope import Monitor
 
 
 def test_parts_are_disjoint_of_one_size_and_of_their_group(long_tail):

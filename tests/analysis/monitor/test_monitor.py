@@ -10,7 +10,6 @@ import random
 import numpy as np
 import pytest
 import torch
-from saddlescope import Monitor
 from saddlescope.analysis.monitor.run_folder import MonitorError
 from saddlescope.analysis.records.results import CurvatureResult, load
 from saddlescope.analysis.records.settings import SettingsError
@@ -18,6 +17,8 @@ from saddlescope.analysis.samples.samples import SamplesError
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import Dataset
+
+from saddlescope import Monitor
 
 ETA = 6  # head: 20 and 10 samples, tail: 5 and 2
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from saddlescope import Monitor
 from saddlescope.analysis.monitor.time_share import TimeShare
 from torch import nn
+
+from saddlescope import Monitor
 
 
 class Clock:

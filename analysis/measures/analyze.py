@@ -57,8 +57,8 @@ def analyze(
         parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
             where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
             what looking at a part costs (as ``settings.subsample`` does).
-        warm: unit eigenvectors ``[n]`` that a measurement of weights near these left (``tail/min``, ``tail/max`` ...): goals ends
-            and verdict start from them, with another ``settings.seed`` than theirs. Those of this one take their place.
+        warm: unit eigenvectors ``[n]`` that a measurement of weights near these left (``tail/min``, ``tail/max`` ...): goals
+            ends and verdict start from them, with another ``settings.seed`` than theirs. Those of this one take their place.
 
     Raises:
         GroupError: a group is empty.

@@ -1,7 +1,7 @@
 """Curvature along training from the vectors of the measurement before: what it saves, and how often it is wrong.
 
-``python tests/benchmarks/warm.py [EVERY]``: small networks are trained on long-tailed digits with SGD, and measured every so many
-steps (default 20) from a warm and from a cold start. The truth is a run of 150 steps to a residual of 1e-6.
+``python tests/benchmarks/warm.py [EVERY]``: small networks are trained on long-tailed digits with SGD, and measured every so
+many steps (default 20) from a warm and from a cold start. The truth is a run of 150 steps to a residual of 1e-6.
 """
 
 import sys

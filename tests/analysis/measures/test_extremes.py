@@ -9,7 +9,7 @@ from saddlescope.analysis.krylov.guards import RandomOperatorError
 from saddlescope.analysis.krylov.linear_operator import MatrixOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures.analyze import analyze
-from saddlescope.analysis.measures.extremes import FIRST_LOOK, measure_ends
+from saddlescope.analysis.measures.extremes import FIRST_LOOK, half_way, measure_ends
 from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, parse_settings
 from saddlescope.analysis.samples.samples import Samples
 
@@ -225,3 +225,34 @@ def test_what_a_goal_leaves_out_cannot_be_asked_for():
         parse_settings({"goal": "verdict", "engine": "exact"})
     with pytest.raises(SettingsError, match="goal"):
         parse_settings({"goal": "everything"})
+
+
+@pytest.mark.parametrize("misleading", [False, True])
+def test_vectors_of_an_earlier_run_keep_the_interval(diagonal, misleading):
+    """However wrong they are: here a unit vector without any part along the ends, which a random one always has."""
+    values = with_bulk(400, TAIL, 3.0)
+    operator = diagonal(values, reflect=3)
+    wrong = torch.from_numpy(np.where(np.isin(values, [values.min(), values.max()]), 0.0, 1.0))
+    right = torch.zeros(400, dtype=torch.float64)
+    right[[int(values.argmin()), int(values.argmax())]] = 1.0
+    knows = operator._turn(wrong if misleading else right)
+    knows = knows / knows.norm()
+    closed = 0
+    for seed in range(60):
+        found = measure_ends(operator, steps=40, rtol=1e-12, delta=0.05, seed=seed, knows=knows)
+        for end, truth in ((found.lambda_min, values.min()), (found.lambda_max, values.max())):
+            low, high = end.interval
+            closed += low is not None and high is not None
+            assert (low is None or low <= truth) and (high is None or truth <= high)
+    assert closed > 60
+
+
+def test_vectors_of_an_earlier_run_save_products(diagonal):
+    values = with_bulk(3000, TAIL, 0.05)
+    before, now = diagonal(values, reflect=3), diagonal(values * np.random.default_rng(1).uniform(0.95, 1.05, 3000), reflect=3)
+    first = measure_ends(before, seed=0)
+    knows = half_way(first.vectors["min"], first.vectors["max"])
+    warm, cold = measure_ends(now, seed=1000, knows=knows), measure_ends(now, seed=1000)
+    assert warm.matvecs < 0.8 * cold.matvecs
+    assert warm.lambda_min.value == pytest.approx(now.values.min().item(), rel=1e-3)
+    assert warm.lambda_max.value == pytest.approx(now.values.max().item(), rel=1e-3)

@@ -28,12 +28,12 @@ def test_the_choice_is_the_seeds_and_nobody_elses(long_tail):
     samples = long_tail(count=200, counts=(120, 50, 20, 10))
     scheme = make_scheme("head-tail", samples.class_counts, eta=30)
     torch.manual_seed(1)
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     one, again, other = (choose(samples, scheme, 25, seed) for seed in (0, 0, 1))
     assert one.index_sha256 == again.index_sha256 != other.index_sha256
     assert one.samples.sha256() == again.samples.sha256()
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tolist()
+    assert before[1] == np.random.get_state()[1].tolist()  # noqa: NPY002
 
 
 def test_small_groups_are_watched_whole(long_tail):

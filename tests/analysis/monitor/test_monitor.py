@@ -26,7 +26,7 @@ ETA = 6  # head: 20 and 10 samples, tail: 5 and 2
 def train(model, samples, steps, monitor=None, *, around=None, seed=3):
     """A loop with everything that a monitor could disturb; returns all that it leaves."""
     torch.manual_seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
     random.seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     model.train()
@@ -35,7 +35,7 @@ def train(model, samples, steps, monitor=None, *, around=None, seed=3):
     seen = []
     for step in range(steps):
         rows = torch.randint(len(targets), (8,))
-        noise = np.random.rand() + random.random()
+        noise = np.random.rand() + random.random()  # noqa: NPY002
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.float32):
             outputs = functional.dropout(model(inputs[rows].to(dtype) * (1 + 0.1 * noise)), 0.1)
             loss = functional.cross_entropy(outputs, targets[rows])
@@ -46,7 +46,7 @@ def train(model, samples, steps, monitor=None, *, around=None, seed=3):
         if step % 2:
             optimizer.step()
             optimizer.zero_grad()
-    states = [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64)), random.random()]
+    states = [torch.get_rng_state(), torch.from_numpy(np.random.get_state()[1].astype(np.int64)), random.random()]  # noqa: NPY002
     gradients = [p.grad for p in model.parameters()]
     flags = [module.training for module in model.modules()]
     return [*model.state_dict().values(), *gradients, *states, *flags], seen

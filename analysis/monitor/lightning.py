@@ -10,7 +10,7 @@ from .chosen import Data
 from .monitor import Monitor
 
 
-class LightningMonitor(Callback):
+class LightningMonitor(Callback):  # type: ignore[misc, unused-ignore]  # untyped where it is not installed
     """Measures curvature along ``Trainer.fit`` and gives the numbers to the trainer's loggers.
 
     ::

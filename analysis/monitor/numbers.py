@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 from ..records.results import CurvatureResult, Extreme, GroupResult
 
@@ -19,16 +20,20 @@ def _known(number: float | None) -> float:
     return math.nan if number is None else number
 
 
+def _spread(group: GroupResult, end: Literal["lambda_min", "lambda_max"]) -> float:
+    return math.nan if group.sampling is None else _known(getattr(group.sampling, end).standard_error)
+
+
 #: number -> how it is read of a group
 OF_GROUP: dict[str, Callable[[GroupResult], float]] = {
     "lambda_min": lambda group: _value(group.lambda_min),
     "lambda_min_low": lambda group: _known(group.lambda_min.interval[0]),
     "lambda_min_high": lambda group: _known(group.lambda_min.interval[1]),
-    "lambda_min_sampling_error": lambda group: _known(group.sampling and group.sampling.lambda_min.standard_error),
+    "lambda_min_sampling_error": lambda group: _spread(group, "lambda_min"),
     "lambda_max": lambda group: _value(group.lambda_max),
     "lambda_max_low": lambda group: _known(group.lambda_max.interval[0]),
     "lambda_max_high": lambda group: _known(group.lambda_max.interval[1]),
-    "lambda_max_sampling_error": lambda group: _known(group.sampling and group.sampling.lambda_max.standard_error),
+    "lambda_max_sampling_error": lambda group: _spread(group, "lambda_max"),
     "negative_curvature": lambda group: _ANSWERS.get(group.verdict.curvature, math.nan),
     "gradient_norm": lambda group: group.gradient_norm,
     "loss": lambda group: group.loss,

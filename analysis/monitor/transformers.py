@@ -10,7 +10,7 @@ from .chosen import Data
 from .monitor import Monitor
 
 
-class TransformersMonitor(TrainerCallback):
+class TransformersMonitor(TrainerCallback):  # type: ignore[misc, unused-ignore]  # untyped where it is not installed
     """Measures curvature along ``Trainer.train``.
 
     ::

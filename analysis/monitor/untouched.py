@@ -55,23 +55,18 @@ def unwrapped(model: nn.Module) -> nn.Module:
     Raises:
         NotWholeError: the parameters are sharded over processes, so that one of them cannot measure.
     """
-    while True:
-        inner: Any = model
-        if hasattr(model, "_orig_mod"):
-            inner = model._orig_mod
-        elif isinstance(model, DataParallel | DistributedDataParallel):
-            inner = model.module
-        if inner is model:
-            break
-        model = inner
-    for name, parameter in model.named_parameters():
+    inner: Any = model
+    while hasattr(inner, "_orig_mod") or isinstance(inner, DataParallel | DistributedDataParallel):
+        inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
+    whole: nn.Module = inner
+    for name, parameter in whole.named_parameters():
         kind = type(parameter.data).__name__
         if kind == "DTensor" or hasattr(parameter, "ds_id") or type(parameter).__name__ == "FlatParameter":
             raise NotWholeError(
                 f"parameter '{name}' is sharded over processes (FSDP, ZeRO or tensor parallel): one process cannot measure; "
                 "analyse its gathered checkpoints with 'saddlescope analyze'"
             )
-    return model
+    return whole
 
 
 def first_process() -> bool:

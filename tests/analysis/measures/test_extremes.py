@@ -243,7 +243,8 @@ def test_vectors_of_an_earlier_run_keep_the_interval(diagonal, misleading):
         for end, truth in ((found.lambda_min, values.min()), (found.lambda_max, values.max())):
             low, high = end.interval
             closed += low is not None and high is not None
-            assert (low is None or low <= truth) and (high is None or truth <= high)
+            assert low is None or low <= truth
+            assert high is None or truth <= high
     assert closed > 60
 
 

@@ -41,11 +41,17 @@ _PUBLIC = {
     "Slice": "analysis.records.slices",
     "AnalysisSettings": "analysis.records.settings",
     "analyze": "analysis.measures.analyze",
+    "Monitor": "analysis.monitor.monitor",
     "load_study": "analysis.records.study",
     "build_model": "training.networks.models",
     "build_loss": "training.losses",
     "load_data": "training.data.datasets",
     "analysis_set": "training.data.datasets",
+}
+#: Likewise, of modules that need a package of the extra of that name
+_EXTRAS = {
+    "LightningMonitor": "analysis.monitor.lightning",
+    "TransformersMonitor": "analysis.monitor.transformers",
 }
 #: Factories of the suite under the names that stored side-cars of earlier versions call them by.
 _FORMER = {
@@ -59,6 +65,8 @@ __all__ = ["FactoryError", "TrustError", "__version__", "load_factory", "main", 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
         return getattr(import_module(f"saddlescope.{_PUBLIC[name]}"), name)
+    if name in _EXTRAS:
+        return getattr(import_module(f"saddlescope.{_EXTRAS[name]}"), name)
     raise AttributeError(f"module 'saddlescope' has no attribute {name!r}")
 
 

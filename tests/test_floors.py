@@ -13,6 +13,7 @@ FLOORS = {
     "analysis/samples": "records",
     "analysis/hessian": "records krylov samples",
     "analysis/measures": "records krylov samples hessian",
+    "analysis/monitor": "records samples hessian measures",
     "analysis/checkpoints": "records samples hessian",
     "analysis/studies": "records krylov samples hessian measures checkpoints",
     "analysis/augmentation": "records krylov samples hessian checkpoints",

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
@@ -41,6 +43,8 @@ def analyze(
     progress: Progress | None = None,
     world: World | None = None,
     cache: Path | None = None,
+    parts: Mapping[str, Sequence[np.ndarray]] | None = None,
+    warm: MutableMapping[str, Tensor] | None = None,
 ) -> CurvatureResult:
     """Measures every class group of one model.
 
@@ -60,6 +64,11 @@ def analyze(
         world: the processes that share the work; every one of them makes this call and gets the result.
         cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
             them. Entries are named by everything that they depend on. Not used by several processes.
+        parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
+            where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
+            what looking at a part costs (as ``settings.subsample`` does).
+        warm: unit eigenvectors ``[n]`` that a measurement of weights near these left (``tail/min``, ``tail/max`` ...): goals
+            ends and verdict start from them, with another ``settings.seed`` than theirs. Those of this one take their place.
 
     Raises:
         GroupError: a group is empty.
@@ -70,7 +79,9 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits)
+    work, device, dtype = _begin(
+        model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits, parts, warm
+    )
     settings, world, scheme = work.settings, work.world, work.scheme
     names = [name for name in scheme.groups if settings.only is None or name in settings.only]
     groups: dict[str, GroupResult] = {}
@@ -87,6 +98,8 @@ def analyze(
     net_rates = work.net_rates(groups)
     if vectors is not None and world.first:
         save_tensors(work.vectors, vectors)
+    if warm is not None:
+        warm.update({name: vector.detach().to("cpu", copy=True) for name, vector in work.vectors.items()})
     return CurvatureResult(
         scheme=scheme,
         groups=groups,
@@ -149,6 +162,8 @@ def _begin(
     world: World | None,
     cache: Path | None,
     logits: int | str | None = None,
+    parts: Mapping[str, Sequence[np.ndarray]] | None = None,
+    warm: Mapping[str, Tensor] | None = None,
 ) -> tuple[Measurement, torch.device, torch.dtype]:
     """What both kinds of analyses begin with: a copy of the model where and as precise as it is to be, and its groups."""
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
@@ -176,6 +191,8 @@ def _begin(
         world,
         cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
         source,
+        parts,
+        warm,
     )
     unknown = [name for name in settings.only or () if name not in scheme.groups]
     if unknown:

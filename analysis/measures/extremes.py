@@ -63,6 +63,7 @@ def measure_ends(
     seed: int = 0,
     tau: float | None = None,
     enough: float | None = None,
+    knows: Tensor | None = None,
     place: Place = "device",
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -83,6 +84,8 @@ def measure_ends(
         seed: of the random start.
         tau: go on, up to the step limit, until it is decided whether an eigenvalue lies below ``-tau lambda_max``.
         enough: stop as soon as an eigenvalue is proven to lie below this and ``-tau lambda_max``, settled or not.
+        knows: unit vector ``[n]`` that points roughly where the extreme eigenvectors do (:func:`half_way`), instead of a look
+            at ``part``. It must not depend on the random start of ``seed``: take another seed than the run had that it is of.
         place: where the Krylov basis is kept.
         progress: called with 1 after each step on ``operator``.
 
@@ -96,8 +99,7 @@ def measure_ends(
     before = operator.matvecs
     noise = guard(one_micro_batch(operator if part is None else part), seed).noise
     # A verdict is reached in fewer steps than a look at the part takes.
-    knows = None
-    if part is not None and enough is None:
+    if knows is None and part is not None and enough is None:
         knows = _shown_by((rough and rough(part)) or part, seed)
     looks = max(1, steps - FIRST_LOOK + 1)
 
@@ -231,7 +233,12 @@ def _shown_by(part: LinearOperator, seed: int) -> Tensor:
 
 def between_ends(run: Lanczos) -> Tensor:
     """The unit vector ``[n]`` in float64 half way between the Ritz vectors of both ends."""
-    both: Tensor = run.ritz_vector(0).double() + run.ritz_vector(-1).double()
+    return half_way(run.ritz_vector(0), run.ritz_vector(-1))
+
+
+def half_way(low: Tensor, high: Tensor) -> Tensor:
+    """The unit vector ``[n]`` in float64 half way between two unit vectors at right angles."""
+    both: Tensor = low.double() + high.double()
     return both.div(both.norm())
 
 

@@ -36,7 +36,7 @@ from . import saddle as leaving
 from .critical_step import group_steps, updates
 from .differences import look
 from .exact import exact_spectrum, in_float64, rechecked
-from .extremes import measure_ends
+from .extremes import half_way, measure_ends
 from .objective import Objective
 from .pyhessian_engine import pyhessian_spectrum
 from .subsampling import disjoint_subsets, looked_at, sampling_error
@@ -65,10 +65,13 @@ class Measurement:
         world: World,
         cache: Path | None,
         source: Source,
+        parts: Mapping[str, Sequence[np.ndarray]] | None = None,
+        warm: Mapping[str, Tensor] | None = None,
     ) -> None:
         self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
         self.vectors_file, self.progress, self.world, self.cache = vectors_file, progress, world, cache
-        self.indices = group_indices(scheme, samples.labels)
+        self.parts, self.warm = parts, warm or {}
+        self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
         self.source = source
@@ -97,7 +100,10 @@ class Measurement:
         """Everything asked for about one group."""
         settings, indices = self.settings, self.indices[name]
         subsets: list[np.ndarray] = []
-        if settings.subsample is not None and settings.subsample < len(indices):
+        population = len(indices)
+        if self.parts is not None:
+            subsets, population = list(self.parts[name]), self.scheme.sizes[name]
+        elif settings.subsample is not None and settings.subsample < len(indices):
             subsets = disjoint_subsets(indices, settings.subsample, settings.seed)
             indices = subsets[0]
         operator = self.operator(indices)
@@ -131,15 +137,17 @@ class Measurement:
             spectrum = rechecked(spectrum, judge)
         warnings = [*spectrum.warnings, *warnings]
         sampling = None
-        if subsets:
+        if len(subsets) == 1 and population > len(indices):
+            warnings.append(f"measured on {len(indices)} of {population} samples, chosen once; no sampling error measured here")
+        elif len(subsets) > 1:
             operator.release()
-            parts = [self.operator(part) for part in subsets[1:]]
-            if operator.dtype != parts[0].dtype:
-                parts = [in_float64(part, settings.memory) for part in parts]
-            others = [self._spectrum(name, part, rows, enough) for part, rows in zip(parts, subsets[1:], strict=True)]
-            sampling = sampling_error(subsets, len(self.indices[name]), [spectrum, *others])
+            further = [self.operator(part) for part in subsets[1:]]
+            if operator.dtype != further[0].dtype:
+                further = [in_float64(part, settings.memory) for part in further]
+            others = [self._spectrum(name, part, rows, enough) for part, rows in zip(further, subsets[1:], strict=True)]
+            sampling = sampling_error(subsets, population, [spectrum, *others])
             warnings.append(
-                f"measured on {len(indices)} of {len(self.indices[name])} samples: lambda_min {sampling.lambda_min.value:.3g} "
+                f"measured on {len(indices)} of {population} samples: lambda_min {sampling.lambda_min.value:.3g} "
                 f"+- {sampling.lambda_min.standard_error or 0:.2g} over {len(subsets)} disjoint subsets, on average below the "
                 "whole group's"
             )
@@ -260,6 +268,7 @@ class Measurement:
                 seed=settings.seed,
                 tau=settings.tau,
                 enough=enough if settings.goal == "verdict" else None,
+                knows=self._knows(name, operator),
                 place=settings.basis,
                 progress=step,
             )
@@ -280,6 +289,13 @@ class Measurement:
             store=store,
             progress=step,
         )
+
+    def _knows(self, name: str, operator: HessianOperator) -> Tensor | None:
+        """What the extreme eigenvectors of an earlier measurement say; None where there are none that fit."""
+        low, high = (self.warm.get(f"{name}/{end}") for end in ("min", "max"))
+        if low is None or high is None or low.shape != high.shape or len(low) != operator.size:
+            return None
+        return half_way(low.to(operator.device), high.to(operator.device))
 
     def _certificate(
         self,

@@ -9,7 +9,7 @@ from saddlescope.analysis.krylov.guards import RandomOperatorError
 from saddlescope.analysis.krylov.linear_operator import MatrixOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures.analyze import analyze
-from saddlescope.analysis.measures.extremes import FIRST_LOOK, measure_ends
+from saddlescope.analysis.measures.extremes import FIRST_LOOK, half_way, measure_ends
 from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, parse_settings
 from saddlescope.analysis.samples.samples import Samples
 
@@ -225,3 +225,32 @@ def test_what_a_goal_leaves_out_cannot_be_asked_for():
         parse_settings({"goal": "verdict", "engine": "exact"})
     with pytest.raises(SettingsError, match="goal"):
         parse_settings({"goal": "everything"})
+
+
+@pytest.mark.parametrize("misleading", [False, True])
+def test_vectors_of_an_earlier_run_keep_the_interval(diagonal, misleading):
+    """However wrong they are: here a unit vector without any part along the ends, which a random one always has."""
+    n, delta = 300, 0.2
+    values = np.sort(np.cos(np.linspace(0, np.pi, n)) ** 3)
+    knows = torch.zeros(n, dtype=torch.float64)
+    knows[[n // 2, n // 3] if misleading else [0, n - 1]] = 0.5**0.5
+    missed = said = 0
+    for seed in range(100):
+        operator = diagonal(values, reflect=5)
+        found = measure_ends(operator, seed=seed, steps=12, delta=delta, knows=operator._turn(knows))
+        below, above = found.lambda_min.interval[0], found.lambda_max.interval[1]
+        said += below is not None
+        missed += below is not None and (below > values[0] or above < values[-1])
+    assert said == 100
+    assert missed <= delta * 100
+
+
+def test_vectors_of_an_earlier_run_save_products(diagonal):
+    values = with_bulk(3000, TAIL, 0.05)
+    before, now = diagonal(values, reflect=3), diagonal(values * np.random.default_rng(1).uniform(0.95, 1.05, 3000), reflect=3)
+    first = measure_ends(before, seed=0)
+    knows = half_way(first.vectors["min"], first.vectors["max"])
+    warm, cold = measure_ends(now, seed=1000, knows=knows), measure_ends(now, seed=1000)
+    assert warm.matvecs < 0.8 * cold.matvecs
+    assert warm.lambda_min.value == pytest.approx(now.values.min().item(), rel=1e-3)
+    assert warm.lambda_max.value == pytest.approx(now.values.max().item(), rel=1e-3)

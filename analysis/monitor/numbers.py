@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from ..records.results import CurvatureResult, Extreme, GroupResult
+from ..records.results import CurvatureResult, GroupResult
+from ..records.spectra import Extreme
 
 PREFIX = "curvature"
 _ANSWERS = {"negative curvature": 1.0, "none above tau": 0.0}

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..records.results import CurvatureResult, save
+from ..records.base import save
+from ..records.results import CurvatureResult
 
 LOG = "monitor.jsonl"
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.monitor.run_folder import MonitorError
-from saddlescope.analysis.records.results import CurvatureResult, load
+from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import SettingsError
 from saddlescope.analysis.samples.samples import SamplesError
 from torch import nn

@@ -167,13 +167,13 @@ class Permission:
     named: frozenset[str] = frozenset()
     everything: bool = False
 
-    def check(self, where: Path | str, instead: str | None = None, **parts: tuple[str, Mapping[str, Any]]) -> None:
+    def check(self, where: Path | str, parts: Mapping[str, tuple[str, Mapping[str, Any]]], instead: str | None = None) -> None:
         """Returns if the file may name all of this.
 
         Args:
             where: the file that names it.
+            parts: ``model``, ``data`` or ``loss`` -> (factory, name or file; the arguments that the file gives to it).
             instead: how the person names it; default: the flags of these parts.
-            **parts: ``model``, ``data`` or ``loss`` -> (factory, name or file; the arguments that the file gives to it).
 
         Raises:
             TrustError: it may not.

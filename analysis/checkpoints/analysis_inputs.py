@@ -166,7 +166,7 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
     stored = validated(_Recorded, record, f"{where}, provenance.subject")
     parts = {"model": (stored.model, stored.model_args), "data": (stored.data, stored.data_args), "loss": (stored.loss, {})}
     left = {part: (name, args) for part, (name, args) in parts.items() if name is not None and getattr(given, part) is None}
-    given.permission.check(where, **left)
+    given.permission.check(where, left)
     return replace(
         given,
         model=given.model or stored.model,
@@ -188,7 +188,7 @@ def check_side_car(side_car: SideCar, given: Given, where: Path) -> None:
     """
     parts = {"model": side_car.model, "data": side_car.data, "loss": side_car.loss}
     left = {part: (made.factory, made.args) for part, made in parts.items() if getattr(given, part) is None}
-    given.permission.check(where, **left)
+    given.permission.check(where, left)
 
 
 def check_side_cars(checkpoints: Iterable[Path], given: Given) -> None:

@@ -118,7 +118,8 @@ def _load_samples(reference: str, arguments: str, num_classes: int | None, label
         if path.is_file():
             return as_samples(_tensors_of(path, labels), reference, num_classes)
         if path.is_dir():
-            return call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
+            folder: Samples = call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
+            return folder
         if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors"):
             raise SubjectError(f"--data {reference}: no such file or folder")
         return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)

@@ -1,6 +1,6 @@
 """Torch's second derivatives that are wrong or missing, computed by operations whose second derivatives are right.
 
-Found by ``gradgradcheck`` over the layers people use (``tests/analysis/hessian/test_corrections.py``, torch 2.6 to 2.13).
+Found by ``gradgradcheck`` over the layers people use (``tests/analysis/hessian/test_corrections.py``, torch 2.13).
 The functions and their first derivatives are torch's own; only a gradient graph that will be differentiated again is recorded
 through these.
 """
@@ -34,7 +34,8 @@ def _cdist(
     )
     if p == 2 and through_products:
         return torch.cdist(x1, x2, p, compute_mode)
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, dim=-1)
+    return distances
 
 
 def _embedding_bag(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ def per_sample(
         with evaluation_mode(model):
             for batch in samples.batches(size, device, dtype):
                 outputs.clear()
-                values = without_gradients(lambda batch=batch: loss(model, batch))
+                values = without_gradients(partial(loss, model, batch))
                 if values.dim() == 0:
                     return PerSample(None, None)
                 summed(values, batch_size(batch))  # refuses any other shape
@@ -140,5 +141,5 @@ def _batch_means(
     total = 0.0
     with evaluation_mode(model):
         for batch in samples.batches(size, device, dtype):
-            total += float(summed(without_gradients(lambda batch=batch: loss(model, batch)), batch_size(batch)))
+            total += float(summed(without_gradients(partial(loss, model, batch)), batch_size(batch)))
     return total / samples.num_samples

@@ -88,7 +88,7 @@ def _nodes(loss: torch.Tensor) -> Iterator[Any]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if isinstance(node, BackwardCFunction):
+        if issubclass(type(node), BackwardCFunction):
             yield node
         todo.extend(child for child, _ in node.next_functions)
 

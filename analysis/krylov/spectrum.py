@@ -216,7 +216,7 @@ def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) 
 def product_rounding(operator: LinearOperator) -> float:
     """Rounding of a quotient ``v^T H v`` of a unit vector, as a share of the larger end's size."""
     # Second term: sums of n products in float64.
-    return 8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * float(np.finfo(np.float64).eps)
+    return float(8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * np.finfo(np.float64).eps)
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:

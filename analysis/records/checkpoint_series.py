@@ -76,9 +76,9 @@ def _positions(training: Mapping[str, dict[str, Any]]) -> tuple[str, dict[str, i
             return axis, counts
     found = {name: [(_COUNTED[word.lower()], int(count)) for word, count in _NUMBER.findall(name)] for name in training}
     for axis in ("epoch", "step"):
-        counts = {name: [count for kind, count in pairs if kind == axis] for name, pairs in found.items()}
-        if all(len(one) == 1 for one in counts.values()) and len({one[0] for one in counts.values()}) == len(counts):
-            return axis, {name: one[0] for name, one in counts.items()}
+        named = {name: [count for kind, count in pairs if kind == axis] for name, pairs in found.items()}
+        if all(len(one) == 1 for one in named.values()) and len({one[0] for one in named.values()}) == len(named):
+            return axis, {name: one[0] for name, one in named.items()}
     return "checkpoint", {name: index for index, name in enumerate(training, start=1)}
 
 

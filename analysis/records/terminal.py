@@ -112,7 +112,7 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
     """
     names = checkpoint_names(results)
     console = console or Console()
-    said = dict.fromkeys(str(choice) for result in results for choice in result.provenance.choices)
+    said = dict.fromkeys(str(choice) for result in results.values() for choice in result.provenance.choices)
     table = Table(
         title=escape("\n".join(said)) or None,
         title_justify="left",
@@ -134,9 +134,9 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
             )
         table.add_section()
     console.print(table)
-    for result in results:
+    for path, result in results.items():
         for warning in result.warnings:
-            console.print(f"{escape(_name(result))}: [yellow]warning[/yellow]: {escape(warning)}")
+            console.print(f"{escape(_name(names[path], result))}: [yellow]warning[/yellow]: {escape(warning)}")
 
 
 def _name(name: str, result: CurvatureResult) -> str:

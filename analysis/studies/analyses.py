@@ -77,7 +77,7 @@ def analyze_study(
 
     curvature = [item for item in curvature_items(study, plan) if chosen(item)]
     slices = [item for item in slice_items(study, plan) if chosen(item)]
-    check_side_cars((item.checkpoint for item in (*curvature, *slices)), given)
+    check_side_cars([item.checkpoint for item in curvature] + [item.checkpoint for item in slices], given)
     courses = [item for item in course_items(study, plan) if wanted is None or item.run.resolve() in wanted]
     total = len(curvature) + len(slices) + len(courses)
     stale = [item for item in curvature if not curvature_is_current(item, given)]

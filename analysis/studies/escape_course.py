@@ -10,16 +10,18 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint, side_car_of
+from ..checkpoints.analysis_inputs import Given, open_checkpoint
 from ..checkpoints.weights import load_weights
 from ..hessian.modules import select_parameters
 from ..records.base import ResultError, load, save
 from ..records.results import CurvatureResult
+from ..records.side_car import side_car_of
 from ..records.steps import Course, CoursePoint, StartPoint
 from ..records.study_plan import StudyAnalysis, curvature_item, run_folders
 
@@ -42,12 +44,17 @@ class CourseItem:
         return f"the way of {self.run}"
 
 
+def _told(checkpoint: Path) -> dict[str, Any]:
+    """What the side-car of a checkpoint says; empty where there is none."""
+    side_car = side_car_of(checkpoint)
+    return side_car.record() if side_car is not None else {}
+
+
 def course_items(study: Path, plan: StudyAnalysis) -> list[CourseItem]:
     """Every run of the study that goes on from another one and is finished."""
     items = []
     for folder, _ in run_folders(study):
-        side_car = side_car_of(folder / "checkpoint.pt")
-        start = (side_car or {}).get("training", {}).get("start")
+        start = _told(folder / "checkpoint.pt").get("training", {}).get("start")
         if start is None:
             continue
         checkpoint = Path(os.path.normpath(study / start["checkpoint"]))
@@ -62,7 +69,7 @@ def course_is_current(item: CourseItem) -> bool:
         stored, start = load(Course, item.output), load(CurvatureResult, item.result)
     except ResultError:
         return False
-    shas = [(side_car_of(path) or {}).get("sha256") for path in _checkpoints(item.run)]
+    shas = [_told(path).get("sha256") for path in _checkpoints(item.run)]
     return [point.checkpoint_sha256 for point in stored.points] == shas and stored.vectors == _hashes(start)
 
 
@@ -80,7 +87,7 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
             f"{item.run}: the checkpoint that it started from, {item.start}, has no curvature result under '{item.scheme}' "
             f"with its eigenvectors ({error}); run 'saddlescope analyze {item.start.parent.parent}' first"
         ) from None
-    told = (side_car_of(item.run / "checkpoint.pt") or {})["training"]["start"]
+    told = _told(item.run / "checkpoint.pt")["training"]["start"]
     if start.provenance.checkpoint_sha256 != told["sha256"]:
         raise CourseError(
             f"{item.run}: {item.result} was measured on other weights than those that the run started from; analyze "
@@ -91,7 +98,7 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
     directions = {group: vectors[f"{group}/min"].double() for group in _hashes(start)}
     points = []
     for path in _checkpoints(item.run):
-        record = side_car_of(path) or {}
+        record = _told(path)
         moved = _flat(path, names) - origin
         points.append(
             CoursePoint(

@@ -214,7 +214,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
     if isinstance(model, dict) and isinstance(model.get("name"), str):
         of_study = (path.parent / "study.json").exists()
         if of_study and not any(override.partition("=")[0].strip() in ("model", "model.name") for override in overrides):
-            Permission(everything=trust).check(path, "--set model.name=", model=(model["name"], {}))
+            Permission(everything=trust).check(path, {"model": (model["name"], {})}, "--set model.name=")
         model["name"] = _anchored(model["name"], Path() if of_study else path.parent)
     return parse_recipe(raw, str(path))
 

@@ -258,11 +258,11 @@ def test_a_model_of_a_recipe_has_one_name():
 
 def test_permission_goes_with_the_work_into_another_process():
     given = pickle.loads(pickle.dumps(Given(model="nets.py:net", named=frozenset({"mine:net"}))))
-    given.permission.check("x", model=("nets.py:net", {}), data=("mine:net", {}), loss=("cross-entropy", {}))
-    given.permission.check("x", model=(f"{Path.cwd()}/nets.py:net", {}))  # the same file, as our training stores it
+    given.permission.check("x", {"model": ("nets.py:net", {}), "data": ("mine:net", {}), "loss": ("ldam", {})})
+    given.permission.check("x", {"model": (f"{Path.cwd()}/nets.py:net", {})})  # the same file, as our training stores it
     with pytest.raises(TrustError, match=r"x: names 'a:b' as its model and '/etc/x.npz' as its data, .* --model and --data"):
-        given.permission.check("x", model=("a:b", {}), data=("/etc/x.npz", {}))
-    Permission(everything=True).check("x", model=("a:b", {}))
+        given.permission.check("x", {"model": ("a:b", {}), "data": ("/etc/x.npz", {})})
+    Permission(everything=True).check("x", {"model": ("a:b", {})})
 
 
 @pytest.mark.parametrize("folder", ["../mine", "/tmp", "..", ".", "a/b", "", "a\\b", "a\0b"])

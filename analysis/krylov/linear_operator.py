@@ -33,7 +33,8 @@ class LinearOperator(Protocol):
         return torch.stack([self.matvec(column) for column in v.T], dim=1)
 
     def release(self) -> None:
-        """Forgets what was kept to make the next product cheaper."""
+        """Forgets what was kept to make the next product cheaper; nothing, by default."""
+        return
 
 
 class MatrixOperator(LinearOperator):

@@ -47,6 +47,7 @@ _PUBLIC = {
     "build_loss": "training.losses",
     "load_data": "training.data.datasets",
     "analysis_set": "training.data.datasets",
+    "evaluation_set": "training.data.datasets",
 }
 #: Likewise, of modules that need a package of the extra of that name
 _EXTRAS = {
@@ -58,6 +59,7 @@ _FORMER = {
     "saddlescope.training.models:build_model": "saddlescope:build_model",
     "saddlescope.training.losses:build_loss": "saddlescope:build_loss",
     "saddlescope.training.datasets:analysis_set": "saddlescope:analysis_set",
+    "saddlescope.training.datasets:evaluation_set": "saddlescope:evaluation_set",
 }
 __all__ = ["FactoryError", "TrustError", "__version__", "load_factory", "main", *_PUBLIC]  # noqa: PLE0604  # names made by __getattr__
 
@@ -140,14 +142,7 @@ class TrustError(ValueError):
 
 
 #: what a stored file may name unasked: these run code of ours only, unless their argument ``name`` names other code
-OWN_FACTORIES = frozenset(
-    {
-        "saddlescope.training.networks.models:build_model",
-        "saddlescope.training.data.datasets:analysis_set",
-        "saddlescope.training.data.datasets:evaluation_set",
-        "saddlescope.training.losses:build_loss",
-    }
-)
+OWN_FACTORIES = frozenset(_FORMER) | frozenset(_FORMER.values())
 #: a model, data set or loss of ours; anything with a colon, a slash or one of these endings is code or a file
 _NAME = re.compile(r"(?!.*\.(py|pt2?|pth|npz|safetensors)$)[A-Za-z0-9][A-Za-z0-9._-]*", re.IGNORECASE)
 

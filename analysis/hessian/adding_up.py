@@ -66,13 +66,13 @@ def of_every_class(labels: np.ndarray) -> np.ndarray:
     """Sixteen samples or one of each class, at most 64, ordered by class."""
     by_class = np.argsort(labels, kind="stable")
     classes, starts, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
-    chosen: np.ndarray = by_class[starts]
     if len(classes) >= FEW:
-        return chosen[np.unique(np.linspace(0, len(chosen) - 1, min(MOST, len(chosen))).astype(int))]
-    ranks = np.arange(len(labels)) - np.repeat(starts, counts)  # of each sample within its class
-    earliest = np.sort(np.argsort(ranks, kind="stable")[:FEW])
-    first: np.ndarray = by_class[earliest]
-    return first
+        places = starts[np.unique(np.linspace(0, len(starts) - 1, min(MOST, len(starts))).astype(int))]
+    else:
+        ranks = np.arange(len(labels)) - np.repeat(starts, counts)  # of each sample within its class
+        places = np.sort(np.argsort(ranks, kind="stable")[:FEW])
+    chosen: np.ndarray = by_class[places]
+    return chosen
 
 
 def _sums(operator: HessianOperator, parts: list[np.ndarray]) -> tuple[list[float], list[Tensor]]:

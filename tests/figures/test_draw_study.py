@@ -100,8 +100,9 @@ def test_what_cannot_be_asked_for_is_refused_by_name(build_study, tmp_path):
         draw_study(folder, only=["densty"])
     with pytest.raises(FigureError, match="bmp: known formats are svg, png, pdf"):
         draw_study(folder, formats=["bmp"])
+    (tmp_path / "nothing").mkdir()
     with pytest.raises(ResultError, match=r"no study\.json"):
-        draw_study(tmp_path)
+        draw_study(tmp_path / "nothing")
 
 
 def test_refused_results_leave_the_old_pictures_with_their_captions(build_study, edit):

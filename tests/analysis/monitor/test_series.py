@@ -37,7 +37,7 @@ def test_a_run_is_kept_as_a_baseline_and_checked(runs, tmp_path, inner):
     assert saved.exit_code == 0, saved.output
     assert "of 2 series" in saved.output  # step-0 and step-500
     assert command("check", runs / "again" / inner, "--baseline", baseline).exit_code == 0
-    different = command("check", runs / "moved" / inner, "--baseline", baseline, "--json")
+    different = command("check", runs / "moved" / inner, "--baseline", baseline, "--by-seed", "--json")
     assert different.exit_code == 1
     assert "step-500/head-tail::tail.loss" in different.output or '"series": "step-500/head-tail"' in different.output
 

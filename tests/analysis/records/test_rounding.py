@@ -62,6 +62,6 @@ def test_words():
     assert interval(None, None) == "[−∞, ∞]"
     assert interval_words(1.23456e-7, 2e-7) == "[1.234e-7, 2.000e-7]"
     assert interval_words(9.99996, 9.99997) == "[9.999, 10.000]"
-    assert end_words(-0.23441, (-0.234412, -0.234409)) == ("-0.2345", "-0.234")
+    assert end_words(-0.23441, (-0.234412, -0.234409)) == ("-0.23442", "-0.23400")
     assert (probability_words(1.0), probability_words(0.999), probability_words(1 - 1e-9)) == ("1", "0.999", "0.999999")
     assert (percent_words(0.999), percent_words(1 - 1e-9)) == ("99.9", "99.99")

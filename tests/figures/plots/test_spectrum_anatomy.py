@@ -1,6 +1,7 @@
 """The annotated spectrum says what the record says."""
 
 import pytest
+from saddlescope.analysis.records.rounding import end_words
 from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing.study_data import NothingToDraw
 from saddlescope.figures.plots.spectrum_anatomy import anatomy, main
@@ -12,7 +13,7 @@ def test_every_number_of_the_record_is_written_in(build_study):
     tail = result.groups["tail"]
     for extreme in (tail.lambda_min, tail.lambda_max):
         assert f"= {extreme.value:.3g}".replace("-", "−") in words
-        assert f"in [{extreme.interval[0]:.3g}, {extreme.interval[1]:.3g}]".replace("-", "−") in words
+        assert f"in [{', '.join(end_words(extreme.value, extreme.interval))}]".replace("-", "−") in words
         assert f"with probability {extreme.confidence:g}" in words
 
 

@@ -196,7 +196,7 @@ def test_numbers_in_words():
     assert with_spread(15.0, 1.0) == "15.0 ± 1.0"
     assert with_spread(3.0, None) == "3.00"
     assert interval(-20.0512, -19.2012) == "[−20.06, −19.20]"  # rounded outwards
-    assert interval(-0.004, None) == "[−0.00400, ∞]"
+    assert interval(-0.004, None) == "[−0.004000, ∞]"
     assert interval(2.0, 2.0) == "[2.000, 2.000]"
     assert threshold(1e-4) == "0.0001"
 

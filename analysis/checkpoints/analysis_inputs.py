@@ -150,6 +150,8 @@ class _Recorded(BaseModel):
     key: str | None = None
     extra_keys: tuple[str, ...] = ()
     num_classes: int | None = Field(None, ge=2)
+    logits: str | None = None
+    labels: str | None = None
 
 
 def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
@@ -178,6 +180,8 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
         key=given.key or stored.key,
         extra_keys=given.extra_keys or stored.extra_keys,
         num_classes=given.num_classes or stored.num_classes,
+        logits=given.logits or stored.logits,
+        labels=given.labels or stored.labels,
     )
 
 

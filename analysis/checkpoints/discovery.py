@@ -45,8 +45,8 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
             raise TargetError(
-                f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files, and for folders of Hugging "
-                "Face and of torch.distributed.checkpoint)"
+                f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files, and for folders of "
+                "Hugging Face and of torch.distributed.checkpoint)"
             )
         found += sorted(set(matches), key=_natural)
     return list(dict.fromkeys(found))

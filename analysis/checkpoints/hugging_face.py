@@ -1,4 +1,4 @@
-"""Models of Hugging Face, made from the configuration beside their weights: nothing is fetched, and no code beside them runs."""
+"""Models of Hugging Face, made of the configuration beside their weights: nothing is fetched, and no code of it runs."""
 
 from __future__ import annotations
 

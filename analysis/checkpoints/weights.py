@@ -30,8 +30,8 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
     """The state dict in a checkpoint, on the CPU.
 
     Args:
-        path: ``torch.save`` file (bare state dict, dictionary that holds one, Lightning ``.ckpt``), ``.safetensors``, an index of
-            shards (``model.safetensors.index.json``), a folder of Hugging Face or of ``torch.distributed.checkpoint``.
+        path: ``torch.save`` file (bare state dict, dictionary that holds one, Lightning ``.ckpt``), ``.safetensors``, an index
+            of shards (``model.safetensors.index.json``), a folder of Hugging Face or of ``torch.distributed.checkpoint``.
         trust: unpickle arbitrary objects. This runs code that the file brings along; only for files of your own.
         key: where the state dict lies, such as ``ema``; default: the first of the usual names. Several are joined, see
             :func:`~saddlescope.analysis.checkpoints.formats.states.keys_of`.

@@ -91,8 +91,8 @@ def read_torch_bytes(content: bytes) -> Any:
 def needs_trust(path: Path, what: str) -> CheckpointError:
     """The refusal of what cannot be read without running it."""
     return CheckpointError(
-        f"{path}: holds more than tensors and plain containers, and reading it would run code ({what}). If the file is your own, "
-        "add --trust-checkpoint; better, save model.state_dict() only"
+        f"{path}: holds more than tensors and plain containers, and reading it would run code ({what}). If the file is your "
+        "own, add --trust-checkpoint; better, save model.state_dict() only"
     )
 
 

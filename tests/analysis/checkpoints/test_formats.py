@@ -176,7 +176,7 @@ def test_shards_are_one_checkpoint_with_their_index(tmp_path):
     )
     assert checkpoint_sha256(index) != digest
     save_file({"other": torch.ones(1)}, tmp_path / "model-2-of-2.safetensors")
-    with pytest.raises(CheckpointError, match="lacks .*, which model.safetensors.index.json says it holds"):
+    with pytest.raises(CheckpointError, match=r"lacks .*, which model.safetensors.index.json says it holds"):
         load_weights(index)
     (tmp_path / "model-2-of-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"its shard model-2-of-2.safetensors is missing"):

@@ -55,7 +55,7 @@ def test_a_folder_gives_the_model_that_was_saved(shards, bert, given, tmp_path):
     assert find_checkpoints([str(tmp_path / "run")]) == [folder]
     subject = open_checkpoint(folder, given)
     assert type(subject.model) is type(bert)
-    assert torch.equal(logits(subject, subject.model), logits(subject, bert))
+    torch.testing.assert_close(logits(subject, subject.model), logits(subject, bert))
     v = torch.ones(HessianOperator(subject.model, subject.samples, subject.loss, params="classifier.*").size)
     assert torch.isfinite(HessianOperator(subject.model, subject.samples, subject.loss, params="classifier.*").matvec(v)).all()
 
@@ -101,6 +101,7 @@ def test_code_that_a_configuration_names_is_not_run(bert, given, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # of peft
 def test_an_adapter_on_its_base(bert, given, tmp_path):
     peft = pytest.importorskip("peft")
     bert.save_pretrained(tmp_path / "base")
@@ -115,7 +116,7 @@ def test_an_adapter_on_its_base(bert, given, tmp_path):
         open_checkpoint(tmp_path / "adapter", given)
     told = Given(model="hf", model_args={"base": str(tmp_path / "base")}, data=given.data)
     subject = open_checkpoint(tmp_path / "adapter", told)
-    assert torch.equal(logits(subject, subject.model), logits(subject, adapted))
+    torch.testing.assert_close(logits(subject, subject.model), logits(subject, adapted))  # attention is another kernel
     operator = HessianOperator(subject.model, subject.samples, subject.loss)
     assert all("lora" in name or "classifier" in name for name in operator.parameter_names)
     only = HessianOperator(subject.model, subject.samples, subject.loss, params="*lora_*")

@@ -22,7 +22,10 @@ Model = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="file.py:function, package.module:function, .npz/.pt file, folder of class folders, or a set of ours."),
+    typer.Option(
+        help="file.py:function, package.module:function, .npz/.pt/.csv/.parquet file, folder of class folders or of "
+        "datasets, or a set of ours."
+    ),
 ]
 Key = Annotated[
     list[str] | None,

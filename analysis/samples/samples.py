@@ -126,8 +126,8 @@ class Samples:
 
         Items of different shapes (images of several sizes) keep them. A second look at up to 64 items tells a data set that
         augments from one that stands still. A set is read piece by piece if it asks for that, see
-        :class:`~saddlescope.analysis.samples.lazy.LazyDataset`, or if it is too large and its attribute ``targets`` or ``labels``
-        tells the classes without reading.
+        :class:`~saddlescope.analysis.samples.lazy.LazyDataset`, or if it is too large and its attribute ``targets`` or
+        ``labels`` tells the classes without reading.
 
         Args:
             dataset: items are ``(input, label)``, or dictionaries with ``label`` or ``labels``.

@@ -1,4 +1,4 @@
-"""Tables as data: a ``.csv`` or ``.parquet`` file whose columns are numbers, one of them the class; and sets of ``datasets``."""
+"""Tables as data: a ``.csv`` or ``.parquet`` file whose columns are numbers, one of them the class; sets of ``datasets``."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def read_table(path: Path, label: str | None = None, num_classes: int | None = N
 
     Args:
         path: ``.csv``, or ``.parquet`` (which needs pyarrow).
-        label: column of the class: whole numbers, or words, which are numbered in the order of the alphabet; default: the one that
-            is called ``labels``, ``label``, ``targets`` or ``target``.
+        label: column of the class: whole numbers, or words, which are numbered in the order of the alphabet; default: the one
+            that is called ``labels``, ``label``, ``targets`` or ``target``.
         num_classes: C; default: from the labels.
 
     Raises:
@@ -57,8 +57,8 @@ def read_table(path: Path, label: str | None = None, num_classes: int | None = N
     numbers = pd.api.types.is_numeric_dtype(classes)
     kinds = [] if numbers else sorted(map(str, classes.unique()))
     targets = classes.to_numpy() if numbers else np.searchsorted(kinds, classes.astype(str).to_numpy())
-    inputs = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan))
-    samples = Samples.from_tensors(inputs, torch.as_tensor(targets), num_classes)
+    inputs = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
+    samples = Samples.from_tensors(inputs, torch.tensor(np.array(targets)), num_classes)
     if kinds:
         value = ", ".join(f"{place} {kind}" for place, kind in enumerate(kinds[:12])) + (" ..." if len(kinds) > 12 else "")
         samples.choices = (Choice(name="classes", value=value, flag="--labels", guessed=False),)

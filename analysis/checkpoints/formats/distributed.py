@@ -70,7 +70,7 @@ def _tensor(folder: Path, entry: Any, chunks: list[tuple[Any, Any]]) -> Tensor:
     known = 0
     for index, info in chunks:
         name = str(info.relative_path)
-        if Path(name).name != name or name == "..":
+        if Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(f"{folder}: its table names {name!r}, which is no file in it")
         with (folder / name).open("rb") as stream:
             stream.seek(info.offset)

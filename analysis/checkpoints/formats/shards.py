@@ -44,7 +44,7 @@ def shards_of(index: Path) -> dict[str, str]:
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{index}: no index of shards ({first_line(error)})") from None
     for name in table.values():
-        if Path(name).name != name or name in (".", "..") or "\0" in name:
+        if Path(name).name != name or name in ("", ".", "..") or "\0" in name:
             raise CheckpointError(f"{index}: names {name!r}, which is no file beside it")
     return table
 

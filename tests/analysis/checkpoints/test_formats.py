@@ -181,7 +181,14 @@ def test_shards_are_one_checkpoint_with_their_index(tmp_path):
     (tmp_path / "model-2-of-2.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"its shard model-2-of-2.safetensors is missing"):
         load_weights(index)
-    for text in ("{", "[]", '{"weight_map": {"a": 3}}', '{"weight_map": {"a": "../x.safetensors"}}', '{"weight_map": {}}'):
+    for text in (
+        "{",
+        "[]",
+        '{"weight_map": {"a": 3}}',
+        '{"weight_map": {"a": "../x.safetensors"}}',
+        '{"weight_map": {"a": ""}}',
+        '{"weight_map": {}}',
+    ):
         index.write_text(text)
         with pytest.raises(CheckpointError, match=r"model\.safetensors\.index\.json"):
             load_weights(index)

@@ -59,7 +59,7 @@ def test_a_damaged_table_and_none(tmp_path):
         load_samples(str(tmp_path / "u.csv"), {})
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of dill, which hashes its formats
+@pytest.mark.filterwarnings("ignore")  # of dill, which hashes formats
 def test_a_set_of_the_library_datasets(tmp_path):
     datasets = pytest.importorskip("datasets")
     texts = {"input_ids": [[1, 2], [3], [4, 5]], "attention_mask": [[1, 1], [1], [1, 1]], "label": [0, 1, 1]}

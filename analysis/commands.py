@@ -16,15 +16,25 @@ DataRoot = Annotated[str | None, typer.Option(help="Folder to look for the data 
 Model = Annotated[
     str | None,
     typer.Option(
-        help="file.py:factory, package.module:factory, torchvision:resnet18, timm:resnet10t, exported.pt2, or a model of ours "
-        "(resnet32-cifar)."
+        help="file.py:factory, package.module:factory, torchvision:resnet18, timm:resnet10t, hf (what the config.json of "
+        "a folder of Hugging Face says), exported.pt2, or a model of ours (resnet32-cifar)."
     ),
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="file.py:function, package.module:function, .npz/.pt file, folder of class folders, or a set of ours."),
+    typer.Option(
+        help="file.py:function, package.module:function, .npz/.pt/.csv/.parquet file, folder of class folders or of "
+        "datasets, or a set of ours."
+    ),
 ]
-Key = Annotated[str | None, typer.Option(help="Where the state dict lies in the file, such as ema or outer/inner.")]
+Key = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PLACE[=PREFIX]",
+        help="Where the state dict lies in the file, such as ema or outer/inner; repeat to join several, also of a file beside "
+        "it: --key feat_model --key head.pth:classifier=fc.",
+    ),
+]
 Trust = Annotated[
     bool, typer.Option("--trust-checkpoint", help="Unpickle objects, and run what a side-car or stored result names.")
 ]
@@ -151,7 +161,7 @@ def analyze(
             data_args=data_args,
             pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
             loss=loss,
-            key=key,
+            key=",".join(key) if key else None,
             trust=trust_checkpoint,
             extra_keys=tuple(allow_extra_keys or ()),
             num_classes=num_classes,
@@ -210,7 +220,7 @@ def slice_(
         data_args=data_args,
         pixels={"normalise": normalise, "mean": mean, "std": std, "size": image_size},
         loss=loss,
-        key=key,
+        key=",".join(key) if key else None,
         trust=trust_checkpoint,
         extra_keys=tuple(allow_extra_keys or ()),
         num_classes=num_classes,

@@ -3,16 +3,20 @@
 ``SADDLESCOPE_FUZZ=10000`` tries so many files of each kind instead of 200.
 """
 
+import argparse
 import json
 import os
 import random
 import shutil
 import tomllib
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tomli_w
 import torch
+import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from saddlescope.analysis.checkpoints.analysis_inputs import Given, given_again, open_checkpoint
@@ -34,7 +38,7 @@ from saddlescope.training.networks.models import build_model
 from saddlescope.training.runs.recipe import RECIPES, load_recipe
 from safetensors.torch import save_file
 
-PRESCRIBED = Path(__file__).parents[1] / "prescribed"
+PRESCRIBED = Path(__file__).parent / "prescribed"
 COUNT = int(os.environ.get("SADDLESCOPE_FUZZ", "200"))
 #: what takes the place of a value: other types, ends of ranges, paths, code (10**30 is more than any memory, so it is refused)
 ODD = (
@@ -140,6 +144,9 @@ READERS = {
     "side-car in a study": ("study/run/checkpoint.json", lambda path: load_study(path.parents[1])),
     "pt": ("loose.pt", _weights),
     "old pt": ("old.pt", _weights),
+    "pt with a namespace": ("beside.pt", _weights),
+    "index of shards": ("shards/model.safetensors.index.json", _weights),
+    "distributed": ("distributed/.metadata", lambda path: _weights(path.parent)),
     "safetensors": ("loose.safetensors", _weights),
     "study": ("study/study.json", _study),
     "recipe of a study": ("study/recipe.toml", _study),
@@ -170,6 +177,15 @@ def files(tmp_path_factory):
     torch.save({"state_dict": state, "epoch": 3}, folder / "loose.pt")
     torch.save(state, folder / "old.pt", _use_new_zipfile_serialization=False)
     save_file(state, folder / "loose.safetensors")
+    beside = {"args": argparse.Namespace(lr=0.1, out=Path("runs"), best=np.float64(0.5)), "state_dict": state}
+    torch.save(beside, folder / "beside.pt")
+    (folder / "shards").mkdir()
+    save_file(state, folder / "shards" / "model-1.safetensors")
+    index = {"weight_map": dict.fromkeys(state, "model-1.safetensors")}
+    (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process
+        dcp.save({"model": state}, checkpoint_id=folder / "distributed", no_dist=True)
     recipe = (RECIPES / "digits-lt.toml").read_text()
     (folder / "recipe.toml").write_text(recipe)
     (folder / "study" / "recipe.toml").write_text(tomli_w.dumps(load_recipe("digits-lt").resolved()))

@@ -17,11 +17,12 @@ from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..records.base import validated
 from ..records.results import Choice
 from ..records.side_car import SideCar, side_car_of
-from ..samples.provenance import Source, file_sha256
+from ..samples.provenance import Source
 from ..samples.samples import Samples
+from .hugging_face import build_hugging_face
 from .user_code import SubjectError, build_loss, call, load_samples
 from .user_models import build_model
-from .weights import State, fit_weights, load_state
+from .weights import State, fit_weights, load_state, weights_digest
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Given:
         data: see :func:`~saddlescope.analysis.checkpoints.user_code.load_samples`.
         data_args: its keyword arguments.
         loss: see :func:`~saddlescope.analysis.checkpoints.user_code.build_loss`.
-        key: where the state dict lies in the file.
+        key: where the state dict lies in the file; several with commas are joined.
         trust: the file may run code when it is read, and what lies beside it may name code.
         named: further code that the person named, and a file may therefore name as well.
         extra_keys: names or patterns that the file may have though the model has not.
@@ -149,6 +150,8 @@ class _Recorded(BaseModel):
     key: str | None = None
     extra_keys: tuple[str, ...] = ()
     num_classes: int | None = Field(None, ge=2)
+    logits: str | None = None
+    labels: str | None = None
 
 
 def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
@@ -177,6 +180,8 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
         key=given.key or stored.key,
         extra_keys=given.extra_keys or stored.extra_keys,
         num_classes=given.num_classes or stored.num_classes,
+        logits=given.logits or stored.logits,
+        labels=given.labels or stored.labels,
     )
 
 
@@ -213,7 +218,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     """Model, samples and loss of a checkpoint.
 
     Args:
-        checkpoint: any file that :func:`~saddlescope.analysis.checkpoints.weights.load_weights` reads.
+        checkpoint: any file or folder that :func:`~saddlescope.analysis.checkpoints.weights.load_weights` reads.
         given: what the side-car does not tell, or should not decide.
 
     Raises:
@@ -223,7 +228,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     """
     given = given or Given()
     side_car = side_car_of(checkpoint)
-    if not checkpoint.is_file():
+    if not checkpoint.exists():
         raise SubjectError(f"{checkpoint}: no such checkpoint")
     missing = [f"--{name}" for name in ("model", "data") if getattr(given, name) is None and side_car is None]
     if missing:
@@ -234,12 +239,15 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         check_side_car(side_car, given, checkpoint.with_suffix(".json"))
     itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
     state = None if itself else load_state(checkpoint, trust=given.trust, key=given.key)
-    digest = file_sha256(checkpoint)
+    digest = weights_digest(checkpoint, given.key)
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
     samples, data_name = _samples(checkpoint, given, side_car)
     counts = samples.class_counts.tolist()
-    if given.model is not None:
+    if given.model == "hf":
+        model, complete = build_hugging_face(checkpoint, given.model_args)
+        name, state = given.model, None if complete else state
+    elif given.model is not None:
         model, name = build_model(given.model, given.model_args, samples.num_classes), given.model
     else:
         assert side_car is not None

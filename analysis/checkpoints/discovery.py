@@ -10,6 +10,13 @@ from pathlib import Path
 from saddlescope import share
 
 from ..records.settings import SettingsError
+from .formats.distributed import TABLE
+from .formats.folders import is_checkpoint
+from .formats.shards import INDEX, shards_of
+
+#: what a Trainer of Hugging Face writes beside the weights, and by which of its files one is known
+_OF_TRAINER = re.compile(r"(optimizer|scheduler|scaler|rng_state(_\d+)?)\.(pt|pth|safetensors)")
+_TRAINER = ("trainer_state.json", "training_args.bin")
 
 
 class TargetError(ValueError):
@@ -18,6 +25,9 @@ class TargetError(ValueError):
 
 def find_checkpoints(targets: Sequence[str]) -> list[Path]:
     """Files that the targets mean: files, globs, and folders (their ``.pt``, ``.pth``, ``.ckpt``, ``.safetensors`` files).
+
+    A folder of Hugging Face, of an adapter or of ``torch.distributed.checkpoint`` is one checkpoint, and shards are one with
+    their index. What a Trainer keeps beside the weights (optimizer, scheduler, random state) is none.
 
     Sorted so that ``epoch-9`` comes before ``epoch-10``.
 
@@ -28,23 +38,48 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
     for target in targets:
         path = Path(target).expanduser()
         if path.is_dir():
-            kinds = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.tar")
-            found_here = [file.relative_to(path) for kind in kinds for file in path.rglob(kind)]
-            matches = [path / file for file in found_here if not _is_ours(file) and not _is_state(path / file)]
+            matches = _checkpoints_in(path)
         elif path.exists():
             matches = [path]
         else:
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
-            raise TargetError(f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files)")
+            raise TargetError(
+                f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files, and for folders of "
+                "Hugging Face and of torch.distributed.checkpoint)"
+            )
         found += sorted(set(matches), key=_natural)
     return list(dict.fromkeys(found))
 
 
-def _is_ours(file: Path) -> bool:
-    """Files of ours that are no checkpoints: eigenvectors and states to continue from."""
-    hidden = any(part.startswith(".") for part in file.parts)
-    return hidden or file.name.endswith(".vectors.safetensors")
+def _checkpoints_in(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, which may be one itself, and below."""
+    kinds = ("*.pt", "*.pth", "*.ckpt", "*.safetensors", "*.tar", f"*{INDEX}", TABLE)
+    files = [file for kind in kinds for file in folder.rglob(kind) if not any(_is_hidden(p) for p in _between(file, folder))]
+    found: list[Path] = []
+    for place in sorted({file.parent for file in files}):
+        if is_checkpoint(place):
+            found.append(place if place.name not in ("", "..") else place.resolve())  # results are called by it
+            continue
+        here = [file for file in files if file.parent == place]
+        shards = {name for file in here if file.name.endswith(INDEX) for name in shards_of(file).values()}
+        found += [file for file in here if file.name not in shards and not _is_no_checkpoint(file)]
+    return found
+
+
+def _between(file: Path, folder: Path) -> tuple[str, ...]:
+    parts = file.relative_to(folder).parts
+    return parts[:-1] if parts[-1] == TABLE else parts
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def _is_no_checkpoint(file: Path) -> bool:
+    """Eigenvectors and states to continue from of ours, and what a Trainer of Hugging Face keeps beside the weights."""
+    kept = _OF_TRAINER.fullmatch(file.name) and any((file.parent / name).exists() for name in _TRAINER)
+    return file.name.endswith(".vectors.safetensors") or _is_state(file) or bool(kept)
 
 
 def _is_state(file: Path) -> bool:

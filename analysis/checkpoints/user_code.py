@@ -27,6 +27,7 @@ from saddlescope import load_factory
 from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..samples.samples import Labels, Samples, find_labels
 from .image_folder import image_folder
+from .tables import SUFFIXES, as_tensors, is_saved_dataset, load_dataset, read_table
 
 #: factories of the suite's own data sets and losses: found by name, like anybody's
 OUR_DATA = "saddlescope:analysis_set"
@@ -98,7 +99,7 @@ def load_samples(
     Args:
         reference: ``file.py:function`` or ``package.module:function``; a data set of the suite (``cifar10``, with
             ``imbalance_factor`` and so on as arguments); a ``.npz``, ``.pt`` or ``.safetensors`` file with inputs and labels;
-            or a folder of class folders of images.
+            a ``.csv`` or ``.parquet`` table; a folder of class folders of images, or of ``datasets.Dataset.save_to_disk``.
         arguments: keyword arguments.
         num_classes: C; default: from the labels.
         labels: which part of a batch or item, or which array of a file, the class labels are, where that does not show.
@@ -115,12 +116,16 @@ def _load_samples(reference: str, arguments: str, num_classes: int | None, label
     given = json.loads(arguments)
     path = Path(reference).expanduser()
     if ":" not in reference or path.exists():
+        if path.suffix in SUFFIXES and path.is_file():
+            return call(read_table, f"--data {reference}", {"path": path, "label": labels, "num_classes": num_classes, **given})
         if path.is_file():
             return as_samples(_tensors_of(path, labels), reference, num_classes)
+        if path.is_dir() and is_saved_dataset(path):
+            return as_samples(load_dataset(path), reference, num_classes, labels)
         if path.is_dir():
             folder: Samples = call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
             return folder
-        if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors"):
+        if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors", *SUFFIXES):
             raise SubjectError(f"--data {reference}: no such file or folder")
         return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)
     return as_samples(call(load_factory(reference), reference, given), reference, num_classes, labels)
@@ -135,6 +140,7 @@ def as_samples(data: Any, reference: str = "data", num_classes: int | None = Non
     """
     if isinstance(data, Samples):
         return data
+    data = as_tensors(data)
     if isinstance(data, tuple | list) and len(data) > 1 and all(isinstance(part, Tensor | np.ndarray) for part in data):
         parts = tuple(torch.as_tensor(part).detach().cpu() for part in data)
         targets = find_labels(parts, labels)  # refuses anything but one whole number per sample

@@ -1,45 +1,40 @@
-"""Weights out of whatever file a training code left behind, and into a model.
+"""Weights out of whatever a training code left behind, and into a model.
 
-Files are read with ``weights_only=True`` on the CPU: a pickle that would run code is refused, and named.
+Pickles are read as data on the CPU: what would run code is refused, and named (see
+:mod:`~saddlescope.analysis.checkpoints.formats`).
 """
 
 from __future__ import annotations
 
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-#: keys under which training codes keep the state dict, the preferred ones first
-NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "module", "ema")
-_NEVER_RUN = (
-    "holds layers without weights: a lazy layer (LazyLinear ...) has none before its first batch. Run the model on one batch "
-    "and save it again"
-)
-#: a state dict lies no deeper than this under such keys (a dictionary in a pickle can hold itself)
-_DEEPEST = 8
+from .formats.errors import CheckpointError
+from .formats.folders import checkpoint_sha256, read_weights
+from .formats.states import State, find_state, join_states, keys_of
+from .formats.torch_files import NEVER_RUN
+
+__all__ = ["CheckpointError", "State", "fit_weights", "load_state", "load_weights", "weights_digest"]
+
 #: what wrappers put before every key
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "_forward_module.")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit its model; the message says which keys and what to do."""
-
-
 def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> dict[str, Tensor]:
-    """The state dict in a checkpoint file, on the CPU.
+    """The state dict in a checkpoint, on the CPU.
 
     Args:
-        path: ``torch.save`` file (bare state dict, dictionary that holds one, Lightning ``.ckpt``) or ``.safetensors``.
+        path: ``torch.save`` file (bare state dict, dictionary that holds one, Lightning ``.ckpt``), ``.safetensors``, an index
+            of shards (``model.safetensors.index.json``), a folder of Hugging Face or of ``torch.distributed.checkpoint``.
         trust: unpickle arbitrary objects. This runs code that the file brings along; only for files of your own.
-        key: where the state dict lies, such as ``ema``; default: the first of the usual names.
+        key: where the state dict lies, such as ``ema``; default: the first of the usual names. Several are joined, see
+            :func:`~saddlescope.analysis.checkpoints.formats.states.keys_of`.
 
     Raises:
         CheckpointError: unreadable or truncated file, a pickle that needs ``trust``, or no state dict inside.
@@ -47,168 +42,28 @@ def load_weights(path: Path, *, trust: bool = False, key: str | None = None) -> 
     return load_state(path, trust=trust, key=key).tensors
 
 
-@dataclass(frozen=True)
-class State:
-    """A state dict, and where in its file it lay.
-
-    Attributes:
-        tensors: by name.
-        key: such as ``state_dict`` or ``outer/inner``; None where the file holds nothing else.
-        others: keys of further states of the same shapes: averaged weights, say.
-    """
-
-    tensors: dict[str, Tensor]
-    key: str | None
-    others: list[str]
-
-
 def load_state(path: Path, *, trust: bool = False, key: str | None = None) -> State:
     """As :func:`load_weights`, with where in the file the state dict lay and what else could have been meant."""
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such checkpoint")
     if path.suffix == ".pt2":
         raise CheckpointError(
             f"{path}: an exported program, weights and model in one: name it as the model as well, --model {path} (reading it "
             "can run code that it brings along)"
         )
-    content = _safetensors(path) if path.suffix == ".safetensors" else _torch_file(path, trust)
-    if isinstance(content, nn.Module):
-        content = content.state_dict()
-    state = _find_state(content, key, path)
-    if any(is_lazy(tensor) for tensor in state.values()):
-        raise CheckpointError(f"{path}: {_NEVER_RUN}")
-    return State({name: tensor.detach() for name, tensor in state.items()}, *_places(content, state))
+    parts = keys_of(key, path)
+    contents = {file: read_weights(file, trust=trust) for file in dict.fromkeys(part.file for part in parts)}
+    found = [find_state(contents[part.file], part.key, part.file) for part in parts]
+    state = found[0] if len(parts) == 1 and parts[0].prefix is None else join_states(parts, found, key or "")
+    if any(is_lazy(tensor) for tensor in state.tensors.values()):
+        raise CheckpointError(f"{path}: {NEVER_RUN}")
+    return State({name: tensor.detach() for name, tensor in state.tensors.items()}, state.key, state.others)
 
 
-def _places(content: Any, state: Mapping[str, Tensor]) -> tuple[str | None, list[str]]:
-    """Key of a state, and of all others of the same shapes; the names may carry the prefixes of wrappers."""
-    states = dict(_states(content))
-    same = [name for name, other in states.items() if _shapes(other) == _shapes(state)]
-    own = next((name for name in same if _is_same(states[name], state)), None)
-    return own, [name for name in same if name != own]
-
-
-def _states(content: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
-    if not isinstance(content, Mapping) or _is_state(content):
-        return
-    for name, value in content.items():
-        inner = value.state_dict() if isinstance(value, nn.Module) else value
-        if _is_state(inner):
-            yield f"{prefix}{name}", _tensors(inner)
-        else:
-            yield from _states(inner, f"{prefix}{name}/")
-
-
-def _is_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(one[name].data_ptr() == tensor.data_ptr() for name, tensor in other.items())
-
-
-def _shapes(state: Mapping[str, Tensor]) -> list[tuple[int, ...]]:
-    """Shapes of the tensors, counters left out (a wrapper adds its own)."""
-    return sorted(tuple(tensor.shape) for tensor in state.values() if not is_lazy(tensor) and tensor.dim() > 0)
-
-
-def _safetensors(path: Path) -> Any:
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except PermissionError:
-        raise
-    except Exception as error:  # of the header's contents, too: a type or a shape that torch does not know
-        raise CheckpointError(f"{path}: not readable as safetensors ({_first_line(error)}); is the file complete?") from None
-
-
-def _torch_file(path: Path, trust: bool) -> Any:
-    if _is_torchscript(path):
-        return _torchscript(path, trust)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=not trust)
-    except PermissionError:
-        raise
-    except Exception as error:
-        text = str(error)
-        if "UninitializedParameter" in text or "UninitializedBuffer" in text:
-            raise CheckpointError(f"{path}: {_NEVER_RUN}") from None
-        if "weights_only" in text or "Unsupported" in text or "WeightsUnpickler" in text:
-            what = next(
-                (line.strip() for line in text.splitlines() if "GLOBAL" in line or "class" in line), text.splitlines()[0]
-            )
-            raise CheckpointError(
-                f"{path}: holds more than tensors and plain containers, and reading it would run code ({what[:200]}). If the "
-                "file is your own, add --trust-checkpoint; better, save model.state_dict() only"
-            ) from None
-        whole = "" if zipfile.is_zipfile(path) else " It is no complete torch file (truncated, or of another kind)."
-        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}.{whole}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except Exception:  # whatever is wrong with the archive, the reader below says it (zipfile has many ways to)
-        return False
-
-
-def _torchscript(path: Path, trust: bool) -> Any:
-    if not trust:
-        raise CheckpointError(
-            f"{path}: a TorchScript program, and reading it can run code that it brings along. If the file is your own, add "
-            "--trust-checkpoint; better, save model.state_dict()"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as a whole; its files are still about
-            return torch.jit.load(path, map_location="cpu")
-    except Exception as error:
-        raise CheckpointError(f"{path}: cannot be read as TorchScript: {_first_line(error)}") from None
-
-
-def _find_state(content: Any, key: str | None, path: Path, depth: int = 0) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    if key is not None:
-        inner: Any = content
-        for part in key.split("/"):
-            if not isinstance(inner, Mapping) or part not in inner:
-                raise CheckpointError(f"{path}: has no key '{key}'; there are: {_names(content)}")
-            inner = inner[part]
-        content = inner.state_dict() if isinstance(inner, nn.Module) else inner
-        if _is_state(content):
-            return _tensors(content)
-        raise CheckpointError(f"{path}: what lies under '{key}' is no state dict")
-    if _is_state(content):
-        return _tensors(content)
-    for name in NESTED:
-        inner = content.get(name)
-        if isinstance(inner, nn.Module):
-            inner = inner.state_dict()
-        if isinstance(inner, Mapping) and depth < _DEEPEST:
-            return _tensors(inner) if _is_state(inner) else _find_state(inner, None, path, depth + 1)
-    raise CheckpointError(
-        f"{path}: no state dict found; its keys are {_names(content)}. Name the right one with --key (nested: outer/inner)"
-    )
-
-
-def _is_state(content: Any) -> bool:
-    """Tensors with names, nearly all of them; some codes add a version number or an epoch beside."""
-    if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
-        return False
-    tensors = sum(isinstance(value, Tensor) for value in content.values())
-    return tensors > 0 and not any(isinstance(value, Mapping) and value for value in content.values())
-
-
-def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
-
-
-def _names(content: Mapping[Any, Any]) -> str:
-    names = [str(name) for name in content]
-    return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+def weights_digest(path: Path, key: str | None = None) -> str:
+    """SHA-256 of a checkpoint and of the files beside it that a key names."""
+    digests = [checkpoint_sha256(file) for file in dict.fromkeys(part.file for part in keys_of(key, path))]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def fit_weights(
@@ -234,7 +89,9 @@ def fit_weights(
             file gives two values to one tensor, or none to a lazy layer.
     """
     wanted = model.state_dict()
-    state, notes = _without_prefixes(dict(state), set(wanted))
+    state, notes = _of_average(dict(state), set(wanted))
+    state, taken = _without_prefixes(state, set(wanted), path)
+    notes += taken
     for name in list(wanted):
         if name.endswith("num_batches_tracked") and name not in state:
             state[name] = wanted[name]  # absent from files of torch < 0.4.1; does not enter any result
@@ -290,7 +147,29 @@ def _tie(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:
         state.update({name: state[there[0]] for name in names if there and name not in there})
 
 
-def _without_prefixes(state: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+def _of_average(state: dict[str, Tensor], wanted: set[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """Takes off what ``torch.optim.swa_utils.AveragedModel`` adds: how many models the weights are the average of."""
+    count = state.get("n_averaged")
+    if count is None or count.numel() != 1 or "n_averaged" in wanted:
+        return state, []
+    return {k: v for k, v in state.items() if k != "n_averaged"}, [f"weights averaged {int(count)} times (AveragedModel)"]
+
+
+def _attribute_of(state: Mapping[str, Tensor], wanted: set[str], path: Path | str) -> list[str]:
+    """The attribute of a larger module that the model is, as in a LightningModule: its prefix makes every name fit.
+
+    Raises:
+        CheckpointError: there are two, teacher and student, say.
+    """
+    ends = {name[: name.index(".") + 1] for name in state if "." in name}
+    fitting = sorted(end for end in ends if wanted <= {name.removeprefix(end) for name in state if name.startswith(end)})
+    if len(fitting) > 1:
+        one = fitting[0].rstrip(".")
+        raise CheckpointError(f"{path}: the model can be {' or '.join(fitting)} of its tensors: say which, such as --key {one}")
+    return fitting
+
+
+def _without_prefixes(state: dict[str, Tensor], wanted: set[str], path: Path | str) -> tuple[dict[str, Tensor], list[str]]:
     """Takes wrapper prefixes off while that makes more names fit."""
     notes: list[str] = []
 
@@ -299,7 +178,7 @@ def _without_prefixes(state: dict[str, Tensor], wanted: set[str]) -> tuple[dict[
 
     while fits(state) < len(wanted):
         better = None
-        for prefix in PREFIXES:
+        for prefix in [*PREFIXES, *_attribute_of(state, wanted, path)]:
             with_prefix = {name: value for name, value in state.items() if name.startswith(prefix)}
             if not with_prefix:
                 continue

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..krylov.linear_operator import OperatorError
+from ..samples.samples import Samples
 from .modules import copied
-
-if TYPE_CHECKING:
-    from .operator import HessianOperator
 
 #: Samples that are compared, and at most so many where there are more classes.
 FEW, MOST = 16, 64
@@ -21,7 +19,22 @@ FEW, MOST = 16, 64
 DIFFERS = 1e-3
 
 
-def require_sums(operator: HessianOperator) -> None:
+class Summing(Protocol):
+    """What is asked of an operator here."""
+
+    model: nn.Module
+    samples: Samples
+    micro_batch: int
+    dtype: torch.dtype
+
+    def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
+        """Summed loss over samples and its gradient."""
+
+    def with_model(self, model: nn.Module) -> Summing:
+        """The same of another model."""
+
+
+def require_sums(operator: Summing) -> None:
     """Compares the summed loss of some samples of different classes, and its gradient, with those of two parts of them.
 
     Values alone do not tell: a mean weighted by class is the plain mean where losses are equal, and its gradient is not. A
@@ -75,7 +88,7 @@ def of_every_class(labels: np.ndarray) -> np.ndarray:
     return chosen
 
 
-def _sums(operator: HessianOperator, parts: list[np.ndarray]) -> tuple[list[float], list[Tensor]]:
+def _sums(operator: Summing, parts: list[np.ndarray]) -> tuple[list[float], list[Tensor]]:
     """Summed loss and its gradient over each part; the second one, a repeat of the first, without gradient."""
     values, slopes = [], []
     for place, chosen in enumerate(parts):
@@ -93,7 +106,7 @@ def _difference(slopes: list[Tensor]) -> float:
     return difference / scale if scale > 0 and math.isfinite(difference) else 0.0
 
 
-def _in_float64(operator: HessianOperator, parts: list[np.ndarray], apart: float) -> float:
+def _in_float64(operator: Summing, parts: list[np.ndarray], apart: float) -> float:
     """The same in double precision; what was found before where model or loss cannot work in it."""
     try:
         return _difference(_sums(operator.with_model(copied(operator.model).double()), parts)[1])

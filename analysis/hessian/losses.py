@@ -113,7 +113,7 @@ def logits_choice(loss: BatchLoss, model: nn.Module, samples: Samples) -> Choice
     if not isinstance(loss, ClassificationLoss):
         return None
     tensor = next(model.parameters(), torch.empty(0))
-    (batch,) = samples.subset(np.arange(min(2, samples.num_samples))).batches(2, tensor.device, tensor.dtype)
+    batch = next(samples.subset(np.arange(min(2, samples.num_samples))).batches(2, tensor.device, tensor.dtype))
     with evaluation_mode(model), torch.no_grad():
         try:
             outputs, _ = loss.outputs_and_targets(model, batch)

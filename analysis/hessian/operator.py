@@ -263,13 +263,15 @@ class HessianOperator:
         return self._flat(self._derivatives(outputs, vectors, retain_graph=retain))
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
-        """Summed loss over other samples, as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
-        (batch,) = samples.batches(samples.num_samples, self.device, self.dtype)
+        """Summed loss over other samples, each shape as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
+        value, gradient = 0.0, torch.zeros(self.size if slope else 0, dtype=self.dtype, device=self.device)
         with self.differentiable(), torch.set_grad_enabled(slope):
-            loss = summed(self._losses(batch), samples.num_samples)
-            if not slope or not loss.requires_grad:  # the latter is said where products are taken
-                return float(loss), torch.zeros(self.size if slope else 0, dtype=self.dtype, device=self.device)
-            return float(loss.detach()), self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+            for batch in samples.batches(samples.num_samples, self.device, self.dtype):
+                loss = summed(self._losses(batch), batch_size(batch))
+                value += float(loss.detach())
+                if slope and loss.requires_grad:  # one that does not is said where products are taken
+                    gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        return value, gradient
 
     def with_model(self, model: nn.Module) -> HessianOperator:
         """The same Hessian of another model of the same parameters, not accelerated: of a copy in float64, say."""
@@ -285,7 +287,7 @@ class HessianOperator:
         """The accelerated path, if it reproduces one plain product on a few samples; else None."""
         accelerator = Accelerator(self.device)
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
-        (batch,) = probe.batches(4, self.device, self.dtype)
+        batch = next(probe.batches(4, self.device, self.dtype))
         with self.differentiable():
             convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
             self._work = accelerator.work or math.inf  # it may do its work in ways that are not counted

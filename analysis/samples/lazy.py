@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -17,20 +18,19 @@ from torch.utils.data import Subset
 
 from saddlescope import processors
 
-from .memory import free_bytes
-from .samples import (
+from .batches import (
     Labels,
-    Samples,
     SamplesError,
     find_labels,
     is_part,
-    move,
     require_finite,
     require_stillness,
     stacked,
     tensors_of,
     whole_numbers,
 )
+from .memory import free_bytes
+from .stores import Store, TensorStore
 
 #: one part in so many of the free memory keeps items from one pass to the next
 _KEPT_SHARE = 8
@@ -54,8 +54,8 @@ class LazyDataset(Protocol):
     def __getitem__(self, item: int) -> Any: ...
 
 
-def lazily(dataset: Any, num_classes: int | None, labels: Labels = None) -> LazySamples | None:
-    """Samples that are read as needed, if the data set asks for that or is too large for memory; None: read it whole.
+def lazily(dataset: Any, labels: Labels = None) -> ItemStore | None:
+    """A store of items that are read as needed, if the data set asks for that or is too large for memory; None: read it whole.
 
     Raises:
         SamplesError: the set must be read piece by piece, but its labels are not known without reading; or it changes.
@@ -74,7 +74,7 @@ def lazily(dataset: Any, num_classes: int | None, labels: Labels = None) -> Lazy
         raise SamplesError(f"{len(known)} labels for {len(dataset)} items of the data set")
     items = _Items(dataset, known, labels)
     require_stillness(dataset, items.dataset.__getitem__)
-    return LazySamples(items, np.arange(len(known)), num_classes)
+    return ItemStore(items, np.arange(len(known)))
 
 
 def known_labels(dataset: Any) -> np.ndarray | None:
@@ -149,8 +149,8 @@ class _Items:
         return batch
 
 
-class LazySamples(Samples):
-    """Labelled samples in a fixed order, read from a data set as they are handed out. Made by :meth:`Samples.from_dataset`.
+class ItemStore(Store):
+    """Items of a data set that are read as they are handed out.
 
     A set that an eighth of the free memory holds is read once and kept; of a larger one, every group (:meth:`subset`) keeps as
     many items between passes as that.
@@ -158,29 +158,29 @@ class LazySamples(Samples):
     Args:
         items: of the data set.
         rows: which of them, in order.
-        num_classes: C; default: largest label + 1.
         kept: items of what this is a part of.
     """
 
-    def __init__(self, items: _Items, rows: np.ndarray, num_classes: int | None = None, kept: _Kept | None = None) -> None:
+    def __init__(self, items: _Items, rows: np.ndarray, kept: _Kept | None = None) -> None:
         self._items, self._rows = items, rows
         self._kept = kept or _Kept(items.room if items.room >= len(rows) else 0)
-        self._take_labels(items.labels[rows], num_classes)
+        self.num_samples = len(rows)
+        self.widest = sum(math.prod(shape) for shape, _ in items.shapes)
         self._digest: str | None = None
-        whole = kept is None
-        self.index_sha256 = items.dataset.list_sha256() if whole and hasattr(items.dataset, "list_sha256") else None
 
     @property
-    def batch(self) -> Any:
+    def labels(self) -> np.ndarray:
+        """Class of each sample, ``[N]``."""
+        return self._items.labels[self._rows]
+
+    @property
+    def index_sha256(self) -> str | None:
+        """Identity of the choice of samples, where the data set knows one."""
+        dataset = self._items.dataset
+        return str(dataset.list_sha256()) if hasattr(dataset, "list_sha256") else None
+
+    def whole(self) -> Any:
         """All samples as one nested structure, read now.
-
-        Raises:
-            SamplesError: they are too many for the memory.
-        """
-        return self.in_memory().batch
-
-    def in_memory(self) -> Samples:
-        """The same samples, read now.
 
         Raises:
             SamplesError: they are too many for the memory.
@@ -192,20 +192,19 @@ class LazySamples(Samples):
                 "memory all at once, which is needed here; give fewer or smaller ones"
             )
         (batch,) = self.batches(self.num_samples)
-        return Samples(batch, self.labels, self.num_classes)
+        return batch
 
-    def subset(self, indices: np.ndarray) -> LazySamples:
-        """The samples at ``indices``, in that order; nothing is read.
+    def in_memory(self) -> TensorStore:
+        """As of :class:`~saddlescope.analysis.samples.stores.Store`."""
+        return TensorStore(self.whole(), checked=True)
 
-        Raises:
-            SamplesError: ``indices`` is empty.
-        """
-        rows = self._rows[np.asarray(indices, dtype=np.int64)]
+    def subset(self, rows: np.ndarray) -> ItemStore:
+        """As of :class:`~saddlescope.analysis.samples.stores.Store`; nothing is read."""
         kept = self._kept if self._kept.room else _Kept(self._items.room)
-        return LazySamples(self._items, rows, self.num_classes, kept)
+        return ItemStore(self._items, self._rows[rows], kept)
 
-    def batches(self, size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Iterator[Any]:
-        """As of :class:`Samples`; while the caller works on one batch, the next is read.
+    def batches(self, size: int) -> Iterator[Any]:
+        """As of :class:`~saddlescope.analysis.samples.stores.Store`; while the caller works on one batch, the next is read.
 
         Raises:
             SamplesError: an item holds NaN or infinity, has another shape than the first one, or another label than promised.
@@ -217,11 +216,11 @@ class LazySamples(Samples):
                 rows, after = self._rows[start : start + size], self._rows[start + size : start + 2 * size]
                 batch = self._items.batch(rows, [item.result() for item in waiting])
                 waiting = [pool.submit(self._item, row) for row in after.tolist()]
-                yield move(batch, device, dtype)
+                yield batch
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def sha256(self) -> str:
+    def sha256(self, labels: np.ndarray) -> str:
         """Hash of all samples in order.
 
         Of the data set's own ``content_sha256`` and the rows, where it has one. Otherwise of all tensors and labels, as for
@@ -229,13 +228,13 @@ class LazySamples(Samples):
         """
         if self._digest is None:
             own = getattr(self._items.dataset, "content_sha256", None)
-            self._digest = self._of_content() if own is None else self._of_rows(own())
+            self._digest = self._of_content(labels) if own is None else self._of_rows(own())
         return self._digest
 
     def _of_rows(self, content: str) -> str:
         return hashlib.sha256(content.encode() + np.ascontiguousarray(self._rows, dtype="<i8").tobytes()).hexdigest()
 
-    def _of_content(self) -> str:
+    def _of_content(self, labels: np.ndarray) -> str:
         digest = hashlib.sha256()
         size = max(1, 2**28 // self._items.bytes)
         for leaf, (shape, dtype) in enumerate(self._items.shapes):
@@ -243,7 +242,7 @@ class LazySamples(Samples):
             for batch in self.batches(size):
                 digest.update(tree_leaves(batch)[leaf].contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         digest.update(f"{(self.num_samples,)} {torch.int64}".encode())
-        digest.update(np.ascontiguousarray(self.labels).tobytes())
+        digest.update(np.ascontiguousarray(labels).tobytes())
         return digest.hexdigest()
 
     def _item(self, row: int) -> Any:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from .samples import Samples
 
@@ -14,10 +11,8 @@ _MICRO_BATCH = {"cpu": 200_000, "cuda": 1_600_000}
 
 
 def fitting(samples: Samples, device: torch.device, dtype: torch.dtype) -> int:
-    """Samples a micro-batch, by the size of the inputs."""
-    (one,) = samples.subset(np.zeros(1, dtype=np.int64)).batches(1)
-    numbers = sum(leaf.numel() for leaf in tree_leaves(one) if isinstance(leaf, Tensor))
+    """Samples a micro-batch, by the size of the largest one's inputs."""
     most = _MICRO_BATCH.get(device.type, 200_000)
     if dtype == torch.float64:
         most //= 4  # its convolutions unfold the images, nine numbers for one under a 3 x 3 kernel
-    return min(samples.num_samples, max(8, most // max(numbers, 1)), 4096)
+    return min(samples.num_samples, max(8, most // max(samples.store.widest, 1)), 4096)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from saddlescope import Permission, foreign
 
 from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
+from ..checkpoints.weights import weights_digest
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
 from ..measures.analyze import analyze, critical_steps
@@ -25,7 +26,6 @@ from ..records.side_car import side_car_of
 from ..records.steps import GroupSteps, StepResult
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import group_indices
-from ..samples.provenance import file_sha256
 from .escape_course import course_is_current, course_items, do_course
 from .slices import do_slice, slice_is_current
 from .worker_pool import WorkError, run_items
@@ -117,12 +117,12 @@ def curvature_is_current(item: CurvatureItem, given: Given | None = None) -> boo
         side_car = side_car_of(item.checkpoint)
     except ResultError:
         return False
-    if not item.checkpoint.is_file():
+    if not item.checkpoint.exists():
         return False
     source = stored.provenance
     names = ((given.model, source.model), (given.data, source.data), (given.loss, source.loss))
     named_alike = (
-        source.checkpoint_sha256 == file_sha256(item.checkpoint)
+        source.checkpoint_sha256 == weights_digest(item.checkpoint, given.key)
         and item.settings.with_groups_of(side_car.thresholds if side_car is not None else {}).measure_as(source.settings)
         and all(wanted is None or wanted == found for wanted, found in names)
         and source.subject == given.record()

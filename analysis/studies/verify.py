@@ -145,6 +145,6 @@ def _find_checkpoint(result_path: Path, name: str) -> Path:
         raise ResultError(f"{result_path}: its checkpoint {name!r:.80} is no file beside it; say where with --checkpoint")
     run = result_path.resolve().parent.parent
     for place in (run / name, run / "checkpoints" / name, result_path.parent / name):
-        if place.is_file():
+        if place.exists():
             return place
     raise ResultError(f"{result_path}: its checkpoint {name} is not beside it; say where with --checkpoint")

@@ -13,7 +13,7 @@ from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.samples import lazy as lazy_samples
-from saddlescope.analysis.samples.lazy import LazySamples, known_labels
+from saddlescope.analysis.samples.lazy import ItemStore, known_labels
 from saddlescope.analysis.samples.samples import Samples, SamplesError
 from saddlescope.training.runs.recipe import parse_recipe
 from saddlescope.training.runs.study import train_study
@@ -70,7 +70,7 @@ def same_batches(one, other, size, **more):
 def test_batches_and_groups_are_those_in_memory(size):
     inputs, targets = pairs()
     lazy, held = Samples.from_dataset(OnDisk(inputs, targets), 5), Samples.from_tensors(inputs, targets, 5)
-    assert isinstance(lazy, LazySamples)
+    assert isinstance(lazy.store, ItemStore)
     assert same_batches(lazy, held, size)
     assert same_batches(lazy, held, size, dtype=torch.float64)
     chosen = np.array([30, 2, 2, 17, 5, 36])
@@ -138,7 +138,7 @@ def test_only_a_set_that_asks_is_read_by_several_threads(no_memory, monkeypatch)
     for kind, most in ((OnDisk, 4), (TooLarge, 1)):
         data = kind(*pairs(), wait=0.002)
         samples = Samples.from_dataset(data)
-        assert isinstance(samples, LazySamples)
+        assert isinstance(samples.store, ItemStore)
         first, second = samples.batches(8), samples.batches(8)
         for _ in range(3):
             next(first), next(second)
@@ -148,7 +148,7 @@ def test_only_a_set_that_asks_is_read_by_several_threads(no_memory, monkeypatch)
 def test_a_set_that_memory_does_not_hold_is_the_same_set(no_memory, monkeypatch):
     inputs, targets = pairs()
     lazy, held = Samples.from_dataset(TooLarge(inputs, targets)), Samples.from_tensors(inputs, targets)
-    assert isinstance(lazy, LazySamples)
+    assert isinstance(lazy.store, ItemStore)
     assert lazy.sha256() == held.sha256()
     chosen = np.array([5, 1, 30])
     assert lazy.subset(chosen).sha256() == held.subset(chosen).sha256()
@@ -159,7 +159,7 @@ def test_a_set_that_memory_does_not_hold_is_the_same_set(no_memory, monkeypatch)
     told = Samples.from_dataset(Subset(Unlabelled(inputs, targets), list(range(30))), labels=targets[:30])
     assert told.labels.tolist() == targets[:30].tolist()
     monkeypatch.setattr(lazy_samples, "free_bytes", lambda _device: 10**9)
-    assert not isinstance(Samples.from_dataset(TooLarge(inputs, targets)), LazySamples)
+    assert not isinstance(Samples.from_dataset(TooLarge(inputs, targets)).store, ItemStore)
 
 
 def no_classes(targets):
@@ -303,7 +303,7 @@ def listed(tmp_path_factory):
 def test_a_checkpoint_on_listed_photos(listed):
     checkpoint, _root = listed
     subject = open_checkpoint(checkpoint)
-    assert isinstance(subject.samples, LazySamples)
+    assert isinstance(subject.samples.store, ItemStore)
     assert subject.samples.class_counts.tolist() == [9, 6, 3]
     side_car = json.loads(checkpoint.with_suffix(".json").read_text())
     assert subject.samples.index_sha256 == side_car["data"]["index_sha256"] == subject.source.index_sha256

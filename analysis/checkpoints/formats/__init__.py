@@ -1,0 +1,1 @@
+"""What checkpoint files hold, one kind of file a module: read as data, never run."""

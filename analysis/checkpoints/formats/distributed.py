@@ -1,0 +1,93 @@
+"""Folders of ``torch.distributed.checkpoint``: a table of contents (``.metadata``), and files of chunks of tensors.
+
+torch's own reader unpickles the table and every object in the files without restraint. This one makes the few classes of the
+table and nothing else, and reads tensors only.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import CheckpointError, first_line
+from .torch_files import read_torch_bytes
+
+TABLE = ".metadata"
+_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+_CLASSES = frozenset({
+    "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "MetadataIndex",
+    "StorageMeta", "_StorageInfo", "_MEM_FORMAT_ENCODING",
+})  # fmt: skip
+
+
+class _TableReader(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if module in _MODULES and name in _CLASSES:
+            return super().find_class(module, name)
+        if module in ("torch", "torch._utils", "torch.serialization"):
+            found = getattr(torch, name, None)
+            if name == "Size" or isinstance(found, torch.dtype | torch.layout | torch.memory_format):
+                return found
+            if name == "_get_layout":
+                return super().find_class("torch.serialization", name)
+        if (module, name) in {("pathlib", "PosixPath"), ("pathlib", "PurePosixPath"), ("pathlib._local", "PosixPath")}:
+            return lambda *parts: "/".join(parts)  # where the writer wrote: not looked at
+        if (module, name) in {("collections", "OrderedDict"), ("builtins", "set"), ("builtins", "dict"), ("builtins", "list")}:
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no table of contents needs")
+
+
+def read_distributed(folder: Path) -> dict[str, Any]:
+    """The tensors in a folder, nested by their names as they were when it was saved; what are no tensors is left out.
+
+    Raises:
+        CheckpointError: the table or a file is missing, damaged, or names anything but tensors in files of the folder.
+    """
+    try:
+        with (folder / TABLE).open("rb") as stream:
+            table = _TableReader(stream).load()
+        sizes = {name: entry for name, entry in table.state_dict_metadata.items() if hasattr(entry, "chunks")}
+        where: dict[str, list[tuple[Any, Any]]] = {}
+        for index, info in table.storage_data.items():
+            where.setdefault(index.fqn, []).append((index, info))
+        content: dict[str, Any] = {}
+        for name, entry in sizes.items():
+            _put(content, (table.planner_data or {}).get(name, (name,)), _tensor(folder, entry, where.get(name, [])))
+        return content
+    except (CheckpointError, PermissionError):
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{folder}: cannot be read as a distributed checkpoint: {first_line(error)}") from None
+
+
+def _tensor(folder: Path, entry: Any, chunks: list[tuple[Any, Any]]) -> Tensor:
+    whole = torch.empty(tuple(entry.size), dtype=entry.properties.dtype)
+    known = 0
+    for index, info in chunks:
+        name = str(info.relative_path)
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise CheckpointError(f"{folder}: its table names {name!r}, which is no file in it")
+        with (folder / name).open("rb") as stream:
+            stream.seek(info.offset)
+            part = read_torch_bytes(stream.read(info.length))
+        start = tuple(index.offset) if index.offset is not None else (0,) * whole.dim()
+        place = tuple(slice(at, at + length) for at, length in zip(start, part.shape, strict=True))
+        if whole[place].shape != part.shape:
+            raise CheckpointError(f"{folder}: a chunk of {index.fqn} reaches beyond it")
+        whole[place] = part
+        known += part.numel()
+    if known != math.prod(entry.size):
+        raise CheckpointError(f"{folder}: {known} numbers of a tensor of {list(entry.size)} are there; is the folder complete?")
+    return whole
+
+
+def _put(content: dict[str, Any], path: tuple[Any, ...], tensor: Tensor) -> None:
+    *outer, last = path
+    for part in outer:
+        content = content.setdefault(str(part), {})
+    content[str(last)] = tensor

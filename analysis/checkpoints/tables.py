@@ -1,0 +1,95 @@
+"""Tables as data: a ``.csv`` or ``.parquet`` file whose columns are numbers, one of them the class; sets of ``datasets``."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..records.results import Choice
+from ..samples.labels import LABEL_KEYS
+from ..samples.samples import Samples, SamplesError
+
+SUFFIXES = (".csv", ".parquet")
+#: what ``datasets.Dataset.save_to_disk`` leaves in a folder
+_SAVED = ("dataset_info.json", "state.json")
+
+
+def read_table(path: Path, label: str | None = None, num_classes: int | None = None) -> Samples:
+    """The rows of a table: inputs ``[N, columns]`` in float32, in the order of the columns, and the class.
+
+    Args:
+        path: ``.csv``, or ``.parquet`` (which needs pyarrow).
+        label: column of the class: whole numbers, or words, which are numbered in the order of the alphabet; default: the one
+            that is called ``labels``, ``label``, ``targets`` or ``target``.
+        num_classes: C; default: from the labels.
+
+    Raises:
+        SamplesError: unreadable; no such column, or several; a column that is no number; an empty cell.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    except ImportError:
+        raise SamplesError(f"--data {path}: reading .parquet needs pyarrow; pip install pyarrow") from None
+    except PermissionError:
+        raise
+    except Exception as error:
+        raise SamplesError(f"--data {path}: cannot be read as a table: {(str(error).splitlines() or ['?'])[0][:200]}") from None
+    names = [str(name) for name in table.columns]
+    found = [name for name in LABEL_KEYS if name in names] if label is None else [label]
+    if len(found) != 1 or found[0] not in names or len(set(names)) < len(names):
+        raise SamplesError(
+            f"--data {path}: which column is the class? Say it with --labels; the columns are {', '.join(names[:12])}"
+        )
+    table.columns = pd.Index(names)
+    classes, rest = table.pop(found[0]), table
+    words = [name for name in rest if not pd.api.types.is_numeric_dtype(rest[name])]
+    if words or rest.empty:
+        what = f"column {words[0]} holds no numbers" if words else "there are no rows, or no columns beside the class"
+        raise SamplesError(f"--data {path}: {what}; leave such columns out, or encode them")
+    if classes.isna().any():
+        raise SamplesError(f"--data {path}: the class of row {int(np.flatnonzero(classes.isna())[0])} is missing")
+    numbers = pd.api.types.is_numeric_dtype(classes)
+    kinds = [] if numbers else sorted(map(str, classes.unique()))
+    targets = classes.to_numpy() if numbers else np.searchsorted(kinds, classes.astype(str).to_numpy())
+    inputs = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
+    samples = Samples.from_tensors(inputs, torch.tensor(np.array(targets)), num_classes)
+    if kinds:
+        value = ", ".join(f"{place} {kind}" for place, kind in enumerate(kinds[:12])) + (" ..." if len(kinds) > 12 else "")
+        samples.choices = (Choice(name="classes", value=value, flag="--labels", guessed=False),)
+    return samples
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether a folder was written by ``datasets.Dataset.save_to_disk``."""
+    return all((folder / name).is_file() for name in _SAVED)
+
+
+def load_dataset(folder: Path) -> Any:
+    """The set in such a folder.
+
+    Raises:
+        SamplesError: datasets is not installed, or the folder is damaged.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        raise SamplesError(f"--data {folder}: a set of the library datasets, which is not installed here; pip install datasets")
+    import datasets
+
+    try:
+        return datasets.load_from_disk(str(folder))
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise SamplesError(f"--data {folder}: cannot be read by datasets: {first}") from None
+
+
+def as_tensors(data: Any) -> Any:
+    """A ``datasets.Dataset`` whose items are tensors, whatever format it is in; anything else as it is."""
+    kind = type(data)
+    if kind.__module__.split(".")[0] == "datasets" and hasattr(data, "with_format") and hasattr(data, "column_names"):
+        return data.with_format("torch")
+    return data

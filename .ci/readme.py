@@ -91,7 +91,10 @@ def main() -> int:
         print(f"exit {code} after {time.monotonic() - start:.0f} s: {block}", flush=True)
         if code:
             return 1
-    print(f"{sum(not block.reason for block in todo)} blocks of {len(pages)} pages in {time.monotonic() - began:.0f} s", flush=True)
+    print(
+        f"{sum(not block.reason for block in todo)} blocks of {len(pages)} pages in {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the documents promise beside what ``.ci/readme.py`` runs: the snippets for other people's CI, and commands in sentences."""
+"""What documents promise beside what ``.ci/readme.py`` runs: snippets for other people's CI, and commands in sentences."""
 
 import importlib.util
 import os

@@ -112,7 +112,7 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
     """
     names = checkpoint_names(results)
     console = console or Console()
-    said = dict.fromkeys(str(choice) for result in results for choice in result.provenance.choices)
+    said = dict.fromkeys(str(choice) for result in results.values() for choice in result.provenance.choices)
     table = Table(
         title=escape("\n".join(said)) or None,
         title_justify="left",

@@ -235,7 +235,10 @@ def test_dry_run_writes_nothing(project, run):
     assert code == 0
     cost = json.loads(out)
     assert [group["group"] for group in cost["groups"]] == ["all", "head", "tail"]
-    assert cost["minutes_in_all"] == cost["minutes"] == sum(group["minutes"] for group in cost["groups"]) > 0
+    counted = cost["shared_minutes"] + sum(group["minutes"] for group in cost["groups"])
+    assert cost["minutes_in_all"] == cost["minutes"] == counted > 0
+    assert cost["minutes"] <= cost["minutes_at_most"]
+    assert all(group["seconds_in_float64"] > 0 for group in cost["groups"])
     assert not (project / "curvature").exists()
 
 
@@ -265,6 +268,11 @@ def test_quick_says_what_it_gave_up(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *given, "--quick")
     assert code == 0
     assert "gave up" in out
+    settings = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json").provenance.settings
+    assert (settings["goal"], settings["steps"], settings["rates"]) == ("verdict", 30, False)
+    code, out, _ = run("analyze", "ckpt.pt", *given, "--quick", "--starts", "2", "--again")  # a verdict has one start
+    assert code == 0
+    assert load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json").provenance.settings["goal"] == "spectrum"
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,25 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help reproduce test lint setup clean
+.PHONY: help reproduce test test-torch lint setup clean
 
 help:  ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 reproduce: setup  ## train, analyse, draw and report the embedded study (about three minutes on 2 cores)
 	$(BIN)/saddlescope reproduce digits-lt
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest
+
+# Everything but torch as in constraints.txt; the environment is kept under build/, and is not that of the other targets.
+test-torch:  ## the test suite on another torch: make test-torch TORCH=2.14.1 WITH="torchvision timm" TESTS=tests/training
+	@test -n "$(TORCH)" || { echo "say which: make test-torch TORCH=2.14.1" >&2; exit 2; }
+	$(PYTHON) -m venv build/torch-$(TORCH)
+	grep -v '^torch==' constraints.txt > build/torch-$(TORCH)/constraints.txt
+	build/torch-$(TORCH)/bin/pip install --quiet --disable-pip-version-check -c build/torch-$(TORCH)/constraints.txt \
+	  torch==$(TORCH) $(WITH) -e ".[test]"
+	build/torch-$(TORCH)/bin/python -m pytest $(TESTS)
 
 lint: $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check .

@@ -113,7 +113,12 @@ def analyze(
             "critical-step: the learning rate from which a step hurts a group, by forward passes."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="An answer in about a minute; says what it gave up.")] = False,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="The verdict alone: at most 30 steps, 256 samples a group, no rates. Says what it gave up."
+        ),
+    ] = False,
     every: Annotated[int, typer.Option(min=1, help="Every n-th of the checkpoints, the last one always.")] = 1,
     shard: Annotated[str | None, typer.Option(metavar="I/N", help="This process's share of the checkpoints: 0/4.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results; default: curvature/ beside the checkpoint.")] = None,

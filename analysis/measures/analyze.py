@@ -167,7 +167,7 @@ def _begin(
 ) -> tuple[Measurement, torch.device, torch.dtype]:
     """What both kinds of analyses begin with: a copy of the model where and as precise as it is to be, and its groups."""
     settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
-    device, dtype = _usable(world.device or settings.device), getattr(torch, settings.dtype)
+    device, dtype = usable(world.device or settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
         dtype = torch.float64
     if settings.deterministic:
@@ -213,7 +213,12 @@ def _provenance(work: Measurement, model: nn.Module, device: torch.device, dtype
     )
 
 
-def _usable(name: str) -> torch.device:
+def usable(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        SettingsError: it cannot be used here.
+    """
     try:
         device = torch.device(name)
         torch.empty(1, device=device)

@@ -71,6 +71,17 @@ class Objective:
         self.wants_rates = settings.escape and (settings.rates if settings.rates is not None else few)
         self.wants_net = settings.net_rates or ("own" if self.wants_rates else "none")
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Samples of each part that are looked at."""
+        return {name: len(rows) for name, rows in self._indices.items()}
+
+    @property
+    def chosen(self) -> list[Rule]:
+        """The rules whose net rates are wanted."""
+        own = self.trained.name if self.trained is not None else None
+        return [rule for rule in self.rules if self.wants_net == "all" or rule.name in ("sgd", own)]
+
     def parts(self, base: HessianOperator, memory: int | None = None) -> Parts:
         """The parts over the model of ``base``, any operator of it."""
         return Parts({name: base.over(*self._shared(rows)) for name, rows in self._indices.items()}, self.shares, memory)
@@ -99,10 +110,8 @@ class Objective:
         """
         if self.wants_net == "none":
             return []
-        own = self.trained.name if self.trained is not None else None
-        chosen = [rule for rule in self.rules if self.wants_net == "all" or rule.name in ("sgd", own)]
         found = []
-        for rule in chosen:
+        for rule in self.chosen:
             if rule.name == "sgd" and whole is not None:
                 found.append(as_rate(rule, whole, self.weight_decay))
                 continue

@@ -63,8 +63,8 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
         console.print(f"[bold]{escape(name)}[/bold]: [red]not measured[/red]: {escape(why)}")
     if quick:
         console.print(
-            "--quick gave up: tight intervals (30 Lanczos steps of one start), and all samples of groups above the subsample "
-            "size (their sampling error is in the result)."
+            "--quick gave up: the ends beyond what the verdict needs (they may be bounds), density, masses and rates, and all "
+            "samples of groups above the subsample size (their sampling error is in the result)."
         )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -25,9 +28,10 @@ from saddlescope import Permission, load_factory
 from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
 from ..hessian.distributed import World, world_of
+from ..measures.analyze import usable
 from ..records.base import load
 from ..records.results import CurvatureResult
-from ..records.settings import AnalysisSettings
+from ..records.settings import AnalysisSettings, SettingsError
 from ..records.steps import StepResult
 from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
@@ -67,6 +71,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         raise TargetError(
             "--figures: critical steps are drawn for studies only ([analysis] critical_steps = true in the recipe)"
         )
+    check_request(request)
     checkpoints = share_of(thin(find_checkpoints(targets), request.every), request.shard)
     check_side_cars(checkpoints, request.given)
     names = result_names(checkpoints, request.out)
@@ -101,6 +106,34 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
             _tell([item.output for item in items], request)
         if refused is not None:
             raise refused
+
+
+#: groups of the schemes that do not depend on the data
+_GROUPS = {"all": ("all",), "head-tail": ("all", "head", "tail"), "many-medium-few": ("all", "many", "medium", "few")}
+
+
+def check_request(request: Request) -> None:
+    """Returns if nothing that can be known beforehand is wrong: model and data may take minutes to load.
+
+    Raises:
+        SettingsError: there is no such device or group.
+        TargetError: results or pictures cannot lie where they are to go.
+    """
+    settings = request.settings
+    usable(settings.device)
+    groups = (*settings.groups, "all") if settings.groups else _GROUPS.get(settings.scheme)
+    unknown = [name for name in settings.only or () if groups is not None and name not in groups]
+    if unknown:
+        raise SettingsError(
+            f"only: no group {', '.join(unknown)} in scheme {settings.scheme}; there are: {', '.join(groups or ())}"
+        )
+    for flag, folder in (("--out", request.out), ("--figures", request.figures)):
+        # The nearest thing that is there, of which the rest would be made.
+        there = next((place for place in (folder, *folder.parents) if place.exists()), None) if folder is not None else None
+        if there is not None and not there.is_dir():
+            raise TargetError(f"{flag} {folder}: {there} is a file; name a folder")
+        if there is not None and not os.access(there, os.W_OK):
+            raise TargetError(f"{flag} {folder}: nothing can be written in {there}")
 
 
 def _layers(checkpoint: Path, request: Request) -> list[AnalysisSettings]:
@@ -215,7 +248,13 @@ def verify_result(result: Path, checkpoint: Path | None = None, given: Given | N
 
 
 def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
-    """One checkpoint, with all cores, under a bar that counts Lanczos steps."""
+    """One checkpoint, with all cores, under a bar that counts Lanczos steps; where nobody watches, a line for each group."""
+    first = world is None or world.first
+    if first and not sys.stderr.isatty():
+        lines = _Lines(item)
+        do_curvature(item, given, progress=lines, world=world, keep_starts=True)
+        lines.end()
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), disable=world is not None and not world.first) as bar:
         tasks: dict[str, TaskID] = {}
@@ -226,6 +265,38 @@ def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = 
             bar.update(tasks[group], advance=count)
 
         do_curvature(item, given, progress=step, world=world, keep_starts=True)
+
+
+class _Lines:
+    """Said on standard error, at once, as each group is done: its steps, its time, and about how much is left."""
+
+    def __init__(self, item: CurvatureItem) -> None:
+        settings = item.settings
+        groups = (*settings.groups, "all") if settings.groups else _GROUPS.get(settings.scheme)
+        self._name, self._began, self._since = item.checkpoint.name, time.monotonic(), time.monotonic()
+        self._groups = None if groups is None else len(settings.only or groups)
+        self._group: str | None = None
+        self._steps = self._done = 0
+
+    def __call__(self, group: str, count: int) -> None:
+        """Counts steps, as :data:`~saddlescope.analysis.measures.measurement.Progress`."""
+        if group != self._group:
+            self.end()
+            self._group, self._steps = group, 0
+        self._steps += count
+
+    def end(self) -> None:
+        """The group that was last heard of is done."""
+        if self._group is None:
+            return
+        self._done += 1
+        now = time.monotonic()
+        left = ""
+        if self._groups is not None and self._groups > self._done:
+            left = f", about {(now - self._began) / self._done * (self._groups - self._done):.0f} s left"
+        said = f"{self._name}, {self._group}: {self._steps} steps, {now - self._since:.0f} s{left}"
+        print(said, file=sys.stderr, flush=True)
+        self._group, self._since = None, now
 
 
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:

@@ -1,8 +1,10 @@
-"""What an analysis will take, measured on one Hessian-vector product, before it is begun."""
+"""What an analysis will take, measured on a few passes of each group and counted as it is done, before it is begun."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,38 +14,67 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..hessian.losses import loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..krylov.linear_operator import OperatorError
+from ..measures.differences import look
+from ..measures.exact import in_float64
+from ..measures.extremes import FIRST_LOOK
+from ..measures.objective import NET_STEPS, Objective
+from ..measures.optimizer_fields import ALL
+from ..measures.subsampling import disjoint_subsets
+from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import group_indices, scheme_of
 from ..samples.memory import free_bytes
 
-#: products beside the Lanczos steps: noise (3), additivity, Rayleigh quotients, certificate
-EXTRA = 8
-#: products are timed on at most so many samples and scaled
-SAMPLE = 512
+#: passes are timed on at most so many samples and scaled
+SAMPLE = 128
+#: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
+EXTRA = 6
+#: forward passes of an escape test
+ESCAPE_TEST = 10
+#: fields of an escape rate: at both sides, at two distances, and of a network with kinks at two more
+FIELDS = 8
+#: pairs of a vector and a basis vector that orthogonalisation is timed on
+BLOCK = 4
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What one group takes, at most."""
+    """What one group takes.
+
+    Attributes:
+        samples: that a product is over.
+        subsets: disjoint subsets that are measured instead of the whole group; 1: the group itself.
+        seconds_a_product: in the settings' precision, graphs kept where they fit.
+        seconds_in_float64: of two products that share a graph, for the recheck; 0 where there is none.
+        products: at most, of all subsets.
+        minutes: as many Lanczos steps as are usual, between the least and the most.
+        minutes_at_most: all Lanczos steps done, and curvature found negative.
+    """
 
     group: str
     samples: int
+    subsets: int
     seconds_a_product: float
+    seconds_in_float64: float
     products: int
     minutes: float
+    minutes_at_most: float
     graph_bytes: int
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What the analysis of one checkpoint takes, at most, and how many checkpoints there are.
+    """What the analysis of one checkpoint takes, and how many checkpoints there are.
 
     Attributes:
         basis_bytes: of the Krylov basis of one start.
         graph_budget_bytes: graphs are kept up to here and recomputed beyond.
+        shared_minutes: of what is done once for all groups: reading, a pass over the data, net rates.
     """
 
     checkpoint: str
@@ -54,46 +85,153 @@ class Cost:
     basis_bytes: int
     graph_budget_bytes: int
     groups: list[GroupCost]
+    shared_minutes: float = 0.0
 
     @property
     def minutes(self) -> float:
-        """Of one checkpoint."""
-        return sum(group.minutes for group in self.groups)
+        """Of one checkpoint, as it usually goes."""
+        return self.shared_minutes + sum(group.minutes for group in self.groups)
+
+    @property
+    def minutes_at_most(self) -> float:
+        """Of one checkpoint whose every run takes all its steps."""
+        return self.shared_minutes + sum(group.minutes_at_most for group in self.groups)
 
     def record(self) -> dict[str, object]:
         """For ``--dry-run --json``."""
-        return asdict(self) | {"minutes": self.minutes, "minutes_in_all": self.minutes * self.checkpoints}
+        total = {"minutes": self.minutes, "minutes_at_most": self.minutes_at_most}
+        return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
+
+
+def seconds(action: Callable[[], object]) -> float:
+    """Of one call."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    action()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[float, int]:
+    """Steps of one start: as many as are usual (the geometric mean of the least and the most), and the most."""
+    if settings.engine == "exact":
+        return size, size
+    most = min(settings.steps, size)
+    if settings.engine == "pyhessian":
+        return most, most
+    least = min(most, settings.min_steps if settings.goal == "spectrum" else FIRST_LOOK)
+    return math.sqrt(least * most), most
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """Seconds a sample, or in all, of what a group's measurement is made of."""
+
+    setup: float  # in all
+    product: float
+    graph: float  # a first product, which records
+    gradient: float
+    forward: float
+    look: float  # in all
+    gradient64: float
+    pair64: float  # two products that share a graph
+
+
+def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) -> _Passes:
+    """Times everything on the operator's own samples."""
+    count = operator.num_samples
+    v = torch.ones(operator.size, dtype=operator.dtype, device=operator.device)
+    graph = seconds(lambda: operator.matvec(v))
+    product = seconds(lambda: operator.matvec(v))
+    gradient, forward = seconds(operator.loss_and_gradient), seconds(operator.mean_loss)
+    judge = operator
+    gradient64 = pair64 = 0.0
+    if operator.dtype != torch.float64:
+        try:
+            judge = in_float64(operator)
+        except OperatorError:  # it is not taken then, either
+            pass
+        else:
+            gradient64 = seconds(judge.loss_and_gradient)
+            pair64 = seconds(lambda: judge.matmat(torch.stack([v, v], dim=1)))
+    looked = seconds(lambda: look(judge, seed=settings.seed))
+    each = (product, graph, gradient, forward)
+    wide = gradient64 if judge is not operator else gradient
+    product, graph, gradient, forward = (value / count for value in each)
+    return _Passes(setup, product, graph, gradient, forward, looked, wide / count, pair64 / count)
+
+
+def _orthogonalisation(operator: HessianOperator, steps: float) -> float:
+    """Seconds of so many steps: each step's vector against all before it, twice, forth and back."""
+    basis = torch.ones(operator.size, BLOCK, dtype=operator.dtype, device=operator.device)
+    v = basis[:, 0].clone()
+    return seconds(lambda: basis @ (basis.T @ v)) / BLOCK * steps * steps
 
 
 def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
-    """Measures one product a group; stores nothing.
+    """Times a few passes of each group; stores nothing.
 
     Args:
         item: the first checkpoint.
         given: what the command line says about it.
         count: how many checkpoints there are.
     """
+    began = time.perf_counter()
     subject = open_checkpoint(item.checkpoint, given)
+    reading = time.perf_counter() - began
     settings = item.settings.with_groups_of(subject.groups)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
-    scheme = scheme_of(settings, subject.samples.class_counts)
+    if settings.engine == "exact":
+        dtype = torch.float64
+    loss = loss_of(subject.loss, subject.samples.num_classes)
     model = copied(subject.model).to(device, dtype)
+    scheme = scheme_of(settings, subject.samples.class_counts)
+    indices = group_indices(scheme, subject.samples.labels)
+    objective = Objective(
+        subject.samples, settings, subject.source, lambda rows: (subject.samples.subset(rows), None), len(indices)
+    )
     groups, parameters = [], 0
-    for name, indices in group_indices(scheme, subject.samples.labels).items():
-        size = len(indices) if settings.subsample is None else min(len(indices), settings.subsample)
-        part = indices[np.linspace(0, len(indices) - 1, min(size, SAMPLE)).astype(int)]
-        operator = HessianOperator(model, subject.samples.subset(part), subject.loss, params=settings.params)
+    passes = None
+    for name in (name for name in indices if settings.only is None or name in settings.only):
+        rows = indices[name]
+        subsets = 1
+        if settings.subsample is not None and settings.subsample < len(rows):
+            parts = disjoint_subsets(rows, settings.subsample, settings.seed)
+            rows, subsets = parts[0], len(parts)
+        part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
+        samples = subject.samples.subset(part)
+        start = time.perf_counter()
+        operator = HessianOperator(
+            model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+        )
+        setup = time.perf_counter() - start
         parameters = operator.size
-        exact = settings.engine == "exact"
-        products = parameters if exact else settings.starts * min(settings.steps, parameters) + EXTRA
-        v = torch.ones(operator.size, dtype=dtype, device=device)
-        operator.matvec(v)
-        began = time.perf_counter()
-        operator.matvec(v)
-        seconds = (time.perf_counter() - began) * size / len(part)
-        memory = operator.kept_bytes * size // len(part)
-        groups.append(GroupCost(name, size, seconds, products, seconds * products / 60, memory))
+        passes = _timed(operator, setup, settings)
+        usual, most = lanczos_steps(settings, parameters)
+        mine = [
+            _of_group(settings, objective, passes, len(rows), subsets, steps, _orthogonalisation(operator, steps))
+            for steps in (usual, most)
+        ]
+        scale = len(rows) / len(part)
+        groups.append(
+            GroupCost(
+                group=name,
+                samples=len(rows),
+                subsets=subsets,
+                seconds_a_product=passes.product * len(rows),
+                seconds_in_float64=passes.pair64 * len(rows),
+                products=subsets * (settings.starts * most + EXTRA),
+                minutes=mine[0] / 60,
+                minutes_at_most=mine[1] / 60,
+                graph_bytes=int(operator.kept_bytes * scale),
+            )
+        )
         operator.release()
+    shared = reading
+    if passes is not None:
+        shared += passes.forward * subject.samples.num_samples + _net_rates(settings, objective, passes, subject)
     return Cost(
         checkpoint=str(item.checkpoint),
         checkpoints=count,
@@ -103,28 +241,67 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
         graph_budget_bytes=settings.memory or free_bytes(device) // 2,
         groups=groups,
+        shared_minutes=shared / 60,
     )
+
+
+def _of_group(
+    settings: AnalysisSettings, objective: Objective, one: _Passes, size: int, subsets: int, steps: float, orthogonal: float
+) -> float:
+    """Seconds of one group, in the order of :meth:`~saddlescope.analysis.measures.measurement.Measurement.measure`."""
+    spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
+    total = one.setup + one.gradient * size + 2 * one.look + one.pair64 * size
+    total += subsets * spectrum + (subsets - 1) * one.setup
+    if settings.escape:
+        total += ESCAPE_TEST * one.forward * size
+        if objective.wants_rates:
+            whole = sum(objective.sizes.values())
+            perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
+            passed = whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
+            total += FIELDS * passed * one.gradient64 + one.pair64 * whole
+    if settings.gauss_newton:
+        total += steps * one.product * size
+    return total
+
+
+def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, subject: Subject) -> float:
+    """Seconds of the net rates: runs on the fields of whole optimizers, each step up to four products of each part."""
+    if objective.wants_net == "none":
+        return 0.0
+    total, steps = 0.0, math.sqrt(FIRST_LOOK * min(settings.steps, NET_STEPS))
+    sampled = settings.subsample is not None and settings.subsample < subject.samples.num_samples
+    for rule in objective.chosen:
+        if rule.name == "sgd" and not sampled:
+            continue  # known from the group of all
+        each = sum(
+            (4 if term.rho else 1) * (sum(objective.sizes.values()) if term.part == ALL else objective.sizes[term.part])
+            for term in rule.terms
+        )
+        total += (steps + 3) * each * one.product
+    return total
 
 
 def print_cost(cost: Cost) -> None:
     """Prints time and memory of one checkpoint's analysis and of all of them."""
     title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
     table = Table(title=escape(title))
-    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes, at most", "graph memory"):
+    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes", "at most", "graph memory"):
         table.add_column(heading, justify="left" if heading == "group" else "right")
     for group in cost.groups:
         table.add_row(
             escape(group.group),
-            str(group.samples),
+            str(group.samples) if group.subsets == 1 else f"{group.subsets} x {group.samples}",
             f"{group.seconds_a_product:.3g}",
             str(group.products),
-            f"{group.minutes:.3g}",
+            f"{group.minutes:.2g}",
+            f"{group.minutes_at_most:.2g}",
             f"{group.graph_bytes / 2**20:,.0f} MiB",
         )
     console = Console()
     console.print(table)
     console.print(
         f"{cost.parameters:,} parameters; Krylov basis {cost.basis_bytes / 2**20:,.0f} MiB; graphs are kept up to "
-        f"{cost.graph_budget_bytes / 2**20:,.0f} MiB, recomputed beyond. At most {cost.minutes:.2g} minutes a checkpoint, "
-        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}."
+        f"{cost.graph_budget_bytes / 2**20:,.0f} MiB, recomputed beyond. About {cost.minutes:.2g} minutes a checkpoint "
+        f"({cost.shared_minutes:.2g} of them for all groups together), at most {cost.minutes_at_most:.2g}; about "
+        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}. Float64 rechecks and escape rates are counted."
     )

@@ -227,6 +227,37 @@ def test_layers_are_blocks_of_the_whole_hessian(project, run):
             assert group.lambda_min.value >= whole.groups[name].lambda_min.interval[0]
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--group", "tail"), "write name=classes"),
+        (("--goal", "fast"), "field 'goal'"),
+        (("--set", "stepz=3"), "did you mean 'steps'"),
+        (("--set", "only=['tial']"), "no group tial in scheme head-tail; there are: all, head, tail"),
+        (("--device", "cuda:99"), "device 'cuda:99' cannot be used here"),
+        (("--memory", "lots"), "write a size"),
+        (("--out", "ckpt.pt/results"), "ckpt.pt is a file; name a folder"),
+        (("--figures", "ckpt.pt"), "ckpt.pt is a file; name a folder"),
+        (("--shard", "4/4"), "--shard 4/4"),
+    ],
+)
+def test_a_wrong_call_is_refused_before_data_and_model_are_loaded(project, run, flags, said):
+    (project / "slow.py").write_text("def data():\n    open('loaded', 'w').close()\n    raise KeyError('loaded')\n")
+    code, _, errors = run("analyze", "ckpt.pt", *OURS, "--data", "slow.py:data", *flags)
+    assert code == 2
+    assert said in errors
+    assert not (project / "loaded").exists()
+
+
+def test_where_nobody_watches_each_group_is_a_line(project, run):
+    code, _, errors = run("analyze", "ckpt.pt", *OURS, "--set", "escape=false")
+    assert code == 0
+    lines = [line for line in errors.splitlines() if line.startswith("ckpt.pt, ")]
+    assert [line.split(":")[0] for line in lines] == ["ckpt.pt, all", "ckpt.pt, head", "ckpt.pt, tail"]
+    assert all("steps" in line for line in lines)
+    assert all("left" in line for line in lines[:2])
+
+
 def test_dry_run_writes_nothing(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
     assert code == 0
@@ -235,7 +266,10 @@ def test_dry_run_writes_nothing(project, run):
     assert code == 0
     cost = json.loads(out)
     assert [group["group"] for group in cost["groups"]] == ["all", "head", "tail"]
-    assert cost["minutes_in_all"] == cost["minutes"] == sum(group["minutes"] for group in cost["groups"]) > 0
+    counted = cost["shared_minutes"] + sum(group["minutes"] for group in cost["groups"])
+    assert cost["minutes_in_all"] == cost["minutes"] == counted > 0
+    assert cost["minutes"] <= cost["minutes_at_most"]
+    assert all(group["seconds_in_float64"] > 0 for group in cost["groups"])
     assert not (project / "curvature").exists()
 
 
@@ -265,6 +299,11 @@ def test_quick_says_what_it_gave_up(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *given, "--quick")
     assert code == 0
     assert "gave up" in out
+    settings = load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json").provenance.settings
+    assert (settings["goal"], settings["steps"], settings["rates"]) == ("verdict", 30, False)
+    code, out, _ = run("analyze", "ckpt.pt", *given, "--quick", "--starts", "2", "--again")  # a verdict has one start
+    assert code == 0
+    assert load(CurvatureResult, project / "curvature" / "ckpt.head-tail.json").provenance.settings["goal"] == "spectrum"
 
 
 @pytest.mark.parametrize(

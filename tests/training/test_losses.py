@@ -173,6 +173,7 @@ def test_gradients_and_second_derivatives_exist(name, sample):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, from torch.func.jvp
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")  # the same from torch 2.14 on
 @pytest.mark.parametrize("name", ALL)
 def test_works_under_function_transforms(name, sample):
     """Forward over reverse with batched directions, as curvature engines do; also as the first call of a fresh loss."""

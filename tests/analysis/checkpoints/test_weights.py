@@ -188,6 +188,7 @@ def test_lazy_layers_take_the_shapes_of_the_file(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # the same from torch 2.14 on
 def test_torchscript_is_read_only_when_trusted(tmp_path):
     model = net()
     torch.jit.script(model).save(str(tmp_path / "script.pt"))

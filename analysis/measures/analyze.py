@@ -20,7 +20,7 @@ from ..krylov.tensor_files import save_tensors
 from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
 from ..records.steps import StepResult
-from ..samples.groups import GroupError, scheme_of
+from ..samples.groups import scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
 from .measurement import Measurement, Progress
@@ -53,7 +53,8 @@ def analyze(
         logits: which part of a tuple, dictionary or dataclass that the model returns the logits are, by index or name; default:
             the one whose shape fits the number of classes, and the result says which (``provenance.choices``).
         settings: what to measure and how far; default: both ends, density and verdict for head and tail.
-        scheme: the class groups; default: made from ``settings`` and the class counts.
+        scheme: the class groups; default: made from ``settings`` and the class counts. Only these are measured; of the samples
+            outside them loss and accuracy are looked at, in one forward pass (is the model trained at all?).
         source: names for the provenance.
         vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
         progress: called after each step.
@@ -62,7 +63,7 @@ def analyze(
             them. Entries are named by everything that they depend on. Not used by several processes.
 
     Raises:
-        GroupError: a group is empty.
+        GroupError: a group is empty, or ``settings.only`` names none of the scheme.
         OperatorError: of no group can anything be said: weights, loss or products are not finite, products are not those of the
             loss's Hessian, or nothing matches ``settings.params``. Where other groups were measured, ``refused`` says it.
         RandomOperatorError: likewise, data or model change between two products.
@@ -71,8 +72,8 @@ def analyze(
     """
     began = time.monotonic()
     work, device, dtype = _begin(model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits)
-    settings, world, scheme = work.settings, work.world, work.scheme
-    names = [name for name in scheme.groups if settings.only is None or name in settings.only]
+    world, scheme = work.world, work.scheme
+    names = work.names
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
     for name in names:
@@ -126,8 +127,7 @@ def critical_steps(
     """
     began = time.monotonic()
     work, device, dtype = _begin(model, samples, loss, settings, scheme, source, None, None, world, None)
-    names = [name for name in work.scheme.groups if work.settings.only is None or name in work.settings.only]
-    groups = work.critical_steps(names)
+    groups = work.critical_steps(work.names)
     return StepResult(
         scheme=work.scheme,
         groups=groups,
@@ -176,9 +176,6 @@ def _begin(
         cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
         source,
     )
-    unknown = [name for name in settings.only or () if name not in scheme.groups]
-    if unknown:
-        raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
     return work, device, dtype
 
 

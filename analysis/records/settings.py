@@ -60,7 +60,9 @@ class AnalysisSettings(BaseModel):
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, escape rates and escape test where curvature is negative")
     rates: bool | None = Field(
-        None, description="escape rates of the optimizers' fields; default: with goal spectrum and at most 6 groups"
+        None,
+        description="escape rates of the optimizers' fields, over all samples; default: with goal spectrum, where 'all' and at "
+        "most 6 groups are measured",
     )
     net_rates: Literal["none", "own", "all"] | None = Field(
         None,

@@ -16,7 +16,7 @@ from ..checkpoints.analysis_inputs import Given, open_checkpoint
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..records.study_plan import CurvatureItem
-from ..samples.groups import group_indices, scheme_of
+from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import free_bytes
 
 #: products beside the Lanczos steps: noise (3), additivity, Rayleigh quotients, certificate
@@ -79,7 +79,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     scheme = scheme_of(settings, subject.samples.class_counts)
     model = copied(subject.model).to(device, dtype)
     groups, parameters = [], 0
-    for name, indices in group_indices(scheme, subject.samples.labels).items():
+    rows = group_indices(scheme, subject.samples.labels)
+    for name, indices in ((name, rows[name]) for name in asked_for(scheme, settings.only)):
         size = len(indices) if settings.subsample is None else min(len(indices), settings.subsample)
         part = indices[np.linspace(0, len(indices) - 1, min(size, SAMPLE)).astype(int)]
         operator = HessianOperator(model, subject.samples.subset(part), subject.loss, params=settings.params)

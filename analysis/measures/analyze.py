@@ -173,7 +173,10 @@ def _begin(
         vectors.name if vectors else None,
         progress,
         world,
-        cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+        # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
+        cache / cache_key(model, samples, settings, source)
+        if cache is not None and world.size == 1 and settings.goal == "spectrum"
+        else None,
         source,
     )
     return work, device, dtype
@@ -205,7 +208,7 @@ def _usable(name: str) -> torch.device:
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
     "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
-    "memory", "basis", "subsample",
+    "memory", "basis", "subsample", "escape_test", "keep_vectors",
 }  # fmt: skip
 
 

@@ -163,7 +163,8 @@ class Measurement:
         )
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
-            self.vectors[f"{name}/{key}"] = vector
+            if self.vectors_file is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
+                self.vectors[f"{name}/{key}"] = vector
         certificate = None
         if negative and settings.escape:
             quotient = spectrum.lambda_min.rayleigh_quotient if held else None
@@ -329,8 +330,10 @@ class Measurement:
         slope = float(torch.dot(v.double(), gradient.double()))
         if slope > 0:  # both signs are eigenvectors; this one points downhill
             v, slope = -v, -slope
-        reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
-        test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
+        test = None
+        if self.settings.wants_escape_test:
+            reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
+            test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
         if not self.objective.wants_rates:
             return leaving.escape(v=v, gradient=gradient, test=test)
         try:

@@ -12,7 +12,7 @@ from ..hessian.operator import HessianOperator, Reduce
 from ..records.saddles import EscapeRate, NetRate
 from ..records.settings import AnalysisSettings
 from ..records.spectra import Extreme
-from ..samples.memory import free_bytes
+from ..samples.memory import graph_budget
 from ..samples.provenance import Source
 from ..samples.samples import Samples
 from .escape_rates import as_rate, escape_rates, net_rate, objective_curvature
@@ -109,7 +109,7 @@ class Objective:
                 continue
             budget = self.settings.memory
             if budget is None:
-                budget = free_bytes(torch.device(self.settings.device)) // 2
+                budget = graph_budget(torch.device(self.settings.device))
             each = budget // (2 * len(self._indices))  # at w, and once more at the perturbed weights
             parts = self.parts(operator_of(next(iter(self._indices.values())), each), each)
             found.append(

@@ -17,7 +17,7 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import asked_for, group_indices, scheme_of
-from ..samples.memory import free_bytes
+from ..samples.memory import graph_budget
 
 #: products beside the Lanczos steps: noise (3), additivity, Rayleigh quotients, certificate
 EXTRA = 8
@@ -102,7 +102,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         steps=settings.steps,
         parameters=parameters,
         basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
-        graph_budget_bytes=settings.memory or free_bytes(device) // 2,
+        graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
     )
 

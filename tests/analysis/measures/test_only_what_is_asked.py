@@ -1,9 +1,12 @@
 """Products are counted: what was not asked for is not measured."""
 
 import pytest
+import torch
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
+from saddlescope.analysis.samples import memory
+from safetensors.torch import load_file
 
 ETA = 6  # head: classes 0 and 1 with 20 and 10 samples, tail: classes 2 and 3 with 5 and 2
 
@@ -59,3 +62,45 @@ def test_rates_of_the_whole_objective_are_taken_where_they_are_asked_for(network
     asked = AnalysisSettings(eta=ETA, only=["tail"], net_rates="own", dtype="float64")
     found = analyze(network(), long_tail(), settings=asked)
     assert [rate.optimizer for rate in found.net_rates] == ["sgd"]
+
+
+@pytest.mark.parametrize(
+    ("goal", "asked", "kept"),
+    [
+        ("spectrum", {}, ["tail/max", "tail/min"]),
+        ("ends", {}, ["tail/max", "tail/min"]),
+        ("verdict", {}, ["tail/min"]),
+        ("verdict", {"keep_vectors": "both"}, ["tail/max", "tail/min"]),
+        ("ends", {"keep_vectors": "min", "escape_test": True}, ["tail/min"]),
+    ],
+)
+def test_a_loss_is_followed_and_vectors_are_stored_where_they_are_asked_for(
+    network, long_tail, tmp_path, monkeypatch, goal, asked, kept
+):
+    followed = []
+    mean_loss = HessianOperator.mean_loss
+
+    def counted(self):
+        followed.append(self.num_samples)
+        return mean_loss(self)
+
+    monkeypatch.setattr(HessianOperator, "mean_loss", counted)
+    file = tmp_path / "v.safetensors"
+    settings = AnalysisSettings(eta=ETA, only=["tail"], goal=goal, **asked)
+    tail = analyze(network(), long_tail(), settings=settings, vectors=file).groups["tail"]
+    stored = load_file(file)
+    assert sorted(stored) == kept
+    assert {v.dtype for v in stored.values()} == {torch.float32}
+    assert tail.certificate.holds
+    assert tail.certificate.dtype == "float64"
+    test = goal == "spectrum" or "escape_test" in asked
+    assert (tail.escape.test is not None) == test
+    assert len([size for size in followed if size == 7]) == (10 if test else 0)
+
+
+def test_graphs_take_a_quarter_of_what_is_free(monkeypatch):
+    monkeypatch.setattr(memory, "_available", lambda: 8 * 2**30)
+    monkeypatch.setattr(memory, "_control_group", lambda: None)
+    assert memory.graph_budget(torch.device("cpu")) == 2 * 2**30
+    with memory.memory_shared_by(2):
+        assert memory.graph_budget(torch.device("cpu")) == 2**30

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..krylov.linear_operator import NotFiniteError, OperatorError
-from ..samples.memory import free_bytes, saved_bytes
+from ..samples.memory import graph_budget, saved_bytes
 from ..samples.micro_batch import fitting
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
@@ -43,7 +43,7 @@ class HessianOperator:
         params: glob pattern on parameter names, several separated by commas; default: every parameter with
             ``requires_grad``.
         micro_batch: samples differentiated at once; default: chosen for the device and the memory budget.
-        memory: budget in bytes for kept graphs; default: half of what is free.
+        memory: budget in bytes for kept graphs; default: a quarter of what is free.
         reduce: sums a flat tensor over processes, for samples sharded over several devices; ``num_samples`` is then the
             number over all of them.
         accelerate: use the cheaper gradient graph of ``acceleration`` where it applies (checked against the plain one).
@@ -109,7 +109,7 @@ class HessianOperator:
         if reduce is not None:
             self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
         self.matvecs = 0
-        self._budget = self._memory if self._memory is not None else free_bytes(self.device) // 2
+        self._budget = self._memory if self._memory is not None else graph_budget(self.device)
         self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0

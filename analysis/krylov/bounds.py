@@ -10,8 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import beta
+from scipy.special import betainc, stdtrit
 
 from ..records.base import Interval
 
@@ -35,14 +34,14 @@ def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilu
     head = math.log(1.648 * math.sqrt(n) * dilution)
     target = math.log(delta) - len(steps) * math.log(looks)
 
-    def log_failure(root: float) -> float:
-        return sum(min(0.0, head - root * (2 * m - 1)) for m in steps)
-
-    limit = math.sqrt(0.5)
-    if log_failure(limit) >= target:
-        return None
-    root = brentq(lambda r: log_failure(r) - target, 0.0, limit)
-    return float(root) ** 2
+    # sum_m min(0, head - r (2 m - 1)) falls with r from 0, in straight pieces: long runs begin to say something first.
+    slopes = sorted((2 * m - 1 for m in steps), reverse=True)
+    root = 0.0
+    for count, following in enumerate([*slopes[1:], 0], start=1):
+        root = (count * head - target) / sum(slopes[:count])
+        if root * following <= head:
+            break
+    return root**2 if root**2 < 0.5 else None
 
 
 def steps_needed(n: int, eps: float, starts: int, delta: float, looks: int) -> int:
@@ -107,7 +106,7 @@ def share_interval(low: float, high: float, n: int, probes: int, delta: float) -
     scale = n * probes / 2
 
     def below(share: float, mass: float) -> float:
-        return float(beta.cdf(mass, share * scale, (1 - share) * scale))
+        return float(betainc(share * scale, (1 - share) * scale, mass))
 
     # Certainty: a random start has a part in every eigenvector, so no mass at all means no eigenvalue at all.
     tiny = 1e-12
@@ -119,6 +118,13 @@ def share_interval(low: float, high: float, n: int, probes: int, delta: float) -
     return bottom, top
 
 
+def student_half_width(error: float, count: int) -> float:
+    """Half the width of the 95 % Student t interval around a mean of so many values, from its standard error."""
+    return float(stdtrit(count - 1, 0.975)) * error  # scipy.stats' own formula; importing that takes two seconds
+
+
 def _root(f: Callable[[float], float], margin: float, otherwise: float) -> float:
+    from scipy.optimize import brentq  # a second, and only densities need it
+
     a, b = margin, 1 - margin
     return float(brentq(f, a, b)) if f(a) * f(b) < 0 else otherwise

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .basis import Place
-from .bounds import end_intervals, ratio_interval, share_interval, start_error
+from .bounds import end_intervals, ratio_interval, share_interval, start_error, student_half_width
 from .density import energy
 from .guards import guard
 from .lanczos import Lanczos
@@ -287,7 +286,7 @@ def _energy(runs: Sequence[Start]) -> Estimate:
     if count == 1:
         return Estimate(value=mean, confidence=0.95, count=count)
     error = float(np.std(shares, ddof=1)) / math.sqrt(count)
-    half = float(student.ppf(0.975, count - 1)) * error
+    half = student_half_width(error, count)
     return Estimate(
         value=mean, interval=(max(mean - half, 0.0), min(mean + half, 1.0)), confidence=0.95, standard_error=error, count=count
     )

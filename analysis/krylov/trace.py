@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from ..records.base import Estimate
+from .bounds import student_half_width
 from .lanczos import random_start
 from .lanczos_runs import Start
 from .linear_operator import LinearOperator
@@ -42,5 +42,5 @@ def trace(operator: LinearOperator, runs: Sequence[Start], products: Mapping[int
     implied = 2 * n / (n + 2) * max(n * float(np.mean(controls.squares)) - float(np.mean(rests)) ** 2 / n, 0.0)
     error = math.sqrt(max(float(np.var(rests, ddof=1)), implied) / count + n * noise**2)
     value = float(runs[0].nodes.sum() + np.mean(rests))
-    half = float(student.ppf(0.975, count - 1)) * error
+    half = student_half_width(error, count)
     return Estimate(value=value, interval=(value - half, value + half), confidence=0.95, standard_error=error, count=count)

@@ -22,7 +22,7 @@ from ..krylov.tensor_files import save_tensors
 from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
 from ..records.steps import StepResult
-from ..samples.groups import GroupError, scheme_of
+from ..samples.groups import scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
 from .measurement import Measurement, Progress
@@ -57,7 +57,8 @@ def analyze(
         logits: which part of a tuple, dictionary or dataclass that the model returns the logits are, by index or name; default:
             the one whose shape fits the number of classes, and the result says which (``provenance.choices``).
         settings: what to measure and how far; default: both ends, density and verdict for head and tail.
-        scheme: the class groups; default: made from ``settings`` and the class counts.
+        scheme: the class groups; default: made from ``settings`` and the class counts. Only these are measured; of the samples
+            outside them loss and accuracy are looked at, in one forward pass (is the model trained at all?).
         source: names for the provenance.
         vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
         progress: called after each step.
@@ -71,7 +72,7 @@ def analyze(
             ends and verdict start from them, with another ``settings.seed`` than theirs. Those of this one take their place.
 
     Raises:
-        GroupError: a group is empty.
+        GroupError: a group is empty, or ``settings.only`` names none of the scheme.
         OperatorError: of no group can anything be said: weights, loss or products are not finite, products are not those of the
             loss's Hessian, or nothing matches ``settings.params``. Where other groups were measured, ``refused`` says it.
         RandomOperatorError: likewise, data or model change between two products.
@@ -82,8 +83,8 @@ def analyze(
     work, device, dtype = _begin(
         model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits, parts, warm
     )
-    settings, world, scheme = work.settings, work.world, work.scheme
-    names = [name for name in scheme.groups if settings.only is None or name in settings.only]
+    world, scheme = work.world, work.scheme
+    names = work.names
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
     for name in names:
@@ -140,8 +141,7 @@ def critical_steps(
     """
     began = time.monotonic()
     work, device, dtype = _begin(model, samples, loss, settings, scheme, source, None, None, world, None)
-    names = [name for name in work.scheme.groups if work.settings.only is None or name in work.settings.only]
-    groups = work.critical_steps(names)
+    groups = work.critical_steps(work.names)
     return StepResult(
         scheme=work.scheme,
         groups=groups,
@@ -189,14 +189,14 @@ def _begin(
         vectors.name if vectors else None,
         progress,
         world,
-        cache / cache_key(model, samples, settings, source) if cache is not None and world.size == 1 else None,
+        # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
+        cache / cache_key(model, samples, settings, source)
+        if cache is not None and world.size == 1 and settings.goal == "spectrum"
+        else None,
         source,
         parts,
         warm,
     )
-    unknown = [name for name in settings.only or () if name not in scheme.groups]
-    if unknown:
-        raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
     return work, device, dtype
 
 
@@ -231,7 +231,7 @@ def usable(name: str) -> torch.device:
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
     "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
-    "memory", "basis", "subsample",
+    "memory", "basis", "subsample", "escape_test", "keep_vectors",
 }  # fmt: skip
 
 

@@ -76,7 +76,10 @@ def eigen_axis(vectors: dict[str, Tensor], group: str, end: str) -> Axis:
     """
     key = f"{group}/{end}"
     if key not in vectors:
-        raise DirectionError(f"no eigenvector '{key}' beside the curvature result; stored are {', '.join(sorted(vectors))}")
+        more = "; analyze with keep_vectors = 'both' (goal verdict stores lambda_min's alone)" if end == "max" else ""
+        raise DirectionError(
+            f"no eigenvector '{key}' beside the curvature result; stored are {', '.join(sorted(vectors))}{more}"
+        )
     return Axis(vectors[key].double(), f"{end}-eigenvector", group=group)
 
 

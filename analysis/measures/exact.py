@@ -40,7 +40,7 @@ def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOper
     Args:
         operator: in float32.
         memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
-            operator that keeps its own. ``None``: half of what is free.
+            operator that keeps its own. ``None``: a quarter of what is free.
     """
     model = copied(operator.model).double()
     wanted = ",".join(operator.parameter_names)

@@ -29,7 +29,7 @@ from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
 from ..records.settings import AnalysisSettings
 from ..records.steps import GroupSteps
-from ..samples.groups import group_indices, is_partition
+from ..samples.groups import asked_for, group_indices, is_partition
 from ..samples.provenance import Source
 from ..samples.samples import Samples
 from . import saddle as leaving
@@ -72,11 +72,15 @@ class Measurement:
         self.vectors_file, self.progress, self.world, self.cache = vectors_file, progress, world, cache
         self.parts, self.warm = parts, warm or {}
         self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
+        self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
         self.source = source
-        self.objective = Objective(samples, settings, source, self._shared, len(self.indices))
-        self._products: dict[str, tuple[int, Tensor]] = {}  # one common vector through every group, for additivity
+        self.objective = Objective(samples, settings, source, self._shared, self.names)
+        # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
+        self._parts = [name for name in scheme.groups if name != "all"]
+        self._adds_up = is_partition(scheme, len(samples.class_counts)) and set(self._parts) <= set(self.names)
+        self._products: dict[str, tuple[int, Tensor]] = {}
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
@@ -151,9 +155,8 @@ class Measurement:
                 f"+- {sampling.lambda_min.standard_error or 0:.2g} over {len(subsets)} disjoint subsets, on average below the "
                 "whole group's"
             )
-        else:
-            common = random_start(operator, settings.seed + 303)
-            self._products[name] = (operator.num_samples, operator.matvec(common).double())
+        elif self._adds_up:
+            self._products[name] = self._common_product(operator)
         verdict = leaving.verdict(
             spectrum.lambda_min,
             spectrum.lambda_max,
@@ -169,7 +172,8 @@ class Measurement:
         )
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
-            self.vectors[f"{name}/{key}"] = vector
+            if self.vectors_file is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
+                self.vectors[f"{name}/{key}"] = vector
         certificate = None
         if negative and settings.escape:
             quotient = spectrum.lambda_min.rayleigh_quotient if held else None
@@ -221,14 +225,26 @@ class Measurement:
         return result
 
     def additivity(self) -> float | None:
-        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured."""
-        groups = [name for name in self.scheme.groups if name != "all"]
-        if not groups or not is_partition(self.scheme) or any(name not in self._products for name in ["all", *groups]):
+        """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured.
+
+        Where the whole was not measured as a group, this is its only product.
+        """
+        if not self._adds_up or any(name not in self._products for name in self._parts):
             return None
+        if "all" not in self._products:
+            if "all" in self.names:  # refused, or its subset alone was looked at
+                return None
+            operator = self.operator(np.arange(self.samples.num_samples), memory=1)
+            self._products["all"] = self._common_product(operator)
         total, whole = self._products["all"]
-        parts = sum((size * product for size, product in (self._products[name] for name in groups)), torch.zeros_like(whole))
+        parts = sum(
+            (size * product for size, product in (self._products[name] for name in self._parts)), torch.zeros_like(whole)
+        )
         scale = float((total * whole).norm())
         return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
+
+    def _common_product(self, operator: HessianOperator) -> tuple[int, Tensor]:
+        return operator.num_samples, operator.matvec(random_start(operator, self.settings.seed + 303)).double()
 
     @cached_property
     def known(self) -> PerSample:
@@ -331,8 +347,10 @@ class Measurement:
         slope = float(torch.dot(v.double(), gradient.double()))
         if slope > 0:  # both signs are eigenvectors; this one points downhill
             v, slope = -v, -slope
-        reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
-        test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
+        test = None
+        if self.settings.wants_escape_test:
+            reach = leaving.natural_reach(slope, quotient, mean, weight_norm)
+            test = leaving.escape_test(operator, v, loss=mean, slope=slope, quotient=quotient, reach=reach)
         if not self.objective.wants_rates:
             return leaving.escape(v=v, gradient=gradient, test=test)
         try:

@@ -12,7 +12,7 @@ from ..hessian.operator import HessianOperator, Reduce
 from ..records.saddles import EscapeRate, NetRate
 from ..records.settings import AnalysisSettings
 from ..records.spectra import Extreme
-from ..samples.memory import free_bytes
+from ..samples.memory import graph_budget
 from ..samples.provenance import Source
 from ..samples.samples import Samples
 from .escape_rates import as_rate, escape_rates, net_rate, objective_curvature
@@ -46,7 +46,8 @@ class Objective:
         settings: of the analysis.
         source: what the side-car tells of the training.
         shared: this process' share of some samples, and how it adds up with the others'.
-        groups: number of groups of the scheme.
+        groups: names of the groups that are measured. Rates are of the whole objective: without being asked for they are taken
+            only where the group of all samples is.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Objective:
         settings: AnalysisSettings,
         source: Source,
         shared: Callable[[np.ndarray], tuple[Samples, Reduce | None]],
-        groups: int,
+        groups: Sequence[str],
     ) -> None:
         self.settings, self._shared = settings, shared
         eta = settings.eta if settings.eta is not None else source.objective.get("eta")
@@ -67,7 +68,7 @@ class Objective:
         self.weight_decay = float(told if told is not None else source.objective.get("weight_decay", 0.0))
         self.trained: Rule | None = trained_rule(source.training or {}, self.shares)
         self.rules: list[Rule] = with_trained(rules(settings.rho, list(classes)), self.trained)
-        few = groups <= MOST_GROUPS and settings.goal == "spectrum"
+        few = len(groups) <= MOST_GROUPS and "all" in groups and settings.goal == "spectrum"
         self.wants_rates = settings.escape and (settings.rates if settings.rates is not None else few)
         self.wants_net = settings.net_rates or ("own" if self.wants_rates else "none")
 
@@ -117,7 +118,7 @@ class Objective:
                 continue
             budget = self.settings.memory
             if budget is None:
-                budget = free_bytes(torch.device(self.settings.device)) // 2
+                budget = graph_budget(torch.device(self.settings.device))
             each = budget // (2 * len(self._indices))  # at w, and once more at the perturbed weights
             parts = self.parts(operator_of(next(iter(self._indices.values())), each), each)
             found.append(

@@ -105,7 +105,7 @@ class Parts:
     Args:
         operators: ``head`` and ``tail``, or ``all`` alone: of the parts' mean losses.
         shares: of the training samples, by part; they sum to 1.
-        memory: budget in bytes for the graphs that further operators over them keep; default: half of what is free.
+        memory: budget in bytes for the graphs that further operators over them keep; default: a quarter of what is free.
     """
 
     def __init__(

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import t as student
 
+from ..krylov.bounds import student_half_width
 from ..krylov.spectrum import Spectrum
 from ..records.base import Estimate
 from ..records.spectra import SamplingError
@@ -53,7 +53,7 @@ def sampling_error(subsets: Sequence[np.ndarray], population: int, measured: Seq
     def over(read: Callable[[Spectrum], float]) -> Estimate:
         values = [read(spectrum) for spectrum in measured]
         mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
-        half = float(student.ppf(0.975, len(values) - 1)) * error
+        half = student_half_width(error, len(values))
         return Estimate(
             value=mean, interval=(mean - half, mean + half), confidence=0.95, standard_error=error, count=len(values)
         )

@@ -59,8 +59,14 @@ class AnalysisSettings(BaseModel):
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, escape rates and escape test where curvature is negative")
+    escape_test: bool | None = Field(None, description="the loss along lambda_min's vector; default: with goal spectrum")
+    keep_vectors: Literal["both", "min"] | None = Field(
+        None, description="which ends' vectors are stored; default: both; with goal verdict lambda_min's alone"
+    )
     rates: bool | None = Field(
-        None, description="escape rates of the optimizers' fields; default: with goal spectrum and at most 6 groups"
+        None,
+        description="escape rates of the optimizers' fields, over all samples; default: with goal spectrum, where 'all' and at "
+        "most 6 groups are measured",
     )
     net_rates: Literal["none", "own", "all"] | None = Field(
         None,
@@ -72,7 +78,7 @@ class AnalysisSettings(BaseModel):
     )
     weight_decay: float | None = Field(None, ge=0, description="of the fields; default: the side-car's, else 0")
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
-    memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: half of what is free")
+    memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: a quarter of what is free")
     basis: Literal["device", "cpu", "disk"] = Field("device", description="where the vectors of the Krylov space are kept")
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
@@ -95,6 +101,16 @@ class AnalysisSettings(BaseModel):
             return AnalysisSettings.model_validate({**stored, "basis": self.basis}) == self
         except ValidationError:
             return False
+
+    @property
+    def kept_vectors(self) -> str:
+        """``both`` or ``min``: slices along lambda_max's vector need both, a certificate lambda_min's."""
+        return self.keep_vectors or ("min" if self.goal == "verdict" else "both")
+
+    @property
+    def wants_escape_test(self) -> bool:
+        """Whether the loss is followed along the most negative direction."""
+        return self.escape_test if self.escape_test is not None else self.goal == "spectrum"
 
     @model_validator(mode="after")
     def _custom_needs_groups(self) -> AnalysisSettings:

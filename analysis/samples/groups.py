@@ -29,12 +29,12 @@ def make_scheme(
     shots: tuple[int, int] | None = None,
     mapping: Mapping[str, Sequence[int]] | None = None,
 ) -> Scheme:
-    """Names the groups of a data set; every scheme also holds the group ``all``, first.
+    """Names the groups of a data set; every named scheme also holds the group ``all``, first.
 
     Args:
         name: ``all``, ``head-tail`` (a class with fewer than ``eta`` samples is tail), ``many-medium-few`` (over 1000 / under
             200 where classes have 500 samples or more on average, as CIFAR-10-LT papers do, else more than 100 / fewer
-            than 20, unless ``shots`` tells), ``per-class``, or ``custom`` with ``mapping``.
+            than 20, unless ``shots`` tells), ``per-class``, or ``custom``: the groups of ``mapping`` and no others.
         class_counts: samples of each class, ``[C]``.
         eta: threshold of ``head-tail``.
         shots: thresholds ``(many, few)`` of ``many-medium-few``.
@@ -73,7 +73,8 @@ def make_scheme(
     unknown = sorted({c for members in groups.values() for c in members} - set(classes))
     if unknown:
         raise GroupError(f"classes {unknown} do not exist; the data has classes 0..{len(counts) - 1}")
-    groups = {"all": list(classes), **{group: members for group, members in groups.items() if group != "all"}}
+    if name != "custom" or "all" in groups:
+        groups = {"all": list(classes), **{group: members for group, members in groups.items() if group != "all"}}
     sizes = {group: int(counts[members].sum()) for group, members in groups.items()}
     empty = [group for group, size in sizes.items() if size == 0]
     if empty:
@@ -86,12 +87,26 @@ def make_scheme(
 
 
 def scheme_of(settings: AnalysisSettings, class_counts: Sequence[int] | np.ndarray) -> Scheme:
-    """The scheme that the settings ask for.
+    """The scheme that the settings ask for; one of the user's own groups holds ``all`` where ``only`` names it.
 
     Raises:
         GroupError: as :func:`make_scheme`.
     """
-    return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=settings.groups)
+    mapping = settings.groups
+    if mapping is not None and "all" in (settings.only or ()):
+        mapping = {"all": range(len(class_counts)), **mapping}
+    return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=mapping)
+
+
+def asked_for(scheme: Scheme, only: Sequence[str] | None) -> list[str]:
+    """The groups to measure, in the scheme's order: all of it, or those of ``only``.
+
+    Raises:
+        GroupError: there is no such group.
+    """
+    if unknown := [name for name in only or () if name not in scheme.groups]:
+        raise GroupError(f"no group {', '.join(unknown)} in scheme {scheme.name}; there are: {', '.join(scheme.groups)}")
+    return [name for name in scheme.groups if only is None or name in only]
 
 
 def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,7 +114,7 @@ def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:
     return {group: np.flatnonzero(np.isin(labels, members)) for group, members in scheme.groups.items()}
 
 
-def is_partition(scheme: Scheme) -> bool:
-    """True when the groups other than ``all`` hold every class exactly once."""
-    members = sorted(c for group, classes in scheme.groups.items() if group != "all" for c in classes)
-    return members == scheme.groups["all"]
+def is_partition(scheme: Scheme, classes: int) -> bool:
+    """True when the groups other than ``all`` hold each of so many classes exactly once."""
+    members = sorted(c for group, own in scheme.groups.items() if group != "all" for c in own)
+    return members == list(range(classes))

@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+#: one part in so many of the free memory is for kept graphs, unless a budget is given
+FREE_SHARE = 4
 #: how many processes of one work list share the memory
 _SHARED_BY: ContextVar[int] = ContextVar("shared_by", default=1)
 
@@ -36,6 +38,11 @@ def free_bytes(device: torch.device) -> int:
         known = [bytes_ for bytes_ in (_available(), _control_group()) if bytes_ is not None]
         free = min(known, default=4 * 1024**3)
     return free // _SHARED_BY.get()
+
+
+def graph_budget(device: torch.device) -> int:
+    """Bytes that kept graphs may take where nobody says otherwise: a quarter of what is free, so that others can work, too."""
+    return free_bytes(device) // FREE_SHARE
 
 
 def _available() -> int | None:

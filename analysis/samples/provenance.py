@@ -48,7 +48,7 @@ def weights_sha256(model: nn.Module) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         host = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(host.shape)} {host.dtype}".encode())
-        digest.update(host.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(host.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -27,8 +27,8 @@ from ..measures.optimizer_fields import ALL
 from ..measures.subsampling import disjoint_subsets
 from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
-from ..samples.groups import group_indices, scheme_of
-from ..samples.memory import free_bytes
+from ..samples.groups import asked_for, group_indices, scheme_of
+from ..samples.memory import graph_budget
 
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 128
@@ -194,7 +194,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     )
     groups, parameters = [], 0
     passes = None
-    for name in (name for name in indices if settings.only is None or name in settings.only):
+    for name in asked_for(scheme, settings.only):
         rows = indices[name]
         subsets = 1
         if settings.subsample is not None and settings.subsample < len(rows):
@@ -239,7 +239,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         steps=settings.steps,
         parameters=parameters,
         basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
-        graph_budget_bytes=settings.memory or free_bytes(device) // 2,
+        graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
         shared_minutes=shared / 60,
     )

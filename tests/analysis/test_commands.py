@@ -156,10 +156,10 @@ def test_every_way_to_give_the_data_gives_the_same_numbers(project, run):
 def test_groups_by_list_and_by_file(project, run):
     given = ("--model", "training.nets:net", "--data", "data.py:tensors", "--steps", "20")
     assert run("analyze", "ckpt.pt", *given, "--group", "rare=1,2", "--group", "common=0")[0] == 0
-    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["all", "rare", "common"]
+    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["rare", "common"]
     (project / "groups.json").write_text('{"odd": [1]}')
     assert run("analyze", "ckpt.pt", *given, "--groups", "groups.json")[0] == 0
-    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["all", "odd"]
+    assert list(load(CurvatureResult, project / "curvature" / "ckpt.custom.json").groups) == ["odd"]
     assert run("analyze", "ckpt.pt", *given, "--groups", "per-class")[0] == 0
 
 

@@ -29,7 +29,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
     torch.save(model.state_dict(), tmp_path / "c.pt")
     asked = ["-m", "saddlescope", "analyze", "c.pt", "--model", "mine.py:net", "--data", "mine.py:data"]
-    asked += ["--group", "rest=0,1", "--group", "one=2", "--dtype", "float64", "--steps", "40"]
+    asked += ["--group", "all=0,1,2", "--group", "rest=0,1", "--group", "one=2", "--dtype", "float64", "--steps", "40"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = {}
     for name, prefix in (("one", []), ("two", torchrun)):

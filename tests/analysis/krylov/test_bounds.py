@@ -187,3 +187,17 @@ def test_share_interval_at_certainty():
     low, high = share_interval(0, 1e-5, 100, 1, 1e-3)
     assert low == 0
     assert 0 < high < 0.1
+
+
+def test_the_error_of_several_starts_solves_its_equation():
+    """``sum_m min(0, log(1.648 sqrt(n)) - sqrt(eps) (2 m - 1))`` is the logarithm of the failure probability."""
+    for n, steps, delta in (
+        (1000, [80], 1e-3),
+        (10**6, [100, 40], 1e-3),
+        (500, [30, 31, 90, 7], 1e-6),
+        (10**7, [200] * 5, 0.1),
+    ):
+        root = math.sqrt(start_error(n, steps, delta))
+        assert sum(min(0.0, math.log(1.648 * math.sqrt(n)) - root * (2 * m - 1)) for m in steps) == pytest.approx(
+            math.log(delta)
+        )

@@ -44,7 +44,7 @@ def in_batches_of_64(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_memory_for_graphs(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(operator, "free_bytes", lambda device: 0)
+    patch.setattr(operator, "graph_budget", lambda device: 0)
 
 
 def plain_products(patch: pytest.MonkeyPatch) -> None:

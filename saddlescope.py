@@ -132,14 +132,7 @@ class TrustError(ValueError):
 
 
 #: what a stored file may name unasked: these run code of ours only, unless their argument ``name`` names other code
-OWN_FACTORIES = frozenset(
-    {
-        "saddlescope.training.networks.models:build_model",
-        "saddlescope.training.data.datasets:analysis_set",
-        "saddlescope.training.data.datasets:evaluation_set",
-        "saddlescope.training.losses:build_loss",
-    }
-)
+OWN_FACTORIES = frozenset({*_FORMER, *_FORMER.values(), "saddlescope.training.data.datasets:evaluation_set"})
 #: a model, data set or loss of ours; anything with a colon, a slash or one of these endings is code or a file
 _NAME = re.compile(r"(?!.*\.(py|pt2?|pth|npz|safetensors)$)[A-Za-z0-9][A-Za-z0-9._-]*", re.IGNORECASE)
 

@@ -70,8 +70,7 @@ def steps(study: Study, scheme: str) -> pd.DataFrame:
                 result = results.get(point.step)
                 if result is None or group not in result.groups:
                     continue
-                found, own = result.groups[group], [rate for rate in result.net_rates if rate.optimizer != "sgd"]
-                net = (own or result.net_rates)[-1].rate if result.net_rates else None
+                found, net = result.groups[group], run.own_net_rate(result)
                 low = found.lambda_min
                 where = abs(point.along[group]), point.moved
                 rows.append(

@@ -48,6 +48,7 @@ def update_look(key: str) -> Look:
 def step_of(result: StepResult, group: str, update: str) -> CriticalStep | None:
     """One critical step; the head's own part is its part of a plain step."""
     found = result.groups.get(group)
+    update = "own" if update == group else update
     return next((step for step in found.steps if step.update == update), None) if found is not None else None
 
 
@@ -125,7 +126,8 @@ def draw(study: Study) -> Drawing:
         for at, optimizer in enumerate(looks):
             for order, update in enumerate(updates):
                 look, place = update_look(update), at + (order - (len(updates) - 1) / 2) * room
-                mine = {seed: step_of(result, group, update) for (key, seed), result in found.items() if key == optimizer}
+                of_optimizer = {seed: result for (key, seed), result in found.items() if key == optimizer and update != group}
+                mine = {seed: step_of(result, group, update) for seed, result in of_optimizer.items()}
                 steps = [step for _, step in sorted(mine.items()) if step is not None]
                 across = [place + (i - (len(steps) - 1) / 2) * 0.6 * room / max(len(steps), 1) for i in range(len(steps))]
                 axes.plot(across, [scale.place(step) for step in steps], color=look.colour, marker=look.marker,
@@ -204,8 +206,9 @@ def draw_along(study: Study) -> Drawing:
 
 def _way(run: Run) -> Mapping[int, StepResult]:
     """Epoch -> critical steps."""
-    found = {r.provenance.training.get("epoch"): r for r in run.steps if "step" not in r.provenance.training}
-    return {int(epoch): result for epoch, result in sorted(found.items(), key=str) if epoch is not None}
+    own = [r for r in run.steps if "epoch" in r.provenance.training and "step" not in r.provenance.training]
+    found = {r.provenance.training["epoch"]: r for r in own}
+    return {int(epoch): result for epoch, result in sorted(found.items())}
 
 
 def _title(scheme: Scheme, group: str) -> str:

@@ -20,6 +20,7 @@ from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, 
 from .drawing.study_data import NothingToDraw, Planned
 from .plots import accuracy, class_sizes, convexity, density, escape, extremes, lines, planes, verdicts
 from .plots import along_training as along
+from .plots import critical_steps as critical
 from .plots import escape_experiment as experiment
 from .plots import escape_rates as rates
 from .plots import negative_mass as mass
@@ -36,6 +37,7 @@ FAMILIES: tuple[Callable[[Study], list[Planned]], ...] = (
     along.figures,
     rates.figures,
     experiment.figures,
+    critical.figures,
     shared.figures,
     lines.figures,
     planes.figures,

@@ -88,6 +88,14 @@ class Run:
                 return result
         return None
 
+    def own_net_rate(self, result: CurvatureResult) -> float | None:
+        """Net rate of the optimizer's own field at the weights of ``result``, whichever result of them holds it."""
+        for other in (result, *self.curvature):
+            if other.net_rates and other.provenance.checkpoint_sha256 == result.provenance.checkpoint_sha256:
+                own = [rate for rate in other.net_rates if rate.optimizer != "sgd"] or other.net_rates
+                return own[-1].rate
+        return None
+
     def along(self, scheme: str = "head-tail") -> list[tuple[int, CurvatureResult]]:
         """``(epoch, result)`` of every analysed checkpoint under ``scheme``, by epoch."""
         return [

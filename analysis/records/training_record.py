@@ -23,6 +23,15 @@ class Accuracy(Noted):
     per_class: list[float | None] | None = None
 
 
+class Start(Noted):
+    """The checkpoint of another study that a run goes on from; its path is relative to the run's study."""
+
+    study: str
+    run: str
+    sha256: str
+    checkpoint: str
+
+
 class Training(Noted):
     """Of which run a checkpoint is, and how far the training had come."""
 
@@ -32,11 +41,13 @@ class Training(Noted):
     rule: str | None = None
     seed: int | None = None
     epoch: int | None = Field(None, ge=0)
+    step: int | None = Field(None, ge=1, description="of a checkpoint stored every so many steps")
     epochs: int | None = Field(None, ge=0)
     stage: int | None = None
     stage_switch_epoch: int | None = None
     accuracy: Accuracy | None = None
     accuracy_split: str | None = None
+    start: Start | None = None
 
 
 class Epoch(Noted):

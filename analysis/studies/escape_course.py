@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -24,6 +23,7 @@ from ..records.results import CurvatureResult
 from ..records.side_car import side_car_of
 from ..records.steps import Course, CoursePoint, StartPoint
 from ..records.study_plan import StudyAnalysis, curvature_item, run_folders
+from ..records.training_record import Start
 
 
 class CourseError(ValueError):
@@ -44,20 +44,14 @@ class CourseItem:
         return f"the way of {self.run}"
 
 
-def _told(checkpoint: Path) -> dict[str, Any]:
-    """What the side-car of a checkpoint says; empty where there is none."""
-    side_car = side_car_of(checkpoint)
-    return side_car.record() if side_car is not None else {}
-
-
 def course_items(study: Path, plan: StudyAnalysis) -> list[CourseItem]:
     """Every run of the study that goes on from another one and is finished."""
     items = []
     for folder, _ in run_folders(study):
-        start = _told(folder / "checkpoint.pt").get("training", {}).get("start")
+        start = _start_of(folder)
         if start is None:
             continue
-        checkpoint = Path(os.path.normpath(study / start["checkpoint"]))
+        checkpoint = Path(os.path.normpath(study / start.checkpoint))
         result = curvature_item(checkpoint, plan.final).output
         items.append(CourseItem(folder, plan.final.scheme, checkpoint, result, folder / "course" / f"{plan.final.scheme}.json"))
     return items
@@ -69,8 +63,8 @@ def course_is_current(item: CourseItem) -> bool:
         stored, start = load(Course, item.output), load(CurvatureResult, item.result)
     except ResultError:
         return False
-    shas = [_told(path).get("sha256") for path in _checkpoints(item.run)]
-    return [point.checkpoint_sha256 for point in stored.points] == shas and stored.vectors == _hashes(start)
+    there = [sha256 for _, _, sha256 in _checkpoints(item.run)]
+    return [point.checkpoint_sha256 for point in stored.points] == there and stored.vectors == _hashes(start)
 
 
 def do_course(item: CourseItem, given: Given | None = None) -> None:
@@ -87,8 +81,8 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
             f"{item.run}: the checkpoint that it started from, {item.start}, has no curvature result under '{item.scheme}' "
             f"with its eigenvectors ({error}); run 'saddlescope analyze {item.start.parent.parent}' first"
         ) from None
-    told = _told(item.run / "checkpoint.pt")["training"]["start"]
-    if start.provenance.checkpoint_sha256 != told["sha256"]:
+    told = _start_of(item.run)
+    if told is None or start.provenance.checkpoint_sha256 != told.sha256:
         raise CourseError(
             f"{item.run}: {item.result} was measured on other weights than those that the run started from; analyze "
             f"{item.start.parent.parent} again, or train this study again"
@@ -97,14 +91,13 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
     origin = _flat(item.start, names)
     directions = {group: vectors[f"{group}/min"].double() for group in _hashes(start)}
     points = []
-    for path in _checkpoints(item.run):
-        record = _told(path)
+    for path, step, sha256 in _checkpoints(item.run):
         moved = _flat(path, names) - origin
         points.append(
             CoursePoint(
-                step=record["training"]["step"],
+                step=step,
                 checkpoint=path.name,
-                checkpoint_sha256=record["sha256"],
+                checkpoint_sha256=sha256,
                 along={group: float(torch.dot(v, moved) / v.norm()) for group, v in directions.items()},
                 moved=float(moved.norm()),
             )
@@ -117,15 +110,27 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
             )
             for group, entry in start.groups.items()
         },
-        started_from={key: str(told[key]) for key in ("study", "run", "sha256")},
+        started_from={"study": told.study, "run": told.run, "sha256": told.sha256},
         vectors=_hashes(start),
         points=points,
     )
     save(course, item.output)
 
 
-def _checkpoints(run: Path) -> list[Path]:
-    return sorted(path.with_suffix(".pt") for path in run.glob("checkpoints/step-*.json"))
+def _start_of(run: Path) -> Start | None:
+    """What the run goes on from; None where it began anew, or is not finished."""
+    side_car = side_car_of(run / "checkpoint.pt")
+    return side_car.training.start if side_car is not None and side_car.training is not None else None
+
+
+def _checkpoints(run: Path) -> list[tuple[Path, int, str]]:
+    """File, step and SHA-256 of the checkpoints that were stored every so many steps, in their order."""
+    found = []
+    for path in run.glob("checkpoints/step-*.json"):
+        side_car = side_car_of(path.with_suffix(".pt"))
+        if side_car is not None and side_car.training is not None and side_car.training.step is not None:
+            found.append((path.with_suffix(".pt"), side_car.training.step, side_car.sha256))
+    return sorted(found, key=lambda checkpoint: checkpoint[1])
 
 
 def _hashes(start: CurvatureResult) -> dict[str, str]:

@@ -72,6 +72,16 @@ OPTIMIZERS = {
     "ccsam": Look("CC-SAM", "#009E73", "v"),
     "focalsam": Look("Focal-SAM", "#CC79A7", "P"),
 }
+#: further rules of the suite (Paul Tol's colours): rarely beside each other, so variants may take the markers that are left
+FURTHER = {
+    "imbsam-late": Look("ImbSAM, late", "#B08A3C", "<"),
+    "bsam": Look("BSAM", "#56B4E9", ">"),
+    "lesam": Look("LE-SAM", "#882255", "h"),
+    "gsa": Look("GSA", "#999933", "p"),
+    "pgd": Look("PGD", "#44AA99", "*"),
+    "lpfsgd": Look("LPF-SGD", "#AA4499", "d"),
+    "eigensam": Look("Eigen-SAM", "#6F4E37", "8"),
+}
 #: for optimizers of a user's own, in alphabetical order of their keys
 _OTHERS = ("#56B4E9", "#882255", "#999933", "#44AA99", "#AA4499", "#6F4E37")
 #: for these and for named variants of the known ones, each marker once as long as they last
@@ -98,12 +108,18 @@ def optimizer_looks(keys: Sequence[str], variants: Mapping[str, Variant] | None 
             style of its own, and a name that says what tells it apart.
     """
     of = {key: (variants or {}).get(key) or Variant(key, key, {}) for key in keys}
-    strangers = sorted({entry.rule for entry in of.values()} - set(OPTIMIZERS))
-    known = OPTIMIZERS | {
-        rule: Look(rule, _OTHERS[index % len(_OTHERS)], _MARKERS[index % len(_MARKERS)]) for index, rule in enumerate(strangers)
-    }
+    rules = {entry.rule for entry in of.values()}
+    strangers = sorted(rules - OPTIMIZERS.keys() - FURTHER.keys())
+    further = {rule: look for rule, look in FURTHER.items() if rule in rules}
+    others, markers = ([one for one in every if one not in {getattr(look, name) for look in further.values()}] or list(every)
+                       for every, name in ((_OTHERS, "colour"), (_MARKERS, "marker")))  # fmt: skip
+    known = (
+        OPTIMIZERS
+        | further
+        | {rule: Look(rule, others[index % len(others)], markers[index % len(markers)]) for index, rule in enumerate(strangers)}
+    )
     named = sorted(key for key, entry in of.items() if entry.order)
-    marker = {key: _MARKERS[index % len(_MARKERS)] for index, key in enumerate(named, start=len(strangers))}
+    marker = {key: markers[index % len(markers)] for index, key in enumerate(named, start=len(strangers))}
     found = {}
     for key, entry in of.items():
         plain = known[entry.rule]

@@ -29,8 +29,7 @@ def curves(run: Run, scheme: str, group: str) -> tuple[dict[int, float], ...]:
     for point in course.points:
         result = results.get(point.step)
         if result is not None and group in result.groups:
-            own = [rate for rate in result.net_rates if rate.optimizer != "sgd"] or result.net_rates
-            net = own[-1].rate if own else None
+            net = run.own_net_rate(result)
             for row, value in zip(found, _numbers(point, result.groups[group], group, net), strict=True):
                 if value is not None:
                     row[point.step] = value
@@ -54,7 +53,7 @@ def draw(study: Study) -> Drawing:
     followed = {group for run in gone for _, result in run.by_step(scheme) for group in result.groups}
     groups = [group for group in dict.fromkeys(g for run in gone for g in run.courses[scheme].vectors) if group in followed]
     looks, seeds = looks_of(study), seeds_of(study)
-    rows = ROWS if any(result.net_rates for run in gone for _, result in run.by_step(scheme)) else ROWS[:3]
+    rows = ROWS if any(len(curves(run, scheme, group)[3]) > 1 for run in gone for group in groups) else ROWS[:3]
     figure = new_figure(max(5.4, 1.0 + 3.2 * len(groups)), 1.4 + 1.6 * len(rows))
     panels = figure.subplots(len(rows), len(groups), sharex=True, squeeze=False)
     for column, group in enumerate(groups):
@@ -74,11 +73,15 @@ def draw(study: Study) -> Drawing:
     heading(figure, "Who leaves, from the same checkpoint?", setting(first.provenance))
     gaps = [f"{looks[run.optimizer].name} seed {run.seed}" for run in study.runs if run not in gone]
     origin = gone[0].courses[scheme].started_from
+    net = (
+        "The net rate is of the optimizer's own field on the whole training set, where it leaves fastest. "
+        if len(rows) == len(ROWS)
+        else ""
+    )
     mean = "thin lines are seeds, thick ones their mean" if len(seeds) > 1 else "one line per run"
     caption = (
         f"Training goes on from the checkpoint of study {origin['study']} of the same seed, with the same batches and one "
-        "constant rate. v: the unit eigenvector of the group's λ_min at the start; distance along v is |⟨v, w − w₀⟩|. The net "
-        "rate is of the optimizer's own field on the whole training set, along the direction in which it leaves fastest. "
-        f"{count(len(seeds), 'training seed')}; {mean}.{gap_words(gaps)}"
+        "constant rate. v: the unit eigenvector of the group's λ_min at the start; distance along v is |⟨v, w − w₀⟩|. "
+        f"{net}{count(len(seeds), 'training seed')}; {mean}.{gap_words(gaps)}"
     )
     return Drawing(figure, "Escape experiment: the way from one checkpoint with each optimizer", caption)

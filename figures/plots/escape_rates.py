@@ -131,7 +131,7 @@ def _objective_curvature(entry: GroupResult) -> float | None:
 def _points(
     axes: Axes, at: float, entries: dict[int, GroupResult], number: Callable[[GroupResult], float | None], look: Look
 ) -> list[float]:
-    values = {seed: Point(value, (None, None)) for seed, entry in entries.items() if (value := number(entry)) is not None}
+    values = {seed: Point(value, (value, value)) for seed, entry in entries.items() if (value := number(entry)) is not None}
     return seed_points(axes, at, values, look, mean=False, spread=0.3)
 
 
@@ -142,7 +142,7 @@ def _fields_at(
     room, inside = 0.86 / len(tried), list[float]()
     for order, key in enumerate(tried):
         values = {
-            seed: Point(value, (None, None))
+            seed: Point(value, (value, value))
             for seed, entry in entries.items()
             if (value := rate_of(entry, key, number)) is not None
         }
@@ -221,7 +221,7 @@ def draw_net(found: Finals) -> Drawing:
         room = 0.8 / max(len(fields_here), 1)
         for order, key in enumerate(fields_here):
             chosen = {seed: rate for seed, some in here.items() for rate in some if rate.optimizer == key}
-            points = {seed: Point(rate.rate, (None, None), rate.converged) for seed, rate in sorted(chosen.items())}
+            points = {seed: Point(rate.rate, (rate.rate, rate.rate), rate.converged) for seed, rate in sorted(chosen.items())}
             place = at + (order - (len(fields_here) - 1) / 2) * room
             inside += seed_points(axes, place, points, rule_look(key), mean=False, spread=0.6 * room)
     scale = _signed(np.array([axes]), inside, shade=True)

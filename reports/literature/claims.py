@@ -6,6 +6,7 @@ interval lies on the other side. A claim about saddles holds or fails where ever
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,7 +16,7 @@ from ..tables import study_tables as tables
 from ..tables.entries import label
 from ..tables.findings import main_scheme
 from ..tables.gather import cells
-from ..tables.statistics import Difference, paired_difference
+from ..tables.statistics import Difference, needed_words, paired_difference
 from ..tables.words import interval, listed, number, optimizer_name
 from . import papers
 
@@ -75,8 +76,19 @@ def _directions(parts: Sequence[tuple[str, Difference, Literal["higher", "lower"
     if against:
         return Outcome("not reproduced", ours, f"The other way round for {listed(against)}.")
     if open_:
-        return Outcome("undecided", ours, f"The interval over seeds includes zero for {listed(open_)}.")
+        most = max((found for _, found, _ in parts), key=_seeds)
+        return Outcome("undecided", ours, f"The interval over seeds includes zero for {listed(open_)}{_decides(most)}.")
     return Outcome("reproduced", ours, "Every difference has the claimed sign and its interval leaves out zero.")
+
+
+def _seeds(found: Difference) -> float:
+    """How many seeds a difference would be decided with; infinite where more than any number tried, or not known."""
+    return 0 if found.decision != "undecided" else found.needed or math.inf
+
+
+def _decides(found: Difference) -> str:
+    words = needed_words(found)
+    return f"; {words}" if words else ""
 
 
 def _seeds_agree(truths: dict[int, bool | None], ours: str) -> Outcome:
@@ -90,7 +102,13 @@ def _seeds_agree(truths: dict[int, bool | None], ours: str) -> Outcome:
         return Outcome("reproduced", ours, f"True in {total} of {total} seeds.")
     if false == total:
         return Outcome("not reproduced", ours, f"False in {total} of {total} seeds.")
-    return Outcome("undecided", ours, f"True in {true}, false in {false}, open in {total - true - false} of {total} seeds.")
+    counts = f"True in {true}, false in {false}, open in {total - true - false} of {total} seeds"
+    more = (
+        "seeds that disagree are not reconciled by more of them"
+        if true and false
+        else ("an open seed is decided by a checkpoint whose gradient is small enough (longer training), not by more seeds")
+    )
+    return Outcome("undecided", ours, f"{counts}: {more}.")
 
 
 _AT_SADDLE = {"saddle": True, "no negative curvature above tau": False}
@@ -227,7 +245,9 @@ def _weightings_differ(evidence: Evidence) -> Outcome:
     judged = {label(name)[0]: parts[name, "tail", "group"].decision for name in names}
     open_ = [words for words, decision in judged.items() if decision not in ("higher", "lower")]
     if open_:
-        return Outcome("undecided", ours, f"Group − batch, tail: the interval over seeds includes zero for {listed(open_)}.")
+        most = max((parts[name, "tail", "group"] for name in names), key=_seeds)
+        why = f"Group − batch, tail: the interval over seeds includes zero for {listed(open_)}{_decides(most)}."
+        return Outcome("undecided", ours, why)
     said = listed([f"{words} is {decision}" for words, decision in judged.items()])
     return Outcome("reproduced", ours, f"In the tail {said} with group than with batch; both intervals leave out zero.")
 

@@ -11,6 +11,7 @@ from ..literature import papers
 from ..literature.claims import Outcome
 from ..literature.papers import Claim
 from ..tables import study_tables as tables
+from ..tables.critical_steps import step_sheets
 from ..tables.entries import (
     LABELS,
     Entry,
@@ -28,6 +29,7 @@ from ..tables.escape import escape_sheets
 from ..tables.escape_experiment import experiment_sheets
 from ..tables.escape_rates import rate_sheets
 from ..tables.shared_directions import shared_sheets
+from ..tables.statistics import POWER
 from ..tables.variants import variant_sheets
 from ..tables.words import GAP, number, optimizer_name
 
@@ -177,7 +179,8 @@ def difference_sheet(study: Study, scheme: str | None) -> Sheet:
         f"differences_{scheme or 'accuracy'}",
         f"Paired differences against {base} ({scheme or 'held-out accuracy'})",
         f"Optimizer minus {base} on the same seed: mean and 95 % Student t interval over seeds, then in how many seeds it was "
-        "higher. Bold where the interval leaves out zero. The intervals are not corrected for their number: of "
+        "higher, and with how many seeds an undecided difference of this size and spread would be decided with probability "
+        f"{POWER:g}. Bold where the interval leaves out zero. The intervals are not corrected for their number: of "
         f"{len(data)} about {max(1, round(0.05 * len(data)))} would leave out zero by chance.",
         [("quantity", ""), ("optimizer", ""), *((group, "") for group in groups)],
         rows,
@@ -286,4 +289,4 @@ def sheets(study: Study, schemes: Iterable[str]) -> list[Sheet]:
     for scheme in schemes:
         found += [curvature_sheet(study, scheme), *escape_sheets(study, scheme), *rate_sheets(study, scheme)]
         found += [seed_sheet(study, scheme), difference_sheet(study, scheme)]
-    return [*found, *experiment_sheets(study), *shared_sheets(study), checkpoint_sheet(study)]
+    return [*found, *experiment_sheets(study), *step_sheets(study), *shared_sheets(study), checkpoint_sheet(study)]

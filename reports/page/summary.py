@@ -119,10 +119,15 @@ def print_summary(study: Study, console: Console | None = None) -> None:
     """Prints the answer and the summary table on the terminal."""
     from rich.console import Console
 
+    from ..tables.escape_experiment import experiment_sentences
     from ..tables.findings import find
 
     console = console or Console()
     found = find(study)
     console.print(found.question, style="bold")
     console.print(f"{found.answer}. {found.sentence}")
+    if found.decides:
+        console.print(found.decides, highlight=False, markup=False)
+    for sentence in experiment_sentences(study):
+        console.print(sentence, highlight=False, markup=False)
     console.print(summary_table(study))

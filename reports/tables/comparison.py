@@ -14,7 +14,7 @@ import pandas as pd
 from ...analysis.records.study import Study
 from . import study_tables as tables
 from .entries import Entry, Sheet, difference_entry, label
-from .statistics import Difference, paired_difference
+from .statistics import Difference, needed_words, paired_difference
 from .words import listed, optimizer_name
 
 QUANTITIES = ("lambda_min", "lambda_max", "negative_ratio")
@@ -36,6 +36,8 @@ class Comparison:
         if low == "gap":
             return "a seed is missing"
         size = {"higher": "less negative curvature", "lower": "more negative curvature"}.get(low, "size of λ_min undecided")
+        if needed := needed_words(self.differences["lambda_min"]):
+            size += f" ({needed})"
         if ratio in ("higher", "lower") and low == "undecided":
             moved = f" (λ_max is {high})" if high in ("higher", "lower") else ""
             return f"{size}; the ratio is {ratio} without λ_min being shown to move{moved}"
@@ -71,8 +73,13 @@ def size_sentences(study: Study, found: Sequence[Comparison]) -> list[str]:
     }
     for group in dict.fromkeys(entry.group for entry in found):
         by_decision: dict[str, list[str]] = {}
+        explained = False
         for entry in (entry for entry in found if entry.group == group):
-            by_decision.setdefault(entry.differences["lambda_min"].decision, []).append(optimizer_name(study, entry.other))
+            difference = entry.differences["lambda_min"]
+            needed = needed_words(difference, short=explained)
+            explained = explained or difference.needed is not None
+            name = optimizer_name(study, entry.other) + (f" ({needed})" if needed else "")
+            by_decision.setdefault(difference.decision, []).append(name)
         clauses = [f"{words[decision]} {listed(names)}" for decision, names in by_decision.items()]
         name = optimizer_name(study, found[0].target)
         sentences.append(f"Size, {group}: λ_min of {name} is {'; '.join(clauses)} (paired over seeds, 95 %).")
@@ -97,6 +104,7 @@ def comparison_sheet(study: Study, scheme: str, target: str, groups: Sequence[st
                 "higher_in": found.higher,
                 "missing_seeds": " ".join(str(seed) for seed in found.missing),
                 "decision": found.decision,
+                "seeds_needed": found.needed,
             }
             data.append(record)
             cells.append(difference_entry(record))

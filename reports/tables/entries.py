@@ -129,6 +129,8 @@ def difference_entry(row: Mapping[str, Any]) -> Entry:
     if pd.isna(row["low"]):
         return Entry(text, f"one seed, no interval; {seeds}", value)
     tone = "decided" if row["decision"] in ("higher", "lower") else ""
+    if row["decision"] == "undecided" and not pd.isna(row["seeds_needed"]):
+        seeds += f"; {int(row['seeds_needed'])} seeds would decide"
     return Entry(f"{text} {interval(float(row['low']), float(row['high']), beside=text, signed=True)}", seeds, value, tone)
 
 

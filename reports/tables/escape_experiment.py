@@ -17,7 +17,7 @@ import pandas as pd
 from ...analysis.records.results import GroupResult
 from ...analysis.records.study import Run, Study
 from .entries import Entry, Sheet, name_entry
-from .statistics import Difference, paired_difference
+from .statistics import Difference, count_words, paired_difference, seeds_needed
 from .words import interval, number, optimizer_name
 
 #: share of the control's ``|lambda_min|`` below which a gain does not count as leaving
@@ -37,6 +37,7 @@ class Outcome:
     step: int
     difference: Difference
     sentence: str
+    decides: str = ""
 
 
 def control_of(study: Study) -> str | None:
@@ -69,8 +70,7 @@ def steps(study: Study, scheme: str) -> pd.DataFrame:
                 result = results.get(point.step)
                 if result is None or group not in result.groups:
                     continue
-                found, own = result.groups[group], [rate for rate in result.net_rates if rate.optimizer != "sgd"]
-                net = (own or result.net_rates)[-1].rate if result.net_rates else None
+                found, net = result.groups[group], run.own_net_rate(result)
                 low = found.lambda_min
                 where = abs(point.along[group]), point.moved
                 rows.append(
@@ -109,7 +109,20 @@ def judge(mine: Way, control: Way, name: str, against: str) -> Outcome:
     proven = all(seed in mine and mine[seed][last].verdict.curvature == "negative curvature" for seed in seeds)
     if proven and difference.high is not None and difference.high < MARGIN * scale:
         return Outcome("not escaped", last, difference, f"{name} not within {last} steps ({numbers})")
-    return Outcome("undecided", last, difference, f"{name} undecided after {last} steps ({numbers})")
+    decides = _decides(difference, MARGIN * scale, proven)
+    return Outcome("undecided", last, difference, f"{name} undecided after {last} steps ({numbers}; {decides})", decides)
+
+
+def _decides(found: Difference, margin: float, proven: bool) -> str:
+    """How many seeds would decide an undecided outcome: towards escaped, or (curvature proven) towards not escaped."""
+    if found.mean is None:
+        return "the missing seed would have to be trained"
+    away, towards = found.mean, margin - found.mean
+    effects = [effect for effect, counts in ((away, away > 0), (towards, proven and towards > 0)) if counts]
+    if not effects:
+        return "more steps are needed: curvature is neither proven nor excluded in every seed"
+    counts = [count for effect in effects if found.std and (count := seeds_needed(effect, found.std)) is not None]
+    return count_words(min(counts, default=None), found)
 
 
 def _left(mine: Way, control: Way, seeds: list[int], step: int) -> bool:
@@ -191,6 +204,7 @@ def experiment_sheets(study: Study) -> list[Sheet]:
                 what = Entry(CONTROL if optimizer == control else "–")
             else:
                 after = {"escaped": f"after at most {outcome.step} steps"}.get(outcome.state, f"within {outcome.step} steps")
+                after += f"; {outcome.decides}" if outcome.decides else ""
                 what = Entry(outcome.state, after, outcome.state, "decided" if outcome.state == "escaped" else "")
             start, end = mine[mine["step"] == 0], mine[mine["step"] == mine["step"].max()]
             rows.append(
@@ -215,7 +229,8 @@ def experiment_sheets(study: Study) -> list[Sheet]:
             "Training goes on from one checkpoint for each seed, with the same batches and one constant rate; the control goes "
             "on as plain descent. Escaped: from that step on the paired 95 % interval over seeds of λ_min minus the control's "
             "lies above zero, or no negative curvature above τ is left. Not escaped: it is proven at the last step in every "
-            f"seed, and a gain of {100 * MARGIN:g} % of the control's is excluded. Every seed.",
+            f"seed, and a gain of {100 * MARGIN:g} % of the control's is excluded. An undecided outcome says how many seeds "
+            "would decide an effect of this size and spread. Every seed.",
             [
                 ("optimizer", ""), ("group", "class group"), ("outcome", ""), ("λ_min at the start", ""), ("at the end", ""),
                 ("against the control", "at the end, paired over seeds"), ("distance along v", "of the start's eigenvector"),

@@ -17,15 +17,16 @@ from ...analysis.records.rounding import percent_words
 from ...analysis.records.study import Study
 from . import study_tables as tables
 from .comparison import compare, size_sentences
+from .critical_steps import step_sentences
 from .entries import records
 from .escape import escape_sentences
 from .escape_experiment import experiment_sentences
 from .escape_rates import rate_sentences
 from .gather import cells, schemes, seeds
 from .shared_directions import shared_sentences
-from .statistics import share_interval
+from .statistics import needed_words, share_interval
 from .variants import families, separated
-from .words import listed, optimizer_name, rule_name
+from .words import listed, number, optimizer_name, rule_name
 
 TARGET = "ssesam"
 QUESTION = "Does SSE-SAM escape the saddles of head and tail classes where SGD, SAM and ImbSAM do not?"
@@ -58,6 +59,7 @@ class Finding:
     support: list[str]
     sure: list[str]
     states: list[GroupState]
+    decides: str = ""
 
 
 def main_scheme(study: Study) -> str | None:
@@ -115,9 +117,45 @@ def find(study: Study) -> Finding:
     if TARGET in study.optimizers:
         support += size_sentences(study, compare(study, scheme, TARGET, groups))
     support += [*experiment_sentences(study), *escape_sentences(study, scheme, groups), *rate_sentences(study, scheme, groups)]
-    support += shared_sentences(study, groups)
+    support += [*step_sentences(study, groups), *shared_sentences(study, groups)]
     sure = how_sure(study, scheme, groups)
-    return Finding(question, answer, sentence, in_short(study, scheme, groups), groups, support, sure, found)
+    decides = what_decides(study, scheme, groups, answer)
+    short = in_short(study, scheme, groups)
+    return Finding(question, answer, sentence, short, groups, support, sure, found, decides)
+
+
+def what_decides(study: Study, scheme: str, groups: Sequence[str], answer: Answer) -> str:
+    """What would decide an undecided answer, in one sentence: of the verdicts, then of the sizes; empty where it is decided."""
+    if answer != "Undecided":
+        return ""
+    parts = []
+    results = [cell.result for cell in cells(study, scheme) if cell.group in groups and cell.result is not None]
+    ratios = [
+        result.verdict.displacement_ratio
+        for result in results
+        if result.verdict.curvature == "negative curvature"
+        and result.verdict.stationary is False
+        and result.verdict.displacement_ratio is not None
+    ]
+    if ratios:
+        bars = " or ".join(f"{bar:g}" for bar in sorted({result.verdict.threshold for result in results}))
+        parts.append(
+            f"by verdicts, checkpoints nearer to a stationary point (s*/‖w‖ at most {bars}; it is {number(min(ratios), 2)} to "
+            f"{number(max(ratios), 2)} in the {len(ratios)} that are not), by longer training and not by more seeds"
+        )
+    if TARGET in study.optimizers:
+        found = [
+            (entry.group, entry.other, entry.differences["lambda_min"]) for entry in compare(study, scheme, TARGET, groups)
+        ]
+        open_ = [(group, other, one) for group, other, one in found if one.decision == "undecided"]
+        near = min((entry for entry in open_ if entry[2].needed), key=lambda entry: entry[2].needed or 0, default=None)
+        if near is not None:
+            group, other, one = near
+            parts.append(
+                f"by the size of λ_min, {needed_words(one)} for {group} against {optimizer_name(study, other)}, the nearest of "
+                f"{len(open_)} undecided comparisons (seeds are added with --set 'seeds=[...]'; finished runs are kept)"
+            )
+    return f"What would decide it: {'; '.join(parts)}." if parts else ""
 
 
 def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[[str], str] = rule_name) -> tuple[Answer, str]:

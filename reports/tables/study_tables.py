@@ -95,6 +95,7 @@ _DIFFERENCE = (
     "higher_in",
     "missing_seeds",
     "decision",
+    "seeds_needed",
 )
 
 
@@ -102,7 +103,7 @@ def _difference(values: BySeed, key: tuple[str, str, str], against: str) -> dict
     optimizer, group, name = key
     result = paired_difference(values[key], values[against, group, name])
     missing = " ".join(str(seed) for seed in result.missing)
-    numbers = (result.mean, result.low, result.high, result.count, result.higher, missing, result.decision)
+    numbers = (result.mean, result.low, result.high, result.count, result.higher, missing, result.decision, result.needed)
     return dict(zip(_DIFFERENCE, (optimizer, against, group, name, *numbers), strict=True))
 
 

@@ -11,7 +11,21 @@ from ...analysis.records.study import Study
 MINUS, GAP = "−", "gap"
 
 #: optimizer key -> the name the papers use
-OPTIMIZERS = {"sgd": "SGD", "sam": "SAM", "imbsam": "ImbSAM", "ssesam": "SSE-SAM", "ccsam": "CC-SAM", "focalsam": "Focal-SAM"}
+OPTIMIZERS = {
+    "sgd": "SGD",
+    "sam": "SAM",
+    "imbsam": "ImbSAM",
+    "ssesam": "SSE-SAM",
+    "ccsam": "CC-SAM",
+    "focalsam": "Focal-SAM",
+    "imbsam-late": "ImbSAM, late",
+    "bsam": "BSAM",
+    "lesam": "LE-SAM",
+    "gsa": "GSA",
+    "pgd": "PGD",
+    "lpfsgd": "LPF-SGD",
+    "eigensam": "Eigen-SAM",
+}
 
 
 def rule_name(key: str) -> str:

@@ -11,6 +11,8 @@ from saddlescope.figures.drawing.study_data import finals
 from saddlescope.figures.plots.accuracy import draw_curves_over_epochs, draw_final
 from saddlescope.figures.plots.density import draw as draw_density
 from saddlescope.figures.plots.extremes import draw as draw_extremes
+from saddlescope.reports.tables import words
+from saddlescope.training.optimizers.registry import OPTIMIZERS
 
 
 def lightness(colour):
@@ -85,3 +87,12 @@ def test_a_gap_of_a_variant_has_its_own_name(build_variants):
 def test_long_names_that_differ_at_their_ends_stay_apart(name, short):
     assert looks.Look(name, "#000000", "o").short == short
     assert all(len(line) <= 14 for line in short.split("\n"))
+
+
+def test_every_rule_of_the_suite_has_a_name_and_a_look_that_no_study_changes():
+    assert looks.OPTIMIZERS.keys() | looks.FURTHER.keys() == OPTIMIZERS.keys() == words.OPTIMIZERS.keys()
+    alone = {key: looks.optimizer_looks([key])[key] for key in OPTIMIZERS}
+    together = looks.optimizer_looks([*OPTIMIZERS, "mine", "yours"])
+    assert {key: together[key] for key in alone} == alone
+    assert {key: look.name for key, look in alone.items()} == words.OPTIMIZERS
+    assert len({look.colour for look in alone.values()}) == len({look.marker for look in alone.values()}) == len(alone)

@@ -50,7 +50,7 @@ _PUBLIC = {
     "analyze": "analysis.measures.analyze",
     "Monitor": "analysis.monitor.monitor",
     "critical_steps": "analysis.measures.analyze",
-    "load_study": "analysis.records.study",
+    "load_study": "analysis.records.load_study",
     "build_model": "training.networks.models",
     "build_loss": "training.losses",
     "load_data": "training.data.datasets",
@@ -276,7 +276,7 @@ def reproduce(
     ] = False,
 ) -> None:
     """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
-    from saddlescope.analysis.records.study import load_study
+    from saddlescope.analysis.records.load_study import load_study
     from saddlescope.analysis.records.study_plan import StudyAnalysis
     from saddlescope.analysis.studies.analyze_command import analyze_with_progress
     from saddlescope.figures.draw import draw_study

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis.records.base import write_text_atomically
-from ..analysis.records.study import Study, load_study, read_json, read_manifest
+from ..analysis.records.load_study import load_study
+from ..analysis.records.study import Study, read_json, read_manifest
 from . import draw_results as stored
 from .drawing.canvas import FORMATS, FigureError, check_formats, render, style, write_bytes_atomically
 from .drawing.study_data import NothingToDraw, Planned

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
         quiet: Annotated[bool, typer.Option("--quiet", "-q", help="print the report's path only")] = False,
     ) -> None:
         """Write the tables and report.html of a study from its stored results."""
-        from ..analysis.records.study import load_study
+        from ..analysis.records.load_study import load_study
         from .page.html import write_report
         from .page.summary import print_summary
 

@@ -22,10 +22,11 @@ from hypothesis import strategies as st
 from saddlescope.analysis.checkpoints.analysis_inputs import Given, given_again, open_checkpoint
 from saddlescope.analysis.checkpoints.weights import fit_weights, load_weights
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import AnalysisSettings, SliceSettings
 from saddlescope.analysis.records.slices import Slice
-from saddlescope.analysis.records.study import load_study, read_manifest, read_metrics
+from saddlescope.analysis.records.study import read_manifest, read_metrics
 from saddlescope.analysis.records.study_plan import SliceItem, StudyAnalysis, curvature_item, run_folders
 from saddlescope.analysis.studies.analyses import do_curvature
 from saddlescope.analysis.studies.analyze_command import recipe_of

@@ -265,12 +265,15 @@ class HessianOperator:
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over other samples, each shape as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
         value, gradient = 0.0, torch.zeros(self.size if slope else 0, dtype=self.dtype, device=self.device)
-        with self.differentiable(), torch.set_grad_enabled(slope):
+        with self.differentiable():
             for batch in samples.batches(samples.num_samples, self.device, self.dtype):
+                if not slope:
+                    value += float(self._value(batch))
+                    continue
                 loss = summed(self._losses(batch), batch_size(batch))
                 value += float(loss.detach())
-                if slope and loss.requires_grad:  # one that does not is said where products are taken
-                    gradient += self._flat(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+                if loss.requires_grad:  # one that does not is said where products are taken
+                    gradient += self._flat(self._derivatives(loss))
         return value, gradient
 
     def with_model(self, model: nn.Module) -> HessianOperator:

@@ -33,7 +33,7 @@ from .training_record import Epoch
 from .variants import Variant, variants
 
 #: ``Variant`` for figures and reports, which know this module and the schema only
-__all__ = ["Run", "Study", "Variant", "load_run", "load_study", "read_json", "read_metrics"]
+__all__ = ["Run", "Study", "Variant", "load_run", "read_json", "read_metrics"]
 
 
 class RunEntry(Record):
@@ -243,26 +243,3 @@ def load_run(folder: Path, optimizer: str, seed: int) -> Run:
             key=lambda result: (result.provenance.training.get("epoch", 0), result.scheme.name),
         ),
     )
-
-
-def load_study(folder: Path) -> Study:
-    """Reads a study folder, or a folder of results of other people's checkpoints as a study of theirs.
-
-    Raises:
-        ResultError: neither ``study.json`` nor a curvature result there, or a damaged file below it.
-    """
-    index = folder / "study.json"
-    if not index.exists():
-        from .checkpoint_series import load_series  # reads into the records of this module
-
-        series = load_series(folder) if folder.is_dir() else None
-        if series is not None:
-            return series
-        raise ResultError(
-            f"{folder}: no study.json there; give the folder that 'saddlescope train' or 'reproduce' wrote, or one of results "
-            "of 'saddlescope analyze'"
-        )
-    listed = read_index(folder)
-    recipe = read_recipe(folder) if (folder / "recipe.toml").exists() else {}
-    runs = [load_run(folder / run.folder, run.optimizer, run.seed) for run in listed.runs]
-    return Study(name=listed.name, folder=folder, recipe=recipe, runs=runs)

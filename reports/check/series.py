@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ...analysis.records.base import load
+from ...analysis.records.load_study import load_study
 from ...analysis.records.results import CurvatureResult
-from ...analysis.records.study import load_study, read_json
+from ...analysis.records.study import read_json
 from .baseline import BaselineError, Series, series_of
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from textwrap import fill
 
-from ...analysis.records.study import load_study
+from ...analysis.records.load_study import load_study
 from .papers import Item, papers
 from .states import list_items
 

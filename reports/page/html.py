@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ...analysis.records.base import ResultError, write_text_atomically
-from ...analysis.records.study import Study, load_study, read_manifest
+from ...analysis.records.load_study import load_study
+from ...analysis.records.study import Study, read_manifest
 from ..literature import papers
 from ..literature.claims import evaluate
 from ..tables.comparison import comparison_sheet

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.draw import planned
 from saddlescope.figures.drawing.appearance import handle, optimizer_looks
 from saddlescope.figures.drawing.canvas import legend_below, new_figure, style

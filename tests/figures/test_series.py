@@ -4,9 +4,9 @@ import json
 
 import pytest
 from saddlescope.analysis.records.base import ResultError, load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.result_names import checkpoint_names
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.figures import draw_results as stored
 from saddlescope.figures.draw import draw_study
 from saddlescope.figures.drawing.canvas import style

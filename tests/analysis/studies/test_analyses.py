@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 from saddlescope.analysis.records.base import load, save
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.analysis.records.study_plan import StudyAnalysis
 from saddlescope.analysis.studies.analyses import analyze_study
 from saddlescope.analysis.studies.worker_pool import WorkError

@@ -4,7 +4,7 @@ import colorsys
 import itertools
 
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.variants import variants
 from saddlescope.figures.drawing import appearance as looks
 from saddlescope.figures.drawing.study_data import finals

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.collections import QuadMesh
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import draw_slice, draw_study
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.plots import convexity

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.spectra import Density
-from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing import appearance as looks
 from saddlescope.figures.drawing.canvas import FigureError, style
 from saddlescope.figures.drawing.study_data import finals

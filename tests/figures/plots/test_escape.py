@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.drawing.study_data import NothingToDraw, finals
 from saddlescope.figures.plots import escape

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import planned
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.drawing.study_data import NothingToDraw

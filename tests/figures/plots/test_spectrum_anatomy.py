@@ -1,8 +1,8 @@
 """The annotated spectrum says what the record says."""
 
 import pytest
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.rounding import end_words
-from saddlescope.analysis.records.study import load_study
 from saddlescope.figures.drawing.study_data import NothingToDraw
 from saddlescope.figures.plots.spectrum_anatomy import anatomy, main
 

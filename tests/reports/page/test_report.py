@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from saddlescope.analysis.records.base import ResultError
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.page.html import LARGEST_SVG, render, write_report
 from saddlescope.reports.page.summary import summary_table
 from saddlescope.reports.tables.gather import ReportError

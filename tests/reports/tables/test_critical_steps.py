@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import planned
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.plots import critical_steps as plot

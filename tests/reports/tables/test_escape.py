@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.page.sheets import sheets
 from saddlescope.reports.tables.escape import escape_sentences, escape_sheets, way, ways

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.tables.escape_experiment import experiment_sentences, experiment_sheets, judge
 
 

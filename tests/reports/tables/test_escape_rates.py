@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from saddlescope.analysis.records.base import load
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.page.sheets import sheets
 from saddlescope.reports.tables.escape_rates import along, net_rates, rate_sentences, rate_sheets, rates

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from saddlescope.analysis.records.base import save
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.slices import Slice
-from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.literature import claims, papers
 from saddlescope.reports.literature.registry import print_registry
 from saddlescope.reports.literature.states import list_items

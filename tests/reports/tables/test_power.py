@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from rich.console import Console
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.page.html import write_report
 from saddlescope.reports.page.summary import print_summary
 from saddlescope.reports.tables.escape_experiment import judge

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.slices import Slice
-from saddlescope.analysis.records.study import load_study
 from saddlescope.reports.page.html import render
 from saddlescope.reports.tables.findings import find
 from saddlescope.reports.tables.shared_directions import shared, shared_sentences, shared_sheets

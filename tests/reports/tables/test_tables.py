@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.page.sheets import curvature_sheet, sheets
 from saddlescope.reports.page.writers import markdown, write
 from saddlescope.reports.tables import study_tables as tables

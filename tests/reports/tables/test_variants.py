@@ -1,7 +1,7 @@
 """A study of one optimizer in three weightings: names, pairs, and what the registry makes of it."""
 
 import pytest
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.literature import claims
 from saddlescope.reports.literature.states import list_items
 from saddlescope.reports.page.html import render

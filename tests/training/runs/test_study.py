@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from saddlescope.analysis.records.study import load_study
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.training.data.datasets import load_data
 from saddlescope.training.data.sources import DataError
 from saddlescope.training.losses import LossError

@@ -271,7 +271,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         training=side_car.record().get("training") if side_car is not None else None,
         subject=given.record(),
         choices=(*samples.choices, *_weights_choice(state, notes, given.key)),
-        objective=_objective(side_car),
+        objective=_objective(side_car, checkpoint.with_suffix(".json")),
     )
     return Subject(model, samples, loss, source, side_car.thresholds if side_car is not None else {}, notes)
 
@@ -286,13 +286,24 @@ def _weights_choice(state: State | None, notes: list[str], key: str | None) -> l
     return [Choice(name="weights", value=", ".join([*where, *others, *notes]), flag="--key", guessed=guessed)]
 
 
-def _objective(side_car: SideCar | None) -> dict[str, float]:
-    """What the training's objective needs beside model, data and loss: ``eta`` of head and tail, ``weight_decay``."""
-    record = side_car.record() if side_car is not None else {}
-    told = {
-        "eta": record.get("groups", {}).get("eta"),
-        "weight_decay": record.get("recipe", {}).get("training", {}).get("weight_decay"),
-    }
+class _Decay(BaseModel):
+    weight_decay: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+
+class _Training(BaseModel):
+    training: _Decay = _Decay()
+
+
+def _objective(side_car: SideCar | None, where: Path) -> dict[str, float]:
+    """What the training's objective needs beside model, data and loss: ``eta`` of head and tail, ``weight_decay``.
+
+    Raises:
+        ResultError: the side-car's recipe has no such thing as a number there.
+    """
+    if side_car is None:
+        return {}
+    recipe = validated(_Training, side_car.record().get("recipe") or {}, f"{where}, recipe")
+    told = {"eta": side_car.thresholds.get("eta"), "weight_decay": recipe.training.weight_decay}
     return {name: float(value) for name, value in told.items() if value is not None}
 
 

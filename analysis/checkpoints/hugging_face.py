@@ -66,7 +66,7 @@ def _of_config(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
     table = _table(path)
     names = table.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    kind = getattr(transformers, name, None) if name.isidentifier() else None
+    kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and kind.config_class is not None):
         said = f"its architecture {name!r} is none" if name else "it names no architecture"
         raise SubjectError(
@@ -79,7 +79,8 @@ def _of_config(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
     try:
         config = kind.config_class.from_dict({**wanted, **arguments})
         config._attn_implementation = "eager"
-        return kind(config)
+        model: nn.Module = kind(config)
+        return model
     except Exception as error:
         raise SubjectError(f"{path}: {name} cannot be made of it: {first_line(error)}") from error
 
@@ -106,7 +107,7 @@ def _with_adapter(folder: Path, arguments: dict[str, Any]) -> nn.Module:
     # How it was started from does not matter any more, and can be costly, or a download.
     known |= {"inference_mode": False, "init_lora_weights": True} if "init_lora_weights" in known else {"inference_mode": False}
     try:
-        adapted = peft.get_peft_model(model, kind(**known))
+        adapted: nn.Module = peft.get_peft_model(model, kind(**known))
     except Exception as error:
         raise SubjectError(f"{path}: no adapter of {type(model).__name__} can be made of it: {first_line(error)}") from error
     tensors = find_state(read_weights(folder), None, folder).tensors

@@ -117,7 +117,9 @@ def _load_samples(reference: str, arguments: str, num_classes: int | None, label
     path = Path(reference).expanduser()
     if ":" not in reference or path.exists():
         if path.suffix in SUFFIXES and path.is_file():
-            return call(read_table, f"--data {reference}", {"path": path, "label": labels, "num_classes": num_classes, **given})
+            given = {"path": path, "label": labels, "num_classes": num_classes, **given}
+            table: Samples = call(read_table, f"--data {reference}", given)
+            return table
         if path.is_file():
             return as_samples(_tensors_of(path, labels), reference, num_classes)
         if path.is_dir() and is_saved_dataset(path):

@@ -143,7 +143,7 @@ def certificate(
 
 def vector_sha256(v: Tensor) -> str:
     """SHA-256 of a vector's bytes."""
-    return hashlib.sha256(v.detach().cpu().contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(v.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
 
 
 def escape_test(

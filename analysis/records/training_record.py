@@ -41,7 +41,7 @@ class Training(Noted):
     rule: str | None = None
     seed: int | None = None
     epoch: int | None = Field(None, ge=0)
-    step: int | None = Field(None, ge=1, description="of a checkpoint stored every so many steps")
+    step: int | None = Field(None, ge=0, description="of a checkpoint stored every so many steps")
     epochs: int | None = Field(None, ge=0)
     stage: int | None = None
     stage_switch_epoch: int | None = None

@@ -94,7 +94,7 @@ def scheme_of(settings: AnalysisSettings, class_counts: Sequence[int] | np.ndarr
     """
     mapping = settings.groups
     if mapping is not None and "all" in (settings.only or ()):
-        mapping = {"all": range(len(class_counts)), **mapping}
+        mapping = {"all": list(range(len(class_counts))), **mapping}
     return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=mapping)
 
 

@@ -171,7 +171,8 @@ class ItemStore(Store):
     @property
     def labels(self) -> np.ndarray:
         """Class of each sample, ``[N]``."""
-        return self._items.labels[self._rows]
+        labels: np.ndarray = self._items.labels[self._rows]
+        return labels
 
     @property
     def index_sha256(self) -> str | None:

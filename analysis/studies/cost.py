@@ -189,12 +189,11 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     model = copied(subject.model).to(device, dtype)
     scheme = scheme_of(settings, subject.samples.class_counts)
     indices = group_indices(scheme, subject.samples.labels)
-    objective = Objective(
-        subject.samples, settings, subject.source, lambda rows: (subject.samples.subset(rows), None), len(indices)
-    )
+    asked = asked_for(scheme, settings.only)
+    objective = Objective(subject.samples, settings, subject.source, lambda rows: (subject.samples.subset(rows), None), asked)
     groups, parameters = [], 0
     passes = None
-    for name in asked_for(scheme, settings.only):
+    for name in asked:
         rows = indices[name]
         subsets = 1
         if settings.subsample is not None and settings.subsample < len(rows):

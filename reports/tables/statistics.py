@@ -85,7 +85,7 @@ class Difference:
         """Sample standard deviation of the paired differences, from the interval's width; None with one seed."""
         if self.low is None or self.high is None:
             return None
-        return (self.high - self.low) / 2 * self.count**0.5 / float(stats.t.ppf((1 + CONFIDENCE) / 2, self.count - 1))
+        return float((self.high - self.low) / 2 * self.count**0.5 / stats.t.ppf((1 + CONFIDENCE) / 2, self.count - 1))
 
     @property
     def needed(self) -> int | None:

@@ -34,6 +34,7 @@ class Foreign:
     """
 
     kind: ClassVar[str] = ""
+    arguments: tuple[Any, ...]
 
     def __new__(cls, *arguments: Any) -> Foreign:
         """Keeps the arguments; nothing is called with them."""

@@ -81,7 +81,7 @@ def test_a_measurement_that_takes_too_long_is_stopped_and_the_next_waits(long_ta
     model.seconds = 50.0
     assert monitor(model, 1) is None
     spent = monitor.time.spent
-    assert 100 < spent < 1000
+    assert 100 < spent < 1500  # 30 passes: what comes before the first Lanczos step, the look at the operator among it
     assert monitor._expected == pytest.approx(2 * spent)
     assert monitor(model, 2) is None
     assert monitor.time.spent == spent

@@ -67,7 +67,8 @@ def _of_config(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
     names = table.get("architectures")
     name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
     kind: Any = getattr(transformers, name, None) if name.isidentifier() else None
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel) and kind.config_class is not None):
+    model_class = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not model_class or kind.config_class is None:
         said = f"its architecture {name!r} is none" if name else "it names no architecture"
         raise SubjectError(
             f"{path}: {said} that transformers {transformers.__version__} has; name a factory of yours with --model"

@@ -31,7 +31,7 @@ from ..samples.groups import group_indices, scheme_of
 from ..samples.memory import free_bytes
 
 #: passes are timed on at most so many samples and scaled
-SAMPLE = 128
+SAMPLE = 512
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
 EXTRA = 6
 #: forward passes of an escape test

@@ -31,13 +31,14 @@ from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
 
 #: passes are timed on at most so many samples and scaled
-SAMPLE = 128
+SAMPLE = 512
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
 EXTRA = 6
 #: forward passes of an escape test
 ESCAPE_TEST = 10
-#: fields of an escape rate: at both sides, at two distances, and of a network with kinks at two more
-FIELDS = 8
+#: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual
+#: is what lies between.
+FIELDS, FIELDS_AT_MOST = 6, 8
 #: pairs of a vector and a basis vector that orthogonalisation is timed on
 BLOCK = 4
 
@@ -210,8 +211,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         passes = _timed(operator, setup, settings)
         usual, most = lanczos_steps(settings, parameters)
         mine = [
-            _of_group(settings, objective, passes, len(rows), subsets, steps, _orthogonalisation(operator, steps))
-            for steps in (usual, most)
+            _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))
+            for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(rows) / len(part)
         groups.append(
@@ -245,7 +246,14 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
 
 
 def _of_group(
-    settings: AnalysisSettings, objective: Objective, one: _Passes, size: int, subsets: int, steps: float, orthogonal: float
+    settings: AnalysisSettings,
+    objective: Objective,
+    one: _Passes,
+    size: int,
+    subsets: int,
+    steps: float,
+    fields: int,
+    orthogonal: float,
 ) -> float:
     """Seconds of one group, in the order of :meth:`~saddlescope.analysis.measures.measurement.Measurement.measure`."""
     spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
@@ -257,7 +265,7 @@ def _of_group(
             whole = sum(objective.sizes.values())
             perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
             passed = whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
-            total += FIELDS * passed * one.gradient64 + one.pair64 * whole
+            total += fields * passed * one.gradient64 + one.pair64 * whole
     if settings.gauss_newton:
         total += steps * one.product * size
     return total

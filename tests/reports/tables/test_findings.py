@@ -83,7 +83,10 @@ def test_the_ratio_is_read_with_lambda_max():
     moved = Comparison(
         "ssesam", "sgd", "tail", {"lambda_min": undecided, "lambda_max": falls(5.0), "negative_ratio": falls(-0.2)}
     )
-    assert moved.reading == "size of λ_min undecided; the ratio is lower without λ_min being shown to move (λ_max is higher)"
+    assert moved.reading == (
+        "size of λ_min undecided (not even 1000 seeds would decide an effect of this size); the ratio is lower without λ_min "
+        "being shown to move (λ_max is higher)"
+    )
     confounded = Comparison(
         "ssesam", "sgd", "tail", {"lambda_min": falls(2.0), "lambda_max": falls(-9.0), "negative_ratio": falls(0.3)}
     )

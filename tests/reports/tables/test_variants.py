@@ -50,7 +50,7 @@ def test_the_claim_needs_both_tail_intervals(build_variants, edit):
     # equal differences in every seed have an interval of width 0 that means nothing
     assert (outcome().state, outcome().why) == (
         "undecided",
-        "Group − batch, tail: the interval over seeds includes zero for ‖∇L‖.",
+        "Group − batch, tail: the interval over seeds includes zero for ‖∇L‖; no spread over seeds to go by.",
     )
     gradients_vary(folder, edit)
     assert outcome().state == "reproduced"

@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-reproduce: setup  ## train, analyse, draw and report the embedded study (about three minutes on 2 cores)
+reproduce: setup  ## train, analyse, draw and report the embedded study (a few minutes on 2 cores)
 	$(BIN)/saddlescope reproduce digits-lt
 
 test: setup  ## the test suite

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from ..hessian.losses import BatchLoss
 from ..hessian.operator import HessianOperator
-from ..krylov.guards import RandomOperatorError, guard
+from ..krylov.guards import RandomOperatorError, guard, require_symmetric
 from ..krylov.lanczos import Lanczos, random_start
 from ..records.augmentation import ControlData, ControlEntry
 from ..samples.samples import Samples
@@ -214,6 +214,11 @@ def measure_entry(operator: HessianOperator, label: int, data: ControlData, step
     except RandomOperatorError as error:
         refusal = str(error)
     run = Lanczos(operator, seed).run(steps)
+    if refusal is None:
+        try:
+            require_symmetric(run.asymmetry, float(max(abs(run.ritz.values[0]), abs(run.ritz.values[-1]))))
+        except RandomOperatorError as error:
+            refusal = str(error)
     v = run.ritz_vector(0)
     return ControlEntry(
         label=label,

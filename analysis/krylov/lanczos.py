@@ -4,10 +4,14 @@ The three-term recurrence loses orthogonality as soon as a Ritz pair converges (
 again and again. So every new vector is orthogonalised against its two neighbours, then against the whole basis as many times as
 its loss of length calls for. Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and
 basis have the operator's dtype.
+
+What the first of these passes takes away is the part of ``A q`` along the basis that the recurrence of a symmetric A does not have:
+it tells, for nothing, how asymmetric the operator is on the whole Krylov space.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +88,8 @@ class Lanczos:
             subspace); its coupling is exactly zero, which is how repeated eigenvalues are found.
         dropped: for each restart the norm of the round-off that was dropped; it counts in the residuals.
         exhausted: the whole space has been spanned, T's eigenvalues are the operator's.
+        asymmetry: Frobenius norm of the upper part of ``Q^T A Q - T``, which is 0 for a symmetric A. The symmetric part of A
+            differs from T on the basis by half of it at most.
     """
 
     def __init__(
@@ -95,6 +101,7 @@ class Lanczos:
         self.restarts: list[int] = []
         self.dropped: list[float] = []
         self.exhausted = False
+        self.asymmetry = 0.0
         first = (
             random_start(operator, seed)
             if start is None
@@ -160,6 +167,7 @@ class Lanczos:
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
             "dropped": torch.tensor(self.dropped, dtype=torch.float64),
             "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
+            "asymmetry": torch.tensor([self.asymmetry], dtype=torch.float64),
         }
         save_tensors(tensors, path)
 
@@ -188,6 +196,7 @@ class Lanczos:
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
+        run.asymmetry = float(tensors.get("asymmetry", torch.zeros(1)).item())
         return run
 
     def _step(self) -> None:
@@ -195,7 +204,8 @@ class Lanczos:
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
         alpha = float(torch.dot(w.double(), q.double()))
-        w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        w, taken = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        self.asymmetry = math.hypot(self.asymmetry, float(taken.norm()))
         beta = float(w.norm())
         self.alphas.append(alpha)
         n = self.operator.size
@@ -214,7 +224,7 @@ class Lanczos:
             self._basis.append(w / beta)
 
     def _restart(self, filled: int) -> None:
-        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        w, _ = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
         self._basis.append(w / w.norm())
 
@@ -226,16 +236,19 @@ class Lanczos:
             w -= self.betas[-1] * self._basis[j - 1].double()
         return w
 
-    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
-        """``w`` in float64 without its parts along the first ``filled`` basis vectors.
+    def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor]:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors, and these parts as they were.
 
         Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
         what it leaves along the basis, relative to the rest, above round-off.
         """
         w = w.to(self._basis.device, torch.float64)
+        first: Tensor | None = None
         for _ in range(_MOST_PASSES):
-            before = float(w.norm())
-            w = self._basis.without(w, self._basis.overlap(w, filled))
+            before, overlap = float(w.norm()), self._basis.overlap(w, filled)
+            first = overlap if first is None else first
+            w = self._basis.without(w, overlap)
             if float(w.norm()) > before / 2:
                 break
-        return w
+        assert first is not None
+        return w, first

@@ -15,7 +15,7 @@ from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, Ope
 from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error, student_half_width
 from .density import energy
-from .guards import guard
+from .guards import guard, require_symmetric
 from .lanczos import Lanczos
 from .lanczos_runs import Start, StartStore
 from .linear_operator import LinearOperator
@@ -135,7 +135,9 @@ def measure_spectrum(
         run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
         runs.append(run)
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
-    noise = with_rounding(noise, operator, scale)
+    asymmetry = max(run.asymmetry for run in runs)
+    require_symmetric(asymmetry, scale)
+    noise = with_rounding(noise, operator, scale, asymmetry)
     quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
     exhausted = any(run.exhausted for run in runs)
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
@@ -207,9 +209,16 @@ def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks:
     return bound is not None and bound > edge
 
 
-def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) -> OperatorNoise:
-    """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss."""
-    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale)})
+def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float, asymmetry: float = 0.0) -> OperatorNoise:
+    """The guard's noise, or what its vectors may miss: the rounding of the largest eigenvalue, and what a run saw.
+
+    Args:
+        noise: of the guard.
+        operator: measured.
+        scale: its larger end's size.
+        asymmetry: of a run on it: its eigenvalues may be off by half of that.
+    """
+    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale, asymmetry / 2)})
 
 
 def product_rounding(operator: LinearOperator) -> float:

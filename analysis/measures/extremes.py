@@ -21,7 +21,7 @@ from torch import Tensor
 from ..hessian.sample_parts import one_micro_batch
 from ..krylov.basis import Place
 from ..krylov.bounds import end_intervals, start_error
-from ..krylov.guards import guard
+from ..krylov.guards import guard, require_symmetric
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
 from ..krylov.spectrum import (
@@ -140,7 +140,9 @@ def measure_ends(
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
         ends = _of_run(run, eps)
     low, high = ends.values
-    noise = with_rounding(noise, operator, max(abs(low), abs(high)))
+    scale = max(abs(low), abs(high))
+    require_symmetric(ends.asymmetry, scale)
+    noise = with_rounding(noise, operator, scale, ends.asymmetry)
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
     def extreme(value: float, residual: float, interval: Interval, settled: bool) -> Extreme:
@@ -186,6 +188,7 @@ class _Ends:
         eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
         bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
         exhausted: these are the ends, without any doubt.
+        asymmetry: of the operator on the space that they were found in, as ``Lanczos.asymmetry``.
     """
 
     values: tuple[float, float]
@@ -195,6 +198,7 @@ class _Ends:
     eps: float | None
     bounds: np.ndarray
     exhausted: bool
+    asymmetry: float
 
     def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
         """As :func:`ends_settled`."""
@@ -206,7 +210,7 @@ def _of_run(run: Lanczos, eps: float | None) -> _Ends:
     ritz = run.ritz
     both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
     vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted)
+    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted, run.asymmetry)
 
 
 def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
@@ -222,7 +226,8 @@ def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
     low, high = (vector.to(operator.dtype) for vector in vectors.T)
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
     gaps = _gaps(run)
-    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
+    asymmetry = float(abs(small[0, 1] - small[1, 0]))
+    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False, asymmetry)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:

@@ -33,7 +33,7 @@ from ..samples.memory import graph_budget
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
-EXTRA = 6
+EXTRA = 8
 #: forward passes of an escape test
 ESCAPE_TEST = 10
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual

@@ -52,7 +52,7 @@ def test_both_ends_at_the_defaults(diagonal, outliers, part, dtype):
             assert quotient == pytest.approx(truth, rel=1e-3)
         for bound in found.saddle_index:
             assert bound.at_least <= (values < -bound.tau + found.noise.absolute).sum()
-        assert found.matvecs == operator.matvecs == found.steps[0] + (3 if part == "none" else 0)
+        assert found.matvecs == operator.matvecs == found.steps[0] + (5 if part == "none" else 0)
 
 
 def test_a_part_that_knows_the_way_saves_products(diagonal):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
 from .corrections import Corrections, reason
+from .differences import look_at
 from .losses import BatchLoss, loss_of, summed
-from .modules import eager, evaluation_mode, select_parameters, without_gradients
+from .modules import copied, eager, evaluation_mode, select_parameters, without_gradients
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +188,13 @@ class HessianOperator:
         """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
         self._kept, self._rest_from, self.kept_bytes = None, 0, 0
 
+    def look(self, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+        """Holds products against differences of the gradient, and the gradient against those of the loss, in float64.
+
+        See :func:`~saddlescope.analysis.hessian.differences.look_at`.
+        """
+        return look_at(self, vectors, seed=seed)
+
     def _state(self) -> list[tuple[int, int]]:
         # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
         return [(t.data_ptr(), t._version) for t in (*self.model.parameters(), *self.model.buffers())]
@@ -285,6 +293,17 @@ class HessianOperator:
         other.accelerator = None
         other._take(self.samples, self.reduce)
         return other
+
+    def in_float64(self, memory: int | None = 1) -> HessianOperator:
+        """The same Hessian over a float64 copy of the model.
+
+        Args:
+            memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
+                operator that keeps its own. ``None``: a quarter of what is free.
+        """
+        wanted = ",".join(self.parameter_names)
+        model = copied(self.model).double()
+        return HessianOperator(model, self.samples, self.loss, params=wanted, reduce=self.reduce, memory=memory)
 
     def _plan(self) -> Accelerator | None:
         """The accelerated path, if it reproduces one plain product on a few samples; else None."""

@@ -1,8 +1,8 @@
-"""Is the operator a fixed symmetric matrix? Measured before the first Lanczos step and by every run, and refused where it is not.
+"""Is the operator a fixed symmetric matrix? Measured before the first Lanczos step and by every run, and refused where not.
 
-One pair of random vectors misses an asymmetric part by luck: what it shows is a normal variable, and one in a hundred of these is
-below a hundredth. Four vectors are six pairs, which are all small about once in 10^12; and a run sees every pair of its basis, in
-which the vectors of the result lie (``Lanczos.asymmetry``).
+One pair of random vectors misses an asymmetric part by luck: what it shows is a normal variable, and one in a hundred of these
+is below a hundredth. Four vectors are six pairs, which are all so small about once in 10^12; and a run sees every pair of its
+basis, in which the vectors of the result lie (``Lanczos.asymmetry``).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ again and again. So every new vector is orthogonalised against its two neighbour
 its loss of length calls for. Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and
 basis have the operator's dtype.
 
-What the first of these passes takes away is the part of ``A q`` along the basis that the recurrence of a symmetric A does not have:
-it tells, for nothing, how asymmetric the operator is on the whole Krylov space.
+What the first of these passes takes away is the part of ``A q`` along the basis that the recurrence of a symmetric A does not
+have: it tells, for nothing, how asymmetric the operator is on the whole Krylov space.
 """
 
 from __future__ import annotations

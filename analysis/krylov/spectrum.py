@@ -70,6 +70,7 @@ def measure_spectrum(
     max_starts: int = 32,
     place: Place = "device",
     store: StartStore | None = None,
+    looked: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
     """Measures both ends and the density of a symmetric operator.
@@ -90,12 +91,15 @@ def measure_spectrum(
         max_starts: but no more than so many in all.
         place: where the Krylov basis is kept.
         store: where finished and running starts are kept, to be continued and added to.
+        looked: the caller holds the products against another way to the same numbers itself (``LinearOperator.look``).
         progress: called with 1 after each Lanczos step.
 
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
+        OperatorError: its products are those of another function.
     """
     before = operator.matvecs
+    said = [] if looked else operator.look(seed=seed)
     guarded = guard(operator, seed)
     noise = guarded.noise
     if store is not None:
@@ -134,6 +138,8 @@ def measure_spectrum(
                 vectors |= {name: vector for name, vector in run.vectors.items() if name.startswith(end)}
         run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
         runs.append(run)
+    if not looked:
+        said += operator.look({end: vector for end, (_, vector) in ends.items()})
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
     asymmetry = max(run.asymmetry for run in runs)
     require_symmetric(asymmetry, scale)
@@ -194,7 +200,7 @@ def measure_spectrum(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=vectors,
-        warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)),
+        warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)) + said,
     )
 
 

@@ -11,8 +11,6 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
-from ..hessian.modules import copied
-from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import LinearOperator
@@ -32,26 +30,6 @@ SYMMETRIC = 1e-5
 
 class TooLargeError(ValueError):
     """The dense Hessian does not fit the limit or the memory; the message says what would."""
-
-
-def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOperator:
-    """The same Hessian over a float64 copy of the model.
-
-    Args:
-        operator: in float32.
-        memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
-            operator that keeps its own. ``None``: a quarter of what is free.
-    """
-    model = copied(operator.model).double()
-    wanted = ",".join(operator.parameter_names)
-    return HessianOperator(
-        model,
-        operator.samples,
-        operator.loss,
-        params=wanted,
-        reduce=operator.reduce,
-        memory=memory,
-    )
 
 
 def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:

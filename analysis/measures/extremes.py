@@ -65,6 +65,7 @@ def measure_ends(
     enough: float | None = None,
     knows: Tensor | None = None,
     place: Place = "device",
+    looked: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
     """Measures the smallest and the largest eigenvalue of a symmetric operator.
@@ -87,6 +88,7 @@ def measure_ends(
         knows: unit vector ``[n]`` that points roughly where the extreme eigenvectors do (:func:`half_way`), instead of a look
             at ``part``. It must not depend on the random start of ``seed``: take another seed than the run had that it is of.
         place: where the Krylov basis is kept.
+        looked: as in :func:`~saddlescope.analysis.krylov.spectrum.measure_spectrum`.
         progress: called with 1 after each step on ``operator``.
 
     Returns:
@@ -95,8 +97,10 @@ def measure_ends(
 
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
+        OperatorError: its products are those of another function.
     """
     before = operator.matvecs
+    said = [] if looked else operator.look(seed=seed)
     noise = guard(one_micro_batch(operator if part is None else part), seed).noise
     # A verdict is reached in fewer steps than a look at the part takes.
     if knows is None and part is not None and enough is None:
@@ -139,6 +143,8 @@ def measure_ends(
         run = run_with(operator, fresh, Settled(rtol), done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
         ends = _of_run(run, eps)
+    if not looked:
+        said += operator.look(dict(zip(("min", "max"), ends.vectors, strict=True)))
     low, high = ends.values
     scale = max(abs(low), abs(high))
     require_symmetric(ends.asymmetry, scale)
@@ -173,7 +179,7 @@ def measure_ends(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=dict(zip(("min", "max"), ends.vectors, strict=True)),
-        warnings=what_to_say(lowest, highest, run.steps),
+        warnings=what_to_say(lowest, highest, run.steps) + said,
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..hessian.differences import look
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.gauss_newton import measure_gauss_newton
@@ -34,8 +35,7 @@ from ..samples.provenance import Source
 from ..samples.samples import Samples
 from . import saddle as leaving
 from .critical_step import group_steps, updates
-from .differences import look
-from .exact import exact_spectrum, in_float64, rechecked
+from .exact import exact_spectrum, rechecked
 from .extremes import half_way, measure_ends
 from .objective import Objective
 from .pyhessian_engine import pyhessian_spectrum
@@ -117,7 +117,7 @@ class Measurement:
         judge = operator
         if operator.dtype != torch.float64:
             try:
-                judge = in_float64(operator)
+                judge = operator.in_float64()
             except OperatorError as error:  # a loss with float32 constants, say
                 warnings.append(f"not re-evaluated in float64: {error}")
         warnings += look(judge, seed=settings.seed)
@@ -131,7 +131,7 @@ class Measurement:
                 raise
             # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
             operator.release()
-            operator = judge = in_float64(operator, settings.memory)
+            operator = judge = operator.in_float64(settings.memory)
             mean, gradient = operator.loss_and_gradient()
             spectrum = self._spectrum(name, operator, indices, enough)
             warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
@@ -147,7 +147,7 @@ class Measurement:
             operator.release()
             further = [self.operator(part) for part in subsets[1:]]
             if operator.dtype != further[0].dtype:
-                further = [in_float64(part, settings.memory) for part in further]
+                further = [part.in_float64(settings.memory) for part in further]
             others = [self._spectrum(name, part, rows, enough) for part, rows in zip(further, subsets[1:], strict=True)]
             sampling = sampling_error(subsets, population, [spectrum, *others])
             warnings.append(
@@ -286,6 +286,7 @@ class Measurement:
                 enough=enough if settings.goal == "verdict" else None,
                 knows=self._knows(name, operator),
                 place=settings.basis,
+                looked=True,
                 progress=step,
             )
         return measure_spectrum(
@@ -303,6 +304,7 @@ class Measurement:
             max_starts=settings.max_starts,
             place=settings.basis,
             store=store,
+            looked=True,
             progress=step,
         )
 

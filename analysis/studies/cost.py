@@ -15,12 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..hessian.differences import look
 from ..hessian.losses import loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..krylov.linear_operator import OperatorError
-from ..measures.differences import look
-from ..measures.exact import in_float64
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
 from ..measures.optimizer_fields import ALL
@@ -151,7 +150,7 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
     gradient64 = pair64 = 0.0
     if operator.dtype != torch.float64:
         try:
-            judge = in_float64(operator)
+            judge = operator.in_float64()
         except OperatorError:  # it is not taken then, either
             pass
         else:

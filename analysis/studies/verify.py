@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
+from ..hessian.differences import AnotherFunctionError, look
+from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..krylov.guards import RandomOperatorError
-from ..measures.differences import AnotherFunctionError, look
-from ..measures.saddle import shifted, vector_sha256
+from ..measures.saddle import vector_sha256
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
 from ..samples.groups import group_indices

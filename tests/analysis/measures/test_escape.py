@@ -10,7 +10,6 @@ import torch
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures import saddle as leaving
-from saddlescope.analysis.measures.exact import in_float64
 from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 
@@ -36,7 +35,7 @@ def test_certificate_is_a_negative_quotient_of_the_dense_hessian(tail, dtype):
     spectrum = measure_spectrum(operator)
     v = spectrum.vectors["min"]
     proof = leaving.certificate(
-        in_float64(operator), v, tau=0.001, noise=1e-9, vectors_file="x.vectors.safetensors", key="tail/min"
+        operator.in_float64(), v, tau=0.001, noise=1e-9, vectors_file="x.vectors.safetensors", key="tail/min"
     )
     wide = v.double() / v.double().norm()
     quotient = float(wide @ tail.hessian @ wide)

@@ -2,21 +2,31 @@
 
 import copy
 import importlib.util
+import math
 from pathlib import Path
 
 import pytest
 import torch
+from saddlescope.analysis.augmentation.control import measure_control
+from saddlescope.analysis.hessian.differences import AnotherFunctionError, look
 from saddlescope.analysis.hessian.modules import copied
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.suspects import stale_statistics
 from saddlescope.analysis.krylov.guards import RandomOperatorError
 from saddlescope.analysis.krylov.linear_operator import MatrixOperator, OperatorError
-from saddlescope.analysis.measures.differences import AnotherFunctionError, look
+from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.measures.convexity import Convexity
+from saddlescope.analysis.measures.directions import orthogonal_to, random_axis
 from saddlescope.analysis.measures.exact import dense_matrix
+from saddlescope.analysis.measures.extremes import measure_ends
+from saddlescope.analysis.measures.landscape import slice_loss
+from saddlescope.analysis.samples.groups import make_scheme
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from saddlescope import AnalysisSettings, Samples, analyze
+from saddlescope import AnalysisSettings, Monitor, Samples, analyze
 
 _spec = importlib.util.spec_from_file_location("planted", Path(__file__).parents[2] / "benchmarks" / "planted.py")
 planted = importlib.util.module_from_spec(_spec)
@@ -199,3 +209,112 @@ def test_what_autograd_cannot_do_is_one_sentence():
     model.insert(1, type("Layer", (nn.Module,), {"forward": lambda self, x: Broken.apply(x)})())
     with pytest.raises(OperatorError, match="cannot be differentiated: no backward here"):
         analyze(model, Samples.from_tensors(X, Y), settings=ALL)
+
+
+def fused():
+    """A model with a symmetric part of its Hessian missing."""
+    torch.manual_seed(0)
+    return planted.Net(nn.Linear(5, 8), 8, torch.tanh, planted.SavedDerivative.apply).double()
+
+
+def plane(model):
+    parameters = list(model.parameters())
+    first = random_axis(parameters, seed=3)
+    return [first, orthogonal_to(random_axis(parameters, seed=4), first)]
+
+
+SAMPLES = Samples.from_tensors(X, Y)
+SCHEME = make_scheme("all", SAMPLES.class_counts)
+ENTRANCES = {
+    "spectrum": lambda model: measure_spectrum(HessianOperator(model, SAMPLES)),
+    "ends": lambda model: measure_ends(HessianOperator(model, SAMPLES)),
+    "spectrum in float32": lambda model: measure_spectrum(HessianOperator(model.float(), SAMPLES)),
+    "slice": lambda model: slice_loss(model, SAMPLES, SCHEME, plane(model)[:1], [[-0.1, 0.0, 0.1]]),
+    "convexity": lambda model: slice_loss(model, SAMPLES, SCHEME, plane(model), [[0.0], [0.0]], convexity=Convexity()),
+}
+
+
+@pytest.mark.parametrize("entrance", ENTRANCES)
+def test_every_entrance_looks(entrance):
+    ENTRANCES[entrance](plain().double())
+    with pytest.raises(AnotherFunctionError, match="'SavedDerivative'"):
+        ENTRANCES[entrance](fused())
+
+
+def test_the_augmentation_control_says_what_is_wrong_with_data_that_stand_still():
+    entries = measure_control(fused(), X.double(), Y, [0], lambda x, generator: x, num_classes=3, steps=3)
+    assert ["SavedDerivative" in (entry.refusal or "") for entry in entries if entry.data != "redrawn"] == [True, True]
+
+
+def test_the_monitor_says_it_and_training_goes_on(tmp_path, caplog):
+    monitor = Monitor((X, Y), every=1, at_most=None, folder=tmp_path)
+    numbers = monitor(fused().float(), 1)
+    assert math.isnan(numbers["curvature/all/lambda_min"])
+    assert "'SavedDerivative'" in caplog.text
+
+
+@pytest.mark.parametrize("scale", [12, 14, 16])
+def test_a_loss_below_its_own_rounding_hides_no_wrong_derivative(scale):
+    """Where nothing can be told at the weights, the same function is looked at where something can."""
+    x = functional.one_hot(Y, 5).double()
+    for wrong in (False, True):
+        torch.manual_seed(0)
+        model = planted.Net(nn.Linear(5, 8), 8, torch.tanh, planted.SavedDerivative.apply if wrong else None).double()
+        step = torch.optim.Adam(model.parameters(), 2e-2)
+        for _ in range(100):
+            step.zero_grad()
+            functional.cross_entropy(model(x), Y).backward()
+            step.step()
+        with torch.no_grad():
+            gap = (model(x).gather(1, Y[:, None]) - model(x).scatter(1, Y[:, None], -1e9).amax(1, keepdim=True)).min()
+            model.head.weight *= 2 * scale / gap
+            model.head.bias *= 2 * scale / gap
+        operator = HessianOperator(model, Samples.from_tensors(x, Y))
+        if not wrong:
+            operator.look()
+            continue
+        with pytest.raises(AnotherFunctionError):
+            operator.look()
+
+
+def test_a_copy_that_computes_with_the_weights_of_another_is_refused():
+    model = plain()
+    first = model[0]
+    first.forward = lambda x: functional.linear(x, first.weight, first.bias)
+    with pytest.raises(AnotherFunctionError, match=r"a twin of '0\.weight', '0\.bias'"):
+        analyze(model, SAMPLES, settings=ALL)
+
+
+class Checkpointed(nn.Module):
+    """Its first part is computed again in the backward pass, or by an operation that is differentiated once."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(5, 8), nn.Linear(8, 3), how
+
+    def forward(self, x):
+        return self.last(self.how(self.first(x)))
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+def test_what_can_be_differentiated_once_only_is_a_sentence():
+    def through(how):
+        torch.manual_seed(0)
+        return analyze(Checkpointed(how), SAMPLES, settings=ALL).groups["all"].lambda_min.value
+
+    assert through(lambda x: checkpoint(torch.tanh, x, use_reentrant=False)) == pytest.approx(through(torch.tanh))
+    with pytest.raises(OperatorError, match="use_reentrant=False"):
+        through(lambda x: checkpoint(torch.tanh, x, use_reentrant=True))
+    with pytest.raises(OperatorError, match="'Once'"):
+        through(Once.apply)

@@ -157,12 +157,16 @@ class Measurement:
             )
         elif self._adds_up:
             self._products[name] = self._common_product(operator)
+        decay, decayed = self.objective.weight_decay, None
+        if decay > 0 and name == "all" and population == len(indices):
+            decayed = float((gradient.double() + decay * operator.weights().double()).norm())
         verdict = leaving.verdict(
             spectrum.lambda_min,
             spectrum.lambda_max,
             gradient_norm,
             weight_norm,
             loss=mean,
+            decayed=None if decayed is None else (decay, decayed),
             relative_tau=settings.tau,
             threshold=settings.stationarity,
             size=operator.size,
@@ -199,6 +203,7 @@ class Measurement:
             loss=mean,
             accuracy=None if self.known.right is None else float(self.known.right[self.indices[name]].mean()),
             gradient_norm=gradient_norm,
+            objective_gradient_norm=decayed,
             weight_norm=weight_norm,
             lambda_min=spectrum.lambda_min,
             lambda_max=spectrum.lambda_max,

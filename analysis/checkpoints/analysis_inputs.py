@@ -242,6 +242,9 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     digest = weights_digest(checkpoint, given.key)
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
+    for reference in (given.model, given.loss):  # data may take minutes to load: a name that is not there is known before
+        if reference is not None and ".py:" in reference:
+            load_factory(reference)
     samples, data_name = _samples(checkpoint, given, side_car)
     counts = samples.class_counts.tolist()
     if given.model == "hf":

@@ -265,6 +265,15 @@ def test_where_nobody_watches_each_group_is_a_line(project, run):
     assert all("left" in line for line in lines[:2])
 
 
+def test_the_time_left_is_said_for_every_class_too(project, run):
+    code, _, errors = run("analyze", "ckpt.pt", *OURS[:4], "--groups", "per-class", "--goal", "verdict")
+    assert code == 0
+    lines = [line for line in errors.splitlines() if line.startswith("ckpt.pt, ")]
+    assert len(lines) > 2
+    assert all("s left" in line for line in lines[:-1])
+    assert "left" not in lines[-1]
+
+
 def test_dry_run_writes_nothing(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
     assert code == 0

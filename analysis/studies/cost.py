@@ -38,6 +38,8 @@ ESCAPE_TEST = 10
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual
 #: is what lies between.
 FIELDS, FIELDS_AT_MOST = 6, 8
+#: Forward passes of a critical step: some doublings and the bisection; at most, where a tiny step hurts already
+CRITICAL, CRITICAL_AT_MOST = 12, 25
 #: pairs of a vector and a basis vector that orthogonalisation is timed on
 BLOCK = 4
 
@@ -208,8 +210,9 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         setup = time.perf_counter() - start
         parameters = operator.size
         passes = _timed(operator, setup, settings)
-        usual, most = lanczos_steps(settings, parameters)
-        mine = [
+        critical = settings.goal == "critical-step"
+        usual, most = (0.0, 0) if critical else lanczos_steps(settings, parameters)
+        mine = [_of_steps(objective, passes, name, len(rows), tries) for tries in (CRITICAL, CRITICAL_AT_MOST) if critical] or [
             _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))
             for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
@@ -221,7 +224,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
                 subsets=subsets,
                 seconds_a_product=passes.product * len(rows),
                 seconds_in_float64=passes.pair64 * len(rows),
-                products=subsets * (settings.starts * most + EXTRA),
+                products=0 if critical else subsets * (settings.starts * most + EXTRA),
                 minutes=mine[0] / 60,
                 minutes_at_most=mine[1] / 60,
                 graph_bytes=int(operator.kept_bytes * scale),
@@ -230,14 +233,17 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         operator.release()
     shared = reading
     if passes is not None:
-        shared += passes.forward * subject.samples.num_samples + _net_rates(settings, objective, passes, subject)
+        if settings.goal == "critical-step":
+            shared += _fields_of(objective) * passes.gradient
+        else:
+            shared += passes.forward * subject.samples.num_samples + _net_rates(settings, objective, passes, subject)
     return Cost(
         checkpoint=str(item.checkpoint),
         checkpoints=count,
         starts=settings.starts,
-        steps=settings.steps,
+        steps=settings.steps if settings.goal != "critical-step" else 0,
         parameters=parameters,
-        basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
+        basis_bytes=(settings.steps if settings.goal != "critical-step" else 0) * parameters * torch.finfo(dtype).bits // 8,
         graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
         shared_minutes=shared / 60,
@@ -261,13 +267,23 @@ def _of_group(
     if settings.escape:
         total += ESCAPE_TEST * one.forward * size
         if objective.wants_rates:
-            whole = sum(objective.sizes.values())
-            perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
-            passed = whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
-            total += fields * passed * one.gradient64 + one.pair64 * whole
+            total += fields * _fields_of(objective) * one.gradient64 + one.pair64 * sum(objective.sizes.values())
     if settings.gauss_newton:
         total += steps * one.product * size
     return total
+
+
+def _fields_of(objective: Objective) -> int:
+    """Samples whose gradient is taken for the fields of all rules at one place."""
+    whole = sum(objective.sizes.values())
+    perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
+    return whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
+
+
+def _of_steps(objective: Objective, one: _Passes, name: str, size: int, tries: int) -> float:
+    """Seconds of one group's critical steps: along every rule's step, the head's part, and the group's own."""
+    tried = {rule.name for rule in objective.rules} | ({"head"} & set(objective.sizes)) - {name}
+    return one.gradient * size + (len(tried) + (name != "all")) * tries * one.forward * size
 
 
 def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, subject: Subject) -> float:
@@ -289,7 +305,8 @@ def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, s
 
 def print_cost(cost: Cost) -> None:
     """Prints time and memory of one checkpoint's analysis and of all of them."""
-    title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
+    name = Path(cost.checkpoint).name
+    title = f"{name}: at most {cost.starts} x {cost.steps} Lanczos steps a group" if cost.steps else f"{name}: forward passes"
     table = Table(title=escape(title))
     for heading in ("group", "samples", "seconds a product", "products, at most", "minutes", "at most", "graph memory"):
         table.add_column(heading, justify="left" if heading == "group" else "right")

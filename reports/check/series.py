@@ -115,6 +115,8 @@ def series_name(result: CurvatureResult, name: str | None = None) -> str:
     if ours:
         parts.append("final" if _is_final(result) else stem)
     parts.append(result.scheme.name)
+    if key := result.provenance.subject.get("key"):  # one file may hold several states
+        parts.append(f"key={key}")
     if result.provenance.params_pattern:
         parts.append(f"params={result.provenance.params_pattern}")
     return "/".join(parts)

@@ -75,6 +75,11 @@ class Finals:
         """Any of the results: what they share is read from it."""
         return next(iter(self.results.values()))
 
+    @property
+    def entries(self) -> list[GroupResult]:
+        """All that is drawn: a result may lack a group that others have."""
+        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
+
     def of(self, optimizer: str, group: str) -> dict[int, GroupResult]:
         """Seed -> result of one optimizer and group, by seed."""
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
@@ -136,9 +141,20 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     if not results:
         raise NothingToDraw(f"no final checkpoint was analysed under scheme '{scheme}'")
     refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
-    groups = list(next(iter(results.values())).scheme.groups)
-    shown = spread_names(groups)
+    groups, refused = measured_groups({f"{looks[name].name} seed {seed}": result for (name, seed), result in results.items()})
+    shown, gaps = spread_names(groups), gaps + refused
     return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps, study.variants)
+
+
+def measured_groups(results: Mapping[str, CurvatureResult]) -> tuple[list[str], list[str]]:
+    """The groups of a scheme that any result holds, and the gaps: what was refused where.
+
+    Args:
+        results: of one scheme, by the name a reader knows them by.
+    """
+    every = list(next(iter(results.values())).scheme.groups)
+    groups = [group for group in every if any(group in result.groups for result in results.values())]
+    return groups, [f"{group} of {name} (refused)" for name, result in results.items() for group in result.refused]
 
 
 def spread_names(names: list[str]) -> list[str]:

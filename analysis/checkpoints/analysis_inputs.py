@@ -14,6 +14,7 @@ from torch import nn
 from saddlescope import Permission, load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
+from ..hessian.subject import Subject
 from ..records.base import validated
 from ..records.results import Choice
 from ..records.side_car import SideCar, side_car_of
@@ -117,24 +118,6 @@ def _floats(name: str, text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
     except ValueError:
         raise SubjectError(f"--{name} {text}: write one number, or one a channel: 0.49,0.48,0.45") from None
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model at a checkpoint, its samples and its loss.
-
-    Attributes:
-        source: names for the provenance.
-        groups: thresholds of the class groups (``eta``, ``many``, ``few``), where the side-car tells.
-        notes: what was done to make the file fit.
-    """
-
-    model: nn.Module
-    samples: Samples
-    loss: BatchLoss
-    source: Source
-    groups: Mapping[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 class _Recorded(BaseModel):

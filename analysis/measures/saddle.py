@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +24,23 @@ from ..records.saddles import Certificate, Escape, EscapeRate, EscapeTest, Verdi
 from ..records.spectra import Extreme
 
 
+@dataclass(frozen=True)
+class Search:
+    """How an extreme eigenvalue was looked for, which is what its interval depends on.
+
+    Attributes:
+        size: n of the operator.
+        starts: Lanczos starts.
+        delta: failure probability of both ends together.
+        looks: moments at which a run could have stopped.
+    """
+
+    size: int
+    starts: int = 1
+    delta: float = 1e-3
+    looks: int = 1
+
+
 def verdict(
     lambda_min: Extreme,
     lambda_max: Extreme,
@@ -32,10 +50,7 @@ def verdict(
     loss: float | None = None,
     relative_tau: float = 1e-3,
     threshold: float = 0.1,
-    size: int | None = None,
-    starts: int = 1,
-    delta: float = 1e-3,
-    looks: int = 1,
+    search: Search | None = None,
 ) -> Verdict:
     """Answers both questions for one group.
 
@@ -47,10 +62,7 @@ def verdict(
         loss: ``L_g``, for the sentence: a saddle far up, or early in training, is to be read as one.
         relative_tau: curvature above ``-tau`` does not count as negative.
         threshold: largest ``s* / ||w||`` that counts as stationary.
-        size: n; with ``starts``, ``delta`` and ``looks`` it tells how many more steps would decide an open question.
-        starts: Lanczos starts used.
-        delta: failure probability used.
-        looks: moments at which a run could have stopped.
+        search: how ``lambda_min`` was looked for; it tells how many more steps would decide an open question.
     """
     tau = relative_tau * max(lambda_max.value, 0.0)
     value, low = lambda_min.value, lambda_min.interval[0]
@@ -81,7 +93,7 @@ def verdict(
             curvature="none above tau", stationary=None, label="no negative curvature above tau", tau=tau, displacement=None,
             displacement_ratio=None, threshold=threshold, sentence=f"No eigenvalue below {at_least(-tau)}{sure} ({ends}).",
         )  # fmt: skip
-    more = _more_steps(lambda_min, lambda_max, tau, size, starts, delta, looks)
+    more = _more_steps(lambda_min, lambda_max, tau, search) if search is not None else None
     reach = "not bounded" if low is None else f"may reach {end_words(value, lambda_min.interval)[0]}"
     advice = ""
     if more is not None:
@@ -94,16 +106,16 @@ def verdict(
     )  # fmt: skip
 
 
-def _more_steps(low: Extreme, high: Extreme, tau: float, size: int | None, starts: int, delta: float, looks: int) -> int | None:
+def _more_steps(low: Extreme, high: Extreme, tau: float, search: Search) -> int | None:
     spread = high.value - low.value
     room = low.value + tau - low.noise
-    if size is None or room <= 0 or spread <= 0:
+    if room <= 0 or spread <= 0:
         return None
     eps = room / (spread + 2 * room)  # eps * spread / (1 - 2 eps) = room
-    steps = steps_needed(size, eps, starts, delta / 2, looks)
-    for _ in range(3):  # a longer run is looked at more often
-        steps = steps_needed(size, eps, starts, delta / 2, max(looks, steps // LOOK_EVERY))
-    return min(steps, size)
+    steps, each = 0, search.delta / 2
+    for _ in range(4):  # a longer run is looked at more often
+        steps = steps_needed(search.size, eps, search.starts, each, max(search.looks, steps // LOOK_EVERY))
+    return min(steps, search.size)
 
 
 def certificate(

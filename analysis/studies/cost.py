@@ -14,10 +14,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import Given, open_checkpoint
 from ..hessian.losses import loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.subject import Subject
 from ..krylov.linear_operator import OperatorError
 from ..measures.differences import look
 from ..measures.exact import in_float64
@@ -255,7 +256,7 @@ def _of_group(
     fields: int,
     orthogonal: float,
 ) -> float:
-    """Seconds of one group, in the order of :meth:`~saddlescope.analysis.measures.measurement.Measurement.measure`."""
+    """Seconds of one group, in the order of :func:`~saddlescope.analysis.measures.group.measure_group`."""
     spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
     total = one.setup + one.gradient * size + 2 * one.look + one.pair64 * size
     total += subsets * spectrum + (subsets - 1) * one.setup

@@ -34,7 +34,7 @@ def extreme(value, low=None, high=None, noise=0.0, confidence=0.999):
     ],
 )
 def test_truth_table(value, low, noise, gradient, curvature, stationary, label):
-    answer = leaving.verdict(extreme(value, low, value, noise), extreme(100), gradient, 10, size=1000)
+    answer = leaving.verdict(extreme(value, low, value, noise), extreme(100), gradient, 10, search=leaving.Search(1000))
     assert (answer.curvature, answer.stationary, answer.label) == (curvature, stationary, label)
     assert answer.tau == pytest.approx(0.1)
     if curvature == "negative curvature":
@@ -71,7 +71,7 @@ def test_corners_of_the_verdict():
     assert flat.label == "no negative curvature above tau"  # nothing lies below 0
     sure = leaving.verdict(extreme(1, 1, 1, confidence=1), extreme(2), 0, 1)
     assert "probability" not in sure.sentence
-    assert "float64" in leaving.verdict(extreme(0, -1, 0, noise=1), extreme(100), 0, 1, size=100).sentence
+    assert "float64" in leaving.verdict(extreme(0, -1, 0, noise=1), extreme(100), 0, 1, search=leaving.Search(100)).sentence
 
 
 @pytest.mark.parametrize("starts", [1, 3])
@@ -82,7 +82,7 @@ def test_the_steps_that_would_decide_do_decide(diagonal, starts):
     def answer(steps):
         spectrum = measure_spectrum(diagonal(values), steps=steps, min_steps=steps, starts=starts)
         low, high = spectrum.lambda_min, spectrum.lambda_max
-        return leaving.verdict(low, high, 0, 1, size=3000, starts=starts, looks=spectrum.looks)
+        return leaving.verdict(low, high, 0, 1, search=leaving.Search(3000, starts, looks=spectrum.looks))
 
     first = answer(30)
     assert first.curvature == "undetermined"

@@ -84,8 +84,7 @@ def analyze(
     """
     began = time.monotonic()
     subject = Subject(model, samples, loss_of(with_logits(loss, logits), samples.num_classes), source or Source())
-    kept = Kept(vectors, cache, {} if warm is None else warm)
-    work = _begin(subject, settings, scheme, world, parts, kept, progress)
+    work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
     for name in work.names:
@@ -101,7 +100,7 @@ def analyze(
     if vectors is not None and work.world.first:
         save_tensors(work.vectors, vectors)
     if warm is not None:
-        warm.update({name: vector.detach().to("cpu", copy=True) for name, vector in work.vectors.items()})
+        warm.update(work.ends)
     return CurvatureResult(
         scheme=work.scheme,
         groups=groups,

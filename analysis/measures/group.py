@@ -68,10 +68,11 @@ class _Group:
         sampling = self._sampling(spectrum)
         verdict = self._verdict(spectrum)
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
-        if work.kept.vectors is not None:
-            for key, vector in spectrum.vectors.items():
-                if settings.kept_vectors == "both" or key.partition("-")[0] == "min":
-                    work.vectors[f"{self.name}/{key}"] = vector
+        for key, vector in spectrum.vectors.items():
+            if work.kept.vectors is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
+                work.vectors[f"{self.name}/{key}"] = vector
+            if work.kept.warm is not None and key in ("min", "max"):
+                work.ends[f"{self.name}/{key}"] = vector.detach().to("cpu", copy=True)
         certificate = self._certificate(spectrum, verdict.tau) if negative and settings.escape else None
         escape = self._escape(spectrum) if negative and settings.escape else None
         gauss_newton = self._gauss_newton(spectrum if negative else None) if settings.gauss_newton else None

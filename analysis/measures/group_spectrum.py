@@ -95,7 +95,8 @@ def group_spectrum(
 
 def _knows(work: Measurement, name: str, operator: HessianOperator) -> Tensor | None:
     """What the extreme eigenvectors of an earlier measurement say; None where there are none that fit."""
-    low, high = (work.kept.warm.get(f"{name}/{end}") for end in ("min", "max"))
+    warm = work.kept.warm or {}
+    low, high = (warm.get(f"{name}/{end}") for end in ("min", "max"))
     if low is None or high is None or low.shape != high.shape or len(low) != operator.size:
         return None
     return half_way(low.to(operator.device), high.to(operator.device))

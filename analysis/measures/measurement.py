@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Kept:
 
     vectors: Path | None = None
     cache: Path | None = None
-    warm: MutableMapping[str, Tensor] = field(default_factory=dict)
+    warm: MutableMapping[str, Tensor] | None = None
 
 
 class Measurement:
@@ -56,7 +56,8 @@ class Measurement:
     Attributes:
         indices: samples of each group, or those that stand for it.
         names: the groups that are measured.
-        vectors: eigenvectors found so far, by ``group/end``.
+        vectors: eigenvectors to be stored, by ``group/end``.
+        ends: both ends' for a later analysis, on the CPU, where one is to begin with them.
         parameters: of the Hessian, once one was made.
     """
 
@@ -76,6 +77,7 @@ class Measurement:
         self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
         self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
+        self.ends: dict[str, Tensor] = {}
         self.parameters = 0
         self.objective = Objective(samples, settings, subject.source, self.shared, self.names)
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.

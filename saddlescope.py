@@ -278,7 +278,7 @@ def reproduce(
     """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
     from saddlescope.analysis.records.load_study import load_study
     from saddlescope.analysis.records.study_plan import StudyAnalysis
-    from saddlescope.analysis.studies.analyze_command import analyze_with_progress
+    from saddlescope.analysis.studies.progress import analyze_with_progress
     from saddlescope.figures.draw import draw_study
     from saddlescope.reports.page.html import write_report
     from saddlescope.reports.page.summary import print_summary

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
 from ..hessian.subject import Subject

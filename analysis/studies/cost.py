@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..hessian.losses import loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator

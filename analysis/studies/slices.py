@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ..checkpoints.analysis_inputs import Given, check_side_car, model_of, open_checkpoint
+from ..checkpoints.analysis_inputs import check_side_car, model_of, open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import fit_weights, load_weights
 from ..hessian.modules import select_parameters
 from ..hessian.subject import Subject

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from saddlescope.analysis.checkpoints.analysis_inputs import Given
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import AnalysisSettings

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, SubjectError, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import SubjectError, open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings

@@ -1,4 +1,7 @@
-"""``saddlescope analyze`` and ``saddlescope slice``."""
+"""``saddlescope analyze`` and what else the command line offers of this package.
+
+Above 300 lines: the command line is read off the signatures, so every flag is spelled out, and there is nothing else here.
+"""
 
 from __future__ import annotations
 

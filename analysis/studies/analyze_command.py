@@ -70,7 +70,8 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         for settings in _layers(checkpoint, request)
     ]
     if request.dry_run:
-        from .cost import measure_cost, print_cost
+        from .cost import measure_cost
+        from .cost_table import print_cost
 
         cost = measure_cost(items[0], request.given, count=len(items))
         if request.as_json:

@@ -1,4 +1,7 @@
-"""What comes with a file names code, files and folders: none of it is run, read or written unless the person says so."""
+"""What comes with a file names code, files and folders: none of it is run, read or written unless the person says so.
+
+Above 300 lines: every way in for hostile names is tried, with the same few that a side-car may hold.
+"""
 
 import json
 import pickle

@@ -1,4 +1,7 @@
-"""Samples read as they are needed: equal to those in memory, bounded, and every data set that must be refused."""
+"""Samples read as they are needed: equal to those in memory, bounded, and every data set that must be refused.
+
+Above 300 lines: every path of lazy samples is held against the same data sets in memory.
+"""
 
 import json
 import threading

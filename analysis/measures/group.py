@@ -19,6 +19,7 @@ from .exact import in_float64, rechecked
 from .group_spectrum import group_spectrum
 from .measurement import Measurement
 from .subsampling import sampling_error
+from .verdict import Search, verdict
 
 
 def measure_group(work: Measurement, name: str) -> GroupResult:
@@ -66,14 +67,14 @@ class _Group:
         settings, work = self.settings, self.work
         spectrum = self._spectrum()
         sampling = self._sampling(spectrum)
-        verdict = self._verdict(spectrum)
-        negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
+        answer = self._verdict(spectrum)
+        negative = answer.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             if work.kept.vectors is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
                 work.vectors[f"{self.name}/{key}"] = vector
             if work.kept.warm is not None and key in ("min", "max"):
                 work.ends[f"{self.name}/{key}"] = vector.detach().to("cpu", copy=True)
-        certificate = self._certificate(spectrum, verdict.tau) if negative and settings.escape else None
+        certificate = self._certificate(spectrum, answer.tau) if negative and settings.escape else None
         escape = self._escape(spectrum) if negative and settings.escape else None
         gauss_newton = self._gauss_newton(spectrum if negative else None) if settings.gauss_newton else None
         self.judge.release()
@@ -100,7 +101,7 @@ class _Group:
             escape=escape,
             gauss_newton=gauss_newton,
             sampling=sampling,
-            verdict=verdict,
+            verdict=answer,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
             dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
@@ -168,7 +169,7 @@ class _Group:
 
     def _verdict(self, spectrum: Spectrum) -> Verdict:
         settings = self.settings
-        return leaving.verdict(
+        return verdict(
             spectrum.lambda_min,
             spectrum.lambda_max,
             self.gradient_norm,
@@ -176,7 +177,7 @@ class _Group:
             loss=self.mean,
             relative_tau=settings.tau,
             threshold=settings.stationarity,
-            search=leaving.Search(self.operator.size, settings.starts, settings.delta, spectrum.looks),
+            search=Search(self.operator.size, settings.starts, settings.delta, spectrum.looks),
         )
 
     def _certificate(self, spectrum: Spectrum, tau: float) -> Certificate:

@@ -61,6 +61,7 @@ class _Group:
         self.gradient_norm = float(self.gradient.double().norm())
         far = self.settings.stationarity * self.weight_norm
         self.enough = -2 * self.gradient_norm / far if self.weight_norm > 0 else None
+        self.held = self.judge is not self.operator and self.settings.engine == "saddlescope"
 
     def measure(self) -> GroupResult:
         """The group's record."""

@@ -1,4 +1,7 @@
-"""``saddlescope analyze`` and ``saddlescope slice``."""
+"""``saddlescope analyze`` and what else the command line offers of this package.
+
+Above 300 lines: the command line is read off the signatures, so every flag is spelled out, and there is nothing else here.
+"""
 
 from __future__ import annotations
 
@@ -138,7 +141,7 @@ def analyze(
 
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .records.settings import settings_from_flags
     from .studies.analyze_command import Request, analyze_targets
 
@@ -215,7 +218,7 @@ def slice_(
     data_root: DataRoot = None,
 ) -> None:
     """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.slice_command import slice_target
 
     given = given_from_flags(
@@ -253,7 +256,7 @@ def verify(
 
     Code of yours that was named when RESULT was measured is named again: --model nets.py:net; its arguments are in RESULT.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.analyze_command import verify_result
 
     given = given_from_flags(

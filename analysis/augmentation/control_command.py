@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
+from ..hessian.subject import Subject
 from ..records.augmentation import AugmentationControl, ControlEntry, ControlPanel
 from ..records.base import save
 from ..records.side_car import side_car_of

@@ -278,6 +278,9 @@ def augmentation_control(
     data_args: Annotated[str, JsonArguments] = "{}",
     data_root: DataRoot = None,
     checkpoint: Annotated[list[Path] | None, typer.Option(help="A trained network with its side-car; repeat.")] = None,
+    classes: Annotated[
+        list[int] | None, typer.Option("--class", min=0, help="Of the checkpoints, this class alone; repeat. Default: all.")
+    ] = None,
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Mirror images; default: colour images only.")
     ] = None,
@@ -291,7 +294,9 @@ def augmentation_control(
     """
     from .augmentation.control_command import Wanted, run_control
 
-    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint)
+    wanted = Wanted(
+        data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint, tuple(classes or ())
+    )
     for path in run_control(out, wanted):
         typer.echo(path)
 

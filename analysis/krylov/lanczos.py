@@ -124,6 +124,11 @@ class Lanczos:
         off = [0.0, *self.betas]
         return max((abs(a) + b + c for a, b, c in zip(self.alphas, off, self.betas, strict=False)), default=0.0)
 
+    @property
+    def storable(self) -> bool:
+        """Whether the run can be stored: one whose basis went to disk would write all of that again."""
+        return not self._basis.on_disk
+
     def run(self, steps: int, stop: Stop | None = None) -> Lanczos:
         """Goes on until ``steps`` steps are done in all, ``stop`` says so, or the space is spanned."""
         while self.steps < min(steps, self.operator.size) and not self.exhausted:
@@ -151,10 +156,9 @@ class Lanczos:
         return image
 
     def save(self, path: Path) -> None:
-        """Stores everything needed to continue (safetensors)."""
+        """Stores everything needed to continue (safetensors); of a basis that is in memory (:attr:`storable`)."""
         kept = min(self.steps + 1, self.operator.size)
-        tensors = {
-            "basis": self._basis.rows(kept),
+        tensors = self._basis.stored(kept) | {
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
@@ -172,7 +176,10 @@ class Lanczos:
         """
         try:
             tensors = load_file(path)
-            basis, state = tensors["basis"], tensors["state"].tolist()
+            blocks = [tensors["basis 0"]]
+            while (name := f"basis {sum(map(len, blocks))}") in tensors:
+                blocks.append(tensors[name])
+            basis, state = blocks[0], tensors["state"].tolist()
         except (SafetensorError, KeyError) as error:
             raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
         if basis.shape[1] != operator.size or basis.dtype != operator.dtype:
@@ -183,8 +190,9 @@ class Lanczos:
         run = cls(operator, state[0], place=place)
         # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
         run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
-        for row in basis:
-            run._basis.append(row)
+        for block in blocks:
+            for row in block:
+                run._basis.append(row)
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])

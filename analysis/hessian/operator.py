@@ -186,7 +186,12 @@ class HessianOperator:
             OperatorError: a product is not finite.
         """
         columns = [self._split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
-        totals = [torch.zeros(self.size, dtype=self.dtype, device=self.device) for _ in columns]
+        totals: list[Tensor | None] = [None for _ in columns]
+
+        def add(k: int, product: Tensor) -> None:
+            total = totals[k]
+            totals[k] = product if total is None else total.add_(product)
+
         if self._kept_at != self._state():
             self.release()
         with self.differentiable():
@@ -194,14 +199,16 @@ class HessianOperator:
                 self._keep_graphs()
             for gradients in self._kept or ():
                 for k, parts in enumerate(columns):
-                    totals[k] += self._product(gradients, parts, retain=True)
+                    add(k, self._product(gradients, parts, retain=True))
             for batch in self._batches(self._rest_from):
                 gradients = self._gradients(batch)
                 for k, parts in enumerate(columns):
-                    totals[k] += self._product(gradients, parts, retain=k + 1 < len(columns))
+                    add(k, self._product(gradients, parts, retain=k + 1 < len(columns)))
         self.matvecs += len(columns)
         # Flat vectors of networks are large: one is not copied to stand alone as a column, nor looked at in two passes.
-        result = self._sum(totals[0].unsqueeze(1) if len(totals) == 1 else torch.stack(totals, dim=1)).div_(self.num_samples)
+        # Of a process that has no samples of the group there is none.
+        sums = [torch.zeros(self.size, dtype=self.dtype, device=self.device) if t is None else t for t in totals]
+        result = self._sum(sums[0].unsqueeze(1) if len(sums) == 1 else torch.stack(sums, dim=1)).div_(self.num_samples)
         if not finite(result):
             raise NotFiniteError(
                 "a Hessian-vector product is not finite: an operation of the model has no second derivative here"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import weakref
 from collections.abc import Iterator
@@ -92,13 +91,15 @@ class KrylovBasis:
         parts = zip(self._parts(count, torch.float64), w.split(_COLUMNS), strict=True)
         return torch.stack([part @ x for part, x in parts]).sum(0)
 
-    def without(self, w: Tensor, overlap: Tensor) -> Tensor:
-        """``w - Q^T overlap`` in float64."""
-        left = torch.empty_like(w)
-        parts = zip(self._parts(len(overlap), torch.float64), w.split(_COLUMNS), left.split(_COLUMNS), strict=True)
-        for part, x, rest in parts:
-            torch.sub(x, overlap @ part, out=rest)
-        return left
+    def remove(self, w: Tensor, overlap: Tensor) -> None:
+        """Takes ``Q^T overlap`` from a float64 ``w [n]``, where it is.
+
+        The sum is taken in the basis' dtype: it is as exact as the rows, which are rounded to that, and what is left of an
+        overlap that was large is seen by the next pass.
+        """
+        narrow = overlap.to(self._dtype)
+        for part, x in zip(self._parts(len(overlap), self._dtype), w.split(_COLUMNS), strict=True):
+            x.sub_(narrow @ part)
 
     def combined(self, coefficients: Tensor) -> Tensor:
         """``Q^T c`` ``[n]`` for ``c [count]``, in the basis' dtype."""
@@ -143,8 +144,8 @@ class KrylovBasis:
                 stream.write(memoryview(q.view(torch.uint8).numpy()))
         except OSError as error:
             raise OSError(
-                f"{self._file}: a Krylov vector of {q.nbytes / 2**20:,.0f} MiB cannot be written ({error.strerror}): set TMPDIR "
-                "to a folder with more room, raise --memory, or take fewer --steps"
+                f"{self._file}: a Krylov vector of {q.nbytes / 2**20:,.0f} MiB cannot be written ({error.strerror}): set "
+                "TMPDIR to a folder with more room, raise --memory, or take fewer --steps"
             ) from None
 
     def _read(self, row: int, column: int, into: Tensor) -> None:
@@ -153,8 +154,8 @@ class KrylovBasis:
         with self._file.open("rb", buffering=0) as stream:
             stream.seek(self._place(row, column))
             view = memoryview(into.view(torch.uint8).numpy())
-            while len(view):
+            while view:
                 read = stream.readinto(view)
                 if not read:
-                    raise OSError(f"{self._file}: shorter than what was written to it; is somebody clearing TMPDIR?")
+                    raise OSError(f"{self._file}: shorter than what was written; is TMPDIR being cleared?")
                 view = view[read:]

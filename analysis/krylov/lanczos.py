@@ -69,6 +69,24 @@ def random_start(operator: LinearOperator, seed: int) -> Tensor:
     return v.div(v.norm()).to(operator.device, operator.dtype)
 
 
+#: numbers of a vector that are widened to float64 at once
+_WIDENED = 1 << 16
+
+
+def wide_dot(x: Tensor, y: Tensor) -> float:
+    """``x^T y`` of two vectors ``[n]`` with products and sums in float64, without wide copies of them."""
+    parts = zip(x.split(_WIDENED), y.split(_WIDENED), strict=True)
+    # Copied in float64, too: the last digit may depend on where in memory a vector begins.
+    return float(torch.stack([torch.dot(*(part.to(torch.float64, copy=True) for part in pair)) for pair in parts]).sum())
+
+
+def _take(w: Tensor, times: float, q: Tensor) -> None:
+    """``w - times q`` in float64, where w is."""
+    # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
+    for rest, part in zip(w.split(_WIDENED), q.split(_WIDENED), strict=True):
+        rest.sub_(part.double() * times)
+
+
 class Lanczos:
     """One run: start with a unit vector, call ``run``; continue later by calling it again.
 
@@ -202,7 +220,7 @@ class Lanczos:
         j = self.steps
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
-        alpha = float(torch.dot(w.double(), q.double()))
+        alpha = wide_dot(w, q)
         w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
         beta = float(w.norm())
         self.alphas.append(alpha)
@@ -219,19 +237,20 @@ class Lanczos:
             self._restart(j + 1)
         else:
             self.betas.append(beta)
-            self._basis.append(w / beta)
+            self._basis.append(w.div_(beta))
 
     def _restart(self, filled: int) -> None:
         w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._basis.append(w / w.norm())
+        self._basis.append(w.div_(w.norm()))
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
         j = self.steps
-        w = w.to(self._basis.device, torch.float64) - alpha * self._basis[j].double()
+        w = w.to(self._basis.device, torch.float64, copy=True)
+        _take(w, alpha, self._basis[j])
         if j and self.betas[-1]:
-            w -= self.betas[-1] * self._basis[j - 1].double()
+            _take(w, self.betas[-1], self._basis[j - 1])
         return w
 
     def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
@@ -243,7 +262,7 @@ class Lanczos:
         w = w.to(self._basis.device, torch.float64)
         for _ in range(_MOST_PASSES):
             before = float(w.norm())
-            w = self._basis.without(w, self._basis.overlap(w, filled))
+            self._basis.remove(w, self._basis.overlap(w, filled))
             if float(w.norm()) > before / 2:
                 break
         return w

@@ -128,7 +128,9 @@ class EndsOfGroups:
         def stop(run: Lanczos) -> bool:
             return settled(run) and run.steps >= least
 
-        run = Lanczos(operator, self.settings.seed, start=start, place=operator.place(self.settings.basis)).run(self.settings.steps, stop)
+        run = Lanczos(operator, self.settings.seed, start=start, place=operator.place(self.settings.basis)).run(
+            self.settings.steps, stop
+        )
         self._shown[name] = between_ends(run)
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.

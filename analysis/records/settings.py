@@ -83,7 +83,7 @@ class AnalysisSettings(BaseModel):
     )
     basis: Literal["auto", "device", "cpu", "disk"] = Field(
         "auto",
-        description="where the vectors of the Krylov space are kept; auto: up to half of the budget on the device, then on disk",
+        description="where the vectors of the Krylov space are kept; auto: half of the budget on the device, the rest on disk",
     )
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")

@@ -29,7 +29,9 @@ def test_as_many_samples_at_once_as_the_budget_holds(network, long_tail):
     fit_budget(operator, 10**9)
     assert operator.micro_batch == 37
     settings = AnalysisSettings(scheme="all", memory=4 * sizes[7], steps=10, min_steps=5)
-    found = [analyze(network().float(), long_tail(), settings=one) for one in (settings, AnalysisSettings(scheme="all", steps=10))]
+    found = [
+        analyze(network().float(), long_tail(), settings=one) for one in (settings, AnalysisSettings(scheme="all", steps=10))
+    ]
     tight, free = (one.groups["all"].lambda_max.value for one in found)
     assert tight == pytest.approx(free, rel=1e-4)
 

@@ -71,7 +71,7 @@ def group_spectrum(
             tau=settings.tau,
             enough=enough if settings.goal == "verdict" else None,
             knows=_knows(work, name, operator),
-            place=settings.basis,
+            place=operator.place(settings.basis),
             progress=step,
         )
     return measure_spectrum(
@@ -87,7 +87,7 @@ def group_spectrum(
         tau=settings.tau,
         mass_width=settings.mass_width,
         max_starts=settings.max_starts,
-        place=settings.basis,
+        place=operator.place(settings.basis),
         store=StartStore(work.kept.cache / index_name(indices)) if work.kept.cache is not None else None,
         progress=step,
     )

@@ -15,6 +15,7 @@ from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.subject import Subject
+from ..hessian.working_memory import fit_budget
 from ..krylov.lanczos import random_start
 from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
@@ -89,15 +90,19 @@ class Measurement:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self.shared(indices)
-        return HessianOperator(
+        operator = HessianOperator(
             self.subject.model,
             samples,
             self.subject.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=memory if memory is not None else settings.memory,
+            vectors=settings.steps + 1,
             reduce=reduce,
         )
+        if settings.memory is not None and memory is None and settings.micro_batch is None:
+            fit_budget(operator, settings.memory)
+        return operator
 
     def shared(self, indices: np.ndarray) -> tuple[Samples, Reduce | None]:
         """This process' share of some samples, and how it adds up with the others'."""

@@ -220,10 +220,15 @@ def product_rounding(operator: LinearOperator) -> float:
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:
-    """Warnings about ends that are bounds only, and a ratio that does not exist."""
+    """Warnings about ends that are bounds only, or may not be the outermost ones, and a ratio that does not exist."""
     pairs = (("lambda_min", lowest), ("lambda_max", highest))
     open_ends = [(end, pair) for end, pair in pairs if not pair.converged]
-    said = [f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound" for end, pair in open_ends]
+    said = [
+        f"{end} settled, not confirmed, after {steps} steps: an eigenvalue more than 1 % beyond may be hidden"
+        if pair.unconfirmed
+        else f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound"
+        for end, pair in open_ends
+    ]
     return said if highest.value > 0 else [*said, NO_RATIO]
 
 

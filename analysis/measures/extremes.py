@@ -6,6 +6,11 @@ vector is mixed into the start, so that the two-sided interval of a random start
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
 
+A small residual proves that an eigenvalue is near, not that none lies beyond: a start with little along the outermost
+eigenvector leads to the next one, and stays there for a while. How little the start would have to have for that is known from
+the coefficients of the run (``bounds.hidden_mass``), and how probable that is from its being random. An end is called converged
+where it is settled and such a start is rarer than :data:`DOUBT`; the run goes on until both are, or the step limit.
+
 The vectors may be looked for with cheaper products (``rough``): what counts is measured with the operator itself at the end.
 """
 
@@ -20,7 +25,7 @@ from torch import Tensor
 
 from ..hessian.sample_parts import one_micro_batch
 from ..krylov.basis import Place
-from ..krylov.bounds import end_intervals, start_error
+from ..krylov.bounds import end_intervals, hidden_mass, luck_needed, start_error
 from ..krylov.guards import guard
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
@@ -43,6 +48,9 @@ Rough = Callable[[LinearOperator], LinearOperator | None]
 PART_STEPS, PART_RTOL = 20, 5e-2
 #: Steps before the first look, and before an end that is small beside the other one may count as settled.
 FIRST_LOOK, SMALL_END = 4, 30
+#: An end is confirmed where a random start from which an eigenvalue farther beyond it than a share BEYOND of it (or its
+#: tolerance) would stay hidden has at most this probability.
+DOUBT, BEYOND = 1e-2, 1e-2
 #: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
 #: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
 NEAR = 3e-2
@@ -77,7 +85,7 @@ def measure_ends(
             settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
         rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
-            ``rough``: once, and again when it is measured).
+            ``rough``: once, and again when it is measured). It is converged when it is confirmed, too: see :func:`doubts`.
         delta: failure probability of the two-sided intervals, of both ends together.
         thresholds: tau / lambda_max of the index bounds.
         seed: of the random start.
@@ -100,6 +108,7 @@ def measure_ends(
     if part is not None and enough is None:
         knows = _shown_by((rough and rough(part)) or part, seed)
     looks = max(1, steps - FIRST_LOOK + 1)
+    dilution = 1.0 if knows is None else 2.0
 
     def proven(low: float, high: float) -> bool:
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
@@ -110,7 +119,9 @@ def measure_ends(
                 progress(1)
             if run.steps < FIRST_LOOK:
                 return False
-            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (settled(run) and done(run))
+            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (
+                settled(run) and max(doubts(run, rtol, noise.absolute, dilution)) <= DOUBT and done(run)
+            )
 
         start = random_start(operator, seed)
         return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
@@ -120,14 +131,14 @@ def measure_ends(
     if cheaper is not None:
         # Once is enough: the operator itself has the second look.
         run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
-        found = _through(operator, run)
+        found = _through(operator, run, doubts(run, rtol, noise.absolute, dilution))
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
-        if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
+        if proven(low, high) or (negative and all(found.settled(rtol, run.steps)) and max(found.doubts) <= DOUBT):
             ends = found
         knows = between_ends(run)
     if ends is None:
-        dilution = 1.0 if knows is None else 2.0
+        dilution = 1.0 if knows is None else 2.0  # the search knows something now
         # The interval wants a random part that ``knows`` does not depend on: a fresh one after a search.
         fresh = seed if cheaper is None else seed + 505
 
@@ -136,24 +147,27 @@ def measure_ends(
 
         run = run_with(operator, fresh, Settled(rtol), done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
-        ends = _of_run(run, eps)
+        ends = _of_run(run, eps, doubts(run, rtol, noise.absolute, dilution))
     low, high = ends.values
     noise = with_rounding(noise, operator, max(abs(low), abs(high)))
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
-    def extreme(value: float, residual: float, interval: Interval, settled: bool) -> Extreme:
+    def extreme(value: float, residual: float, interval: Interval, settled: bool, doubt: float) -> Extreme:
         wide = residual + noise.absolute
+        settled = settled or residual <= noise.absolute
         return Extreme(
             value=value,
             residual=residual,
             interval=interval,
             confidence=1.0 if ends.exhausted else 1 - delta,
             residual_interval=(value - wide, value + wide),
-            converged=settled or residual <= noise.absolute,
+            converged=settled and doubt <= DOUBT,
             noise=noise.absolute,
+            settled=settled,
+            doubt=doubt,
         )
 
-    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps))
+    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps), ends.doubts)
     ladder = [(c, c * max(high, 0.0)) for c in thresholds]
     return Spectrum(
         lambda_min=lowest,
@@ -181,6 +195,7 @@ class _Ends:
         values: Rayleigh quotients.
         residuals: of the unit vectors ``vectors``.
         gaps: distance to the rest of the spectrum, as far as it is known.
+        doubts: as :func:`doubts`, of the run that found them.
         eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
         bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
         exhausted: these are the ends, without any doubt.
@@ -189,6 +204,7 @@ class _Ends:
     values: tuple[float, float]
     residuals: tuple[float, float]
     gaps: tuple[float, float]
+    doubts: tuple[float, float]
     vectors: tuple[Tensor, Tensor]
     eps: float | None
     bounds: np.ndarray
@@ -199,15 +215,15 @@ class _Ends:
         return _settled(self.values, self.residuals, self.gaps, rtol, steps)
 
 
-def _of_run(run: Lanczos, eps: float | None) -> _Ends:
+def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _Ends:
     """What a run on the operator itself says."""
     ritz = run.ritz
     both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
     vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted)
+    return _Ends(both[0], both[1], _gaps(run), doubt, vectors, eps, ritz.values, run.exhausted)
 
 
-def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
+def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float]) -> _Ends:
     """What the operator says of the outer Ritz vectors of a run on another one (Rayleigh-Ritz, one product for each)."""
     found = torch.stack([run.ritz_vector(0), run.ritz_vector(-1)], dim=1)
     basis, _ = torch.linalg.qr(found.double())
@@ -220,7 +236,7 @@ def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
     low, high = (vector.to(operator.dtype) for vector in vectors.T)
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
     gaps = _gaps(run)
-    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
+    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, doubt, (low, high), None, values, False)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:
@@ -259,6 +275,25 @@ def ends_settled(run: Lanczos, rtol: float, near: float = NEAR) -> tuple[bool, b
         return False, False
     values, residuals = run.ritz.values, run.ritz.residuals
     return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps, near)
+
+
+def doubts(run: Lanczos, rtol: float, noise: float = 0.0, dilution: float = 1.0) -> tuple[float, float]:
+    """How rare a random start is from which this run would not show an eigenvalue well beyond an end; for both ends.
+
+    Well beyond: by more than :data:`BEYOND` or ``rtol`` of the end's size (of 1 % of the larger end's, where it is smaller than
+    that, late in a run), and by more than ``noise``. It holds at any step, for whatever spectrum; ``dilution`` as in ``bounds.start_error``.
+    """
+    if run.exhausted:
+        return 0.0, 0.0
+    low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
+    scale = max(abs(low), abs(high)) if run.steps >= SMALL_END else 0.0
+    share = max(BEYOND, rtol)
+
+    def one(value: float, side: int) -> float:
+        mass = hidden_mass(*run.chain, value + side * max(allowed_residual(value, scale, share), noise))
+        return luck_needed(run.operator.size, mass, dilution)
+
+    return one(low, -1), one(high, 1)
 
 
 def _gaps(run: Lanczos) -> tuple[float, float]:

@@ -18,6 +18,9 @@ class Extreme(Record):
     ``interval`` is the two-sided statement of Kuczynski and Wozniakowski (1992) with matvec noise added;
     ``residual_interval`` only says that *some* eigenvalue lies in it. Without convergence the one-sided
     Rayleigh-Ritz bound (``lambda_min <= value``, ``lambda_max >= value``) still holds up to ``noise``.
+
+    A small residual proves that an eigenvalue is near, not that it is the outermost one. Where only the ends are measured, an
+    end that is ``settled`` is ``converged`` only if ``doubt`` is small, too.
     """
 
     value: float
@@ -28,6 +31,18 @@ class Extreme(Record):
     converged: bool
     noise: float = Field(ge=0, description="measured matvec noise, in units of an eigenvalue")
     rayleigh_quotient: float | None = Field(None, description="v^T H v re-evaluated by a fresh matvec, float64 where asked")
+    settled: bool | None = Field(None, description="the estimated error of an eigenvalue near is within rtol (goals ends, verdict)")
+    doubt: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability of a random start from which an eigenvalue more than 1 % beyond stays hidden (goals ends, verdict)",
+    )
+
+    @property
+    def unconfirmed(self) -> bool:
+        """Settled on an eigenvalue, but the outermost one may be another."""
+        return bool(self.settled) and not self.converged
 
 
 class MassAtThreshold(Record):

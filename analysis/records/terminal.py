@@ -150,7 +150,8 @@ def _accuracy(group: GroupResult) -> str:
 
 
 def _extreme(extreme: Extreme) -> str:
-    return f"{extreme.value:.4g}{'' if extreme.converged else ' (bound)'}"
+    kind = "" if extreme.converged else " (not confirmed)" if extreme.unconfirmed else " (bound)"
+    return f"{extreme.value:.4g}{kind}"
 
 
 def _interval(extreme: Extreme) -> str:

@@ -49,9 +49,9 @@ def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilu
 def hidden_mass(alphas: Sequence[float], betas: Sequence[float], x: float) -> float:
     """Largest part that the start of a Lanczos run may have along eigenvectors beyond x, squared.
 
-    With p_0 ... p_m the polynomials orthonormal in the measure of the start s, no measure with these moments has more mass at x,
-    or at x and farther out, than ``1 / sum_k p_k(x)^2`` (the Christoffel function). For a unit eigenvector v of an eigenvalue
-    beyond x that is ``(s^T v)^2 <= 1 / sum_k p_k(x)^2``: had s a larger part, the run would have shown it.
+    With p_0 ... p_m the polynomials orthonormal in the measure of the start s, no measure with these moments has more mass at
+    x, or at x and farther out, than ``1 / sum_k p_k(x)^2`` (the Christoffel function). For a unit eigenvector v of an
+    eigenvalue beyond x that is ``(s^T v)^2 <= 1 / sum_k p_k(x)^2``: had s a larger part, the run would have shown it.
 
     Args:
         alphas: diagonal of T ``[m]``.
@@ -62,10 +62,10 @@ def hidden_mass(alphas: Sequence[float], betas: Sequence[float], x: float) -> fl
         The squared part, between 0 and 1.
     """
     older, newest, coupling, total, log_scale = 0.0, 1.0, 0.0, 1.0, 0.0
-    for alpha, beta_ in zip(alphas, betas, strict=True):
-        if beta_ == 0:
+    for alpha, following in zip(alphas, betas, strict=True):
+        if following == 0:
             return 0.0
-        older, newest, coupling = newest, ((x - alpha) * newest - coupling * older) / beta_, beta_
+        older, newest, coupling = newest, ((x - alpha) * newest - coupling * older) / following, following
         total += newest**2
         if total > 1e100:
             older, newest, total, log_scale = older / 1e50, newest / 1e50, total / 1e100, log_scale + math.log(1e100)

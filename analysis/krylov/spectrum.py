@@ -225,7 +225,7 @@ def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:
     open_ends = [(end, pair) for end, pair in pairs if not pair.converged]
     said = [
         f"{end} settled, not confirmed, after {steps} steps: an eigenvalue more than 1 % beyond may be hidden"
-        if pair.unconfirmed
+        if pair.state == "not confirmed"
         else f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound"
         for end, pair in open_ends
     ]

@@ -6,10 +6,7 @@ vector is mixed into the start, so that the two-sided interval of a random start
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
 
-A small residual proves that an eigenvalue is near, not that none lies beyond: a start with little along the outermost
-eigenvector leads to the next one, and stays there for a while. How little the start would have to have for that is known from
-the coefficients of the run (``bounds.hidden_mass``), and how probable that is from its being random. An end is called converged
-where it is settled and such a start is rarer than :data:`DOUBT`; the run goes on until both are, or the step limit.
+An end is called converged where it is settled and confirmed: see :mod:`.settled`.
 
 The vectors may be looked for with cheaper products (``rough``): what counts is measured with the operator itself at the end.
 """
@@ -25,7 +22,7 @@ from torch import Tensor
 
 from ..hessian.sample_parts import one_micro_batch
 from ..krylov.basis import Place
-from ..krylov.bounds import end_intervals, hidden_mass, luck_needed, start_error
+from ..krylov.bounds import end_intervals, start_error
 from ..krylov.guards import guard
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
@@ -33,7 +30,6 @@ from ..krylov.spectrum import (
     THRESHOLDS,
     Progress,
     Spectrum,
-    allowed_residual,
     decided,
     negative_ratio,
     what_to_say,
@@ -41,22 +37,14 @@ from ..krylov.spectrum import (
 )
 from ..records.base import Interval
 from ..records.spectra import Extreme, IndexBound
+from .settled import DOUBT, NEAR_ROUGHLY, Settled, doubts, ends_settled, gaps_of, within
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
 Rough = Callable[[LinearOperator], LinearOperator | None]
 #: Steps on the part; fewer where its ends are settled to 5 %.
 PART_STEPS, PART_RTOL = 20, 5e-2
-#: Steps before the first look, and before an end that is small beside the other one may count as settled.
-FIRST_LOOK, SMALL_END = 4, 30
-#: An end is confirmed where a random start from which an eigenvalue farther beyond it than a share BEYOND of it (or its
-#: tolerance) would stay hidden has at most this probability.
-DOUBT, BEYOND = 1e-2, 1e-2
-#: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
-#: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
-NEAR = 3e-2
-#: The same in a search with cheaper products, so that the operator's own residual, which is a little larger, is below
-#: :data:`NEAR`. A search that is not confirmed costs a whole run.
-NEAR_ROUGHLY = 2.5e-2
+#: Steps before the first look.
+FIRST_LOOK = 4
 
 
 def measure_ends(
@@ -71,6 +59,7 @@ def measure_ends(
     seed: int = 0,
     tau: float | None = None,
     enough: float | None = None,
+    confirm: bool = True,
     place: Place = "device",
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -85,12 +74,14 @@ def measure_ends(
             settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
         rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
-            ``rough``: once, and again when it is measured). It is converged when it is confirmed, too: see :func:`doubts`.
+            ``rough``: once, and again when it is measured); it is converged when it is confirmed, too.
         delta: failure probability of the two-sided intervals, of both ends together.
         thresholds: tau / lambda_max of the index bounds.
         seed: of the random start.
         tau: go on, up to the step limit, until it is decided whether an eigenvalue lies below ``-tau lambda_max``.
         enough: stop as soon as an eigenvalue is proven to lie below this and ``-tau lambda_max``, settled or not.
+        confirm: go on, up to the step limit, until settled ends are confirmed, too. What a part knows saves no steps of that:
+            only the random part of a start tells that nothing is hidden.
         place: where the Krylov basis is kept.
         progress: called with 1 after each step on ``operator``.
 
@@ -113,15 +104,21 @@ def measure_ends(
     def proven(low: float, high: float) -> bool:
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
 
+    def doubts_of(run: Lanczos) -> tuple[float, float]:
+        return doubts(run, rtol, noise.absolute, dilution)
+
+    def confirmed(run: Lanczos) -> bool:
+        return not confirm or max(doubts_of(run)) <= DOUBT
+
     def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
         def stop(run: Lanczos) -> bool:
             if progress is not None:
                 progress(1)
             if run.steps < FIRST_LOOK:
                 return False
-            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (
-                settled(run) and max(doubts(run, rtol, noise.absolute, dilution)) <= DOUBT and done(run)
-            )
+            if proven(float(run.ritz.values[0]), float(run.ritz.values[-1])):
+                return True
+            return settled(run) and confirmed(run) and done(run)
 
         start = random_start(operator, seed)
         return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
@@ -131,10 +128,10 @@ def measure_ends(
     if cheaper is not None:
         # Once is enough: the operator itself has the second look.
         run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
-        found = _through(operator, run, doubts(run, rtol, noise.absolute, dilution))
+        found = _through(operator, run, doubts_of(run))
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
-        if proven(low, high) or (negative and all(found.settled(rtol, run.steps)) and max(found.doubts) <= DOUBT):
+        if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
             ends = found
         knows = between_ends(run)
     if ends is None:
@@ -147,7 +144,7 @@ def measure_ends(
 
         run = run_with(operator, fresh, Settled(rtol), done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
-        ends = _of_run(run, eps, doubts(run, rtol, noise.absolute, dilution))
+        ends = _of_run(run, eps, doubts_of(run))
     low, high = ends.values
     noise = with_rounding(noise, operator, max(abs(low), abs(high)))
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
@@ -195,7 +192,7 @@ class _Ends:
         values: Rayleigh quotients.
         residuals: of the unit vectors ``vectors``.
         gaps: distance to the rest of the spectrum, as far as it is known.
-        doubts: as :func:`doubts`, of the run that found them.
+        doubts: as :func:`.settled.doubts`, of the run that found them.
         eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
         bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
         exhausted: these are the ends, without any doubt.
@@ -212,7 +209,7 @@ class _Ends:
 
     def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
         """As :func:`ends_settled`."""
-        return _settled(self.values, self.residuals, self.gaps, rtol, steps)
+        return within(self.values, self.residuals, self.gaps, rtol, steps)
 
 
 def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _Ends:
@@ -220,7 +217,7 @@ def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _End
     ritz = run.ritz
     both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
     vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], _gaps(run), doubt, vectors, eps, ritz.values, run.exhausted)
+    return _Ends(both[0], both[1], gaps_of(run), doubt, vectors, eps, ritz.values, run.exhausted)
 
 
 def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float]) -> _Ends:
@@ -235,7 +232,7 @@ def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float])
     residuals = (images - vectors * torch.from_numpy(values).to(basis.device)).norm(dim=0).tolist()
     low, high = (vector.to(operator.dtype) for vector in vectors.T)
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
-    gaps = _gaps(run)
+    gaps = gaps_of(run)
     return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, doubt, (low, high), None, values, False)
 
 
@@ -249,74 +246,3 @@ def between_ends(run: Lanczos) -> Tensor:
     """The unit vector ``[n]`` in float64 half way between the Ritz vectors of both ends."""
     both: Tensor = run.ritz_vector(0).double() + run.ritz_vector(-1).double()
     return both.div(both.norm())
-
-
-class Settled:
-    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), so many calls running."""
-
-    def __init__(self, rtol: float, calls: int = 2, near: float = NEAR) -> None:
-        self._rtol, self._calls, self._near, self._running = rtol, calls, near, 0
-
-    def __call__(self, run: Lanczos) -> bool:
-        """Counts the step."""
-        self._running = self._running + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
-        return self._running >= self._calls
-
-
-def ends_settled(run: Lanczos, rtol: float, near: float = NEAR) -> tuple[bool, bool]:
-    """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
-
-    The error is estimated as ``r^2 / gap`` (Kato-Temple: r the residual, gap the distance to the next Ritz value's residual
-    interval), and by r itself where that is smaller or there is no gap; r must be within ``near`` of the value, too. Late
-    in a run the error may be ``rtol`` of 1 % of the larger end; in its first steps a Ritz value near zero is on its way, not
-    small.
-    """
-    if run.steps < 2:
-        return False, False
-    values, residuals = run.ritz.values, run.ritz.residuals
-    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps, near)
-
-
-def doubts(run: Lanczos, rtol: float, noise: float = 0.0, dilution: float = 1.0) -> tuple[float, float]:
-    """How rare a random start is from which this run would not show an eigenvalue well beyond an end; for both ends.
-
-    Well beyond: by more than :data:`BEYOND` or ``rtol`` of the end's size (of 1 % of the larger end's, where it is smaller than
-    that, late in a run), and by more than ``noise``. It holds at any step, for whatever spectrum; ``dilution`` as in ``bounds.start_error``.
-    """
-    if run.exhausted:
-        return 0.0, 0.0
-    low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
-    scale = max(abs(low), abs(high)) if run.steps >= SMALL_END else 0.0
-    share = max(BEYOND, rtol)
-
-    def one(value: float, side: int) -> float:
-        mass = hidden_mass(*run.chain, value + side * max(allowed_residual(value, scale, share), noise))
-        return luck_needed(run.operator.size, mass, dilution)
-
-    return one(low, -1), one(high, 1)
-
-
-def _gaps(run: Lanczos) -> tuple[float, float]:
-    if run.steps < 2:
-        return 0.0, 0.0
-    values, residuals = run.ritz.values, run.ritz.residuals
-    low, high = (float(abs(values[end] - values[inner]) - residuals[inner]) for end, inner in ((0, 1), (-1, -2)))
-    return low, high
-
-
-def _settled(
-    values: tuple[float, float],
-    residuals: tuple[float, float],
-    gaps: tuple[float, float],
-    rtol: float,
-    steps: int,
-    near: float = NEAR,
-) -> tuple[bool, bool]:
-    scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
-
-    def one(value: float, r: float, gap: float) -> bool:
-        error = min(r, r * r / gap) if gap > 0 else r
-        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(near, rtol) * max(abs(value), 0.01 * scale))
-
-    low, high = map(one, values, residuals, gaps)
-    return low, high

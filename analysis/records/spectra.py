@@ -31,18 +31,18 @@ class Extreme(Record):
     converged: bool
     noise: float = Field(ge=0, description="measured matvec noise, in units of an eigenvalue")
     rayleigh_quotient: float | None = Field(None, description="v^T H v re-evaluated by a fresh matvec, float64 where asked")
-    settled: bool | None = Field(None, description="the estimated error of an eigenvalue near is within rtol (goals ends, verdict)")
+    settled: bool | None = Field(None, description="an eigenvalue is within about rtol (goals ends, verdict)")
     doubt: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="probability of a random start from which an eigenvalue more than 1 % beyond stays hidden (goals ends, verdict)",
+        description="probability of a start from which an eigenvalue more than 1 % beyond stays hidden (goals ends, verdict)",
     )
 
     @property
-    def unconfirmed(self) -> bool:
-        """Settled on an eigenvalue, but the outermost one may be another."""
-        return bool(self.settled) and not self.converged
+    def state(self) -> Literal["converged", "not confirmed", "bound"]:
+        """What ``value`` is: this end; an eigenvalue, and perhaps not the outermost; or only a bound of this end."""
+        return "converged" if self.converged else "not confirmed" if self.settled else "bound"
 
 
 class MassAtThreshold(Record):

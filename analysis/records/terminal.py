@@ -150,8 +150,7 @@ def _accuracy(group: GroupResult) -> str:
 
 
 def _extreme(extreme: Extreme) -> str:
-    kind = "" if extreme.converged else " (not confirmed)" if extreme.unconfirmed else " (bound)"
-    return f"{extreme.value:.4g}{kind}"
+    return f"{extreme.value:.4g}{'' if extreme.converged else f' ({extreme.state})'}"
 
 
 def _interval(extreme: Extreme) -> str:

@@ -189,7 +189,7 @@ def files(tmp_path_factory):
     (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one process
-        dcp.save({"model": state}, checkpoint_id=folder / "distributed", no_dist=True)
+        dcp.save({"model": state}, checkpoint_id=folder / "distributed")
     recipe = (RECIPES / "digits-lt.toml").read_text()
     (folder / "recipe.toml").write_text(recipe)
     (folder / "study" / "recipe.toml").write_text(tomli_w.dumps(load_recipe("digits-lt").resolved()))

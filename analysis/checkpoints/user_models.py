@@ -101,7 +101,8 @@ def _exported(path: Path) -> nn.Module:
             f"--model {path}: exported in train mode ({operation} is as in training), and that cannot be changed afterwards; "
             "call model.eval() and export it again"
         )
-    model = program.module(check_guards=False)
+    guarded = "check_guards" in inspect.signature(program.module).parameters  # not in torch 2.6
+    model = program.module(check_guards=False) if guarded else program.module()
     model._forward_pre_hooks.clear()  # these insist on the example's batch size; below it is tried whether others work
     if size := _only_batches_of(program, model):
         raise SubjectError(

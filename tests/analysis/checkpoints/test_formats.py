@@ -229,7 +229,7 @@ def test_a_folder_of_torch_distributed_checkpoint(tmp_path):
     (part,) = (tmp_path / "step-7").glob("*.distcp")
     whole = part.read_bytes()
     part.write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(CheckpointError, match="ends before a chunk of model.1.weight does"):
+    with pytest.raises(CheckpointError, match="ends before a chunk of model"):
         load_weights(tmp_path / "step-7")
 
 

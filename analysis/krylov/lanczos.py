@@ -161,6 +161,14 @@ class Lanczos:
         vector = self._basis.combined(coefficients)
         return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
 
+    @property
+    def chain(self) -> tuple[list[float], list[float]]:
+        """Diagonal and couplings of T as far as the start reaches: up to a breakdown, whose round-off is the last coupling."""
+        if not self.restarts:
+            return self.alphas, self.betas
+        first = self.restarts[0]
+        return self.alphas[:first], [*self.betas[: first - 1], self.dropped[0]]
+
     def project(self, z: Tensor) -> np.ndarray:
         """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
         return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()

@@ -18,7 +18,8 @@ from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import NotFiniteError
 from ..samples.groups import GroupError
 from ..samples.samples import Samples
-from .extremes import Settled, between_ends, ends_settled
+from .extremes import between_ends
+from .settled import Settled, ends_settled
 from .subsampling import looked_at
 
 #: (lambda_min, lambda_max); None where it is not known

@@ -244,7 +244,7 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {override}: write field=value, such as steps=200")
         try:
             table[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             table[key.strip()] = text.strip()
     return table
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 
 from ...analysis.records.study import Study
 from . import papers
-from .claims import Outcome, evaluate
+from .claims import evaluate
+from .outcome import Outcome
 from .papers import Claim, Item, State
 
 

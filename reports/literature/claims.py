@@ -1,7 +1,7 @@
 """What the papers claim, tested on a study: reproduced, not reproduced, or undecided at this scale.
 
-A claim about a size holds, or fails, where the paired 95 % interval over seeds lies on the claimed, or the other, side of zero. A
-claim about saddles: where every seed says so; in an escape experiment, by what became of the optimizer. Else it is undecided.
+A claim about a size holds, or fails, where the paired 95 % interval over seeds lies on the claimed, or other, side of zero;
+one about saddles where every seed says so; in an escape experiment, by what became of the optimizer. Else it is undecided.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How far the Hessian of a ReLU network reaches: central differences of the gradient along a certificate's v, by step.
 
-    python tests/benchmarks/kinks.py runs/digits-lt/<run>/curvature/checkpoint.head-tail.json tail
+    python tests/benchmarks/kinks.py <run>/curvature/checkpoint.head-tail.json tail
 
 Prints the difference quotient for steps from 1e-2 down to 1e-9 beside ``v^T H v``. Where the two part, units have switched on
 the way.

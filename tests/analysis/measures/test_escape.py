@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.elsewhere import shifted
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures import saddle as leaving
@@ -132,7 +133,7 @@ def test_weights_are_restored_to_the_bit_after_an_exception(tail):
     before, direction = operator.weights(), torch.full((175,), 1 / 3)
 
     def fail():
-        with leaving.shifted(operator, direction, 1e-3):
+        with shifted(operator, direction, 1e-3):
             assert torch.allclose(operator.weights(), before + direction / 1e3)
             raise RuntimeError("user")
 

@@ -223,7 +223,7 @@ def _all_agree(few: GroupHessian, directions: Tensor, products: Tensor, gradient
 
 def _small(few: GroupHessian, gradient: Tensor) -> float:
     """A slope that is small beside the gradient's length is not resolved by the rounding of the loss."""
-    return 10 * SAME * few.size**-0.5 * float(gradient.norm())
+    return 10 * SAME * float(gradient.norm()) / math.sqrt(few.size)
 
 
 def _noise(few: GroupHessian) -> float:

@@ -1,7 +1,7 @@
-"""Both ends of a spectrum, or a verdict on the lower one, and nothing else: few steps, from a start that knows the way.
+"""Both ends of a spectrum, or a verdict on the lower one, and nothing else: few steps, perhaps from a start that knows the way.
 
-Extreme eigenvectors of a part of a group's samples point roughly where the group's own do, at a fraction of the price. A random
-vector is mixed into the start, so that the two-sided interval of a random start still holds, a little wider: with
+Extreme eigenvectors of a part of a group's samples, or of an earlier checkpoint, point roughly where the group's own do. A
+random vector is mixed into such a start, so that the two-sided interval of a random start still holds, a little wider: with
 ``s = (w + r) / |w + r|``, w a unit vector that does not know r, and r uniform on the sphere, the part of s along an eigenvector
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)

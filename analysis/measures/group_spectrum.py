@@ -58,7 +58,7 @@ def group_spectrum(
             progress=step,
         )
     if settings.goal != "spectrum":
-        part = part_of(indices, work.subject.samples.labels, operator.work)
+        part = None if settings.confirm else part_of(indices, work.subject.samples.labels, operator.work)
         return measure_ends(
             operator,
             part=None if part is None else operator.over(*work.shared(part)),
@@ -71,6 +71,7 @@ def group_spectrum(
             tau=settings.tau,
             enough=enough if settings.goal == "verdict" else None,
             knows=_knows(work, name, operator),
+            confirm=None if settings.confirm else False,
             place=operator.place(settings.basis),
             progress=step,
         )

@@ -34,6 +34,10 @@ class AnalysisSettings(BaseModel):
         description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
         "'critical-step': the learning rate at which a step starts to hurt a group, by forward passes",
     )
+    confirm: bool = Field(
+        True,
+        description="with goal ends: go on until an eigenvalue well beyond the ends is improbable; false: until they settle",
+    )
     rough: bool = Field(
         True,
         description="goals ends and verdict: look for the vectors with convolutions in bfloat16, where the processor has it",

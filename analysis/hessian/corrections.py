@@ -83,10 +83,16 @@ _ADVICE = (
 )
 
 
+def lacks_second_derivative(error: Exception) -> bool:
+    """Whether what autograd raised says that an operation can be differentiated once only."""
+    words = ("derivative for", "once_differentiable", "double backward", "Checkpointing is not compatible", "cudnn RNN")
+    return any(word in str(error) for word in words)
+
+
 def reason(error: Exception) -> str:
     """One sentence for what autograd raised."""
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = "".join(f"; {what}" for word, what in _ADVICE if word in str(error))
-    twice = any(word in str(error) for word in ("derivative for", "once_differentiable", "double backward"))
+    twice = lacks_second_derivative(error)
     what = "an operation of the model cannot be differentiated twice" if twice else "the loss cannot be differentiated"
     return f"{what}: {said}{advice}"

@@ -79,14 +79,20 @@ _ADVICE = (
     ("once_differentiable", "write the backward pass in operations that can be differentiated, without once_differentiable"),
     ("double backward", "leave out torch.compile for the analysis"),
     ("Checkpointing is not compatible", "call checkpoint with use_reentrant=False"),
+    ("use_reentrant=True, torch.utils.checkpoint", "call checkpoint with use_reentrant=False"),
     ("cudnn RNN", "switch cuDNN off: torch.backends.cudnn.enabled = False"),
 )
 
 
 def lacks_second_derivative(error: Exception) -> bool:
     """Whether what autograd raised says that an operation can be differentiated once only."""
-    words = ("derivative for", "once_differentiable", "double backward", "Checkpointing is not compatible", "cudnn RNN")
-    return any(word in str(error) for word in words)
+    words = ("derivative for", "once_differentiable", "double backward", "cudnn RNN")
+    return is_reentrant(error) or any(word in str(error) for word in words)
+
+
+def is_reentrant(error: Exception) -> bool:
+    """Whether it is reentrant checkpointing that ``torch.autograd.grad`` does not go through."""
+    return any(word in str(error) for word in ("Checkpointing is not compatible", "use_reentrant=True, torch.utils.checkpoint"))
 
 
 def reason(error: Exception) -> str:

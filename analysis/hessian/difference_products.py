@@ -11,9 +11,11 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
@@ -23,10 +25,16 @@ from .operator import HessianOperator, Reduce
 from .shifted import shifted
 
 #: Steps that are tried, relative to the norm of the weights, the longest first; each a tenth of the one before.
-LADDER = {torch.float64: range(-2, -10, -1), torch.float32: range(-1, -6, -1)}
+#: By the coarsest type that the forward pass computes in: below its rounding nothing moves, and quotients agree on nothing.
+LADDER = {
+    torch.float64: range(-2, -10, -1),
+    torch.float32: range(-1, -6, -1),
+    torch.float16: range(0, -4, -1),
+    torch.bfloat16: range(0, -3, -1),
+}
 #: The measured difference of two products with steps h and h / 2 is taken so many times for the error of either: it is 3/4 of
-#: what the longer one has where curvature changes, and at least what it has where rounding rules.
-SAFETY = 2.0
+#: what the longer one has where curvature changes, and about what it has where rounding rules; and other vectors have more.
+SAFETY = 3.0
 #: A vector whose gradients bend so many times more than those of all vectors measured before is measured, too.
 BENDS = 1.5
 #: Error, relative to the largest product, from which it is worth a sentence.
@@ -167,7 +175,7 @@ class DifferenceOperator(HessianOperator):
     def _choose(self) -> Step:
         """The step of the ladder beside which a neighbour differs least."""
         norm = float(self.weights().double().norm()) or 1.0
-        steps = [10.0**power for power in LADDER.get(self.dtype, LADDER[torch.float32])]
+        steps = [10.0**power for power in LADDER[self._coarsest()]]
         probe = random_start(self, 909)
         middle = self._finite(probe, norm * steps[len(steps) // 2])
         probes = [probe] if middle is None or float(middle[0].norm()) == 0 else [probe, middle[0] / middle[0].norm()]
@@ -179,6 +187,13 @@ class DifferenceOperator(HessianOperator):
         # Of the two, the longer one where rounding rules and the shorter one where curvature does: their mean.
         between = math.sqrt(steps[best] * steps[best + 1])
         return Step(norm * between, between, _kinks(steps, apart, self._rounding(probes, norm * steps[-1]) / norm))
+
+    def _coarsest(self) -> torch.dtype:
+        """The type with the fewest digits that model and loss compute in, on a few samples."""
+        few = self.samples.subset(torch.arange(min(2, self.samples.num_samples)).numpy())
+        with _Types() as types:
+            self.over(few).mean_loss()
+        return max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
 
     def _rounding(self, probes: list[Tensor], length: float) -> float:
         """Rounding of a gradient: what its second difference is over a way too short for anything else."""
@@ -226,6 +241,21 @@ class DifferenceOperator(HessianOperator):
             behind = self.loss_and_gradient()[1]
         bend = float((ahead - self._centre + (behind - self._centre)).double().norm()) / (2 * length)
         return (ahead - behind) / (2 * length), bend
+
+
+class _Types(TorchDispatchMode):
+    """Collects the floating-point types of all tensors that are computed inside, but for single numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        for tensor in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim():
+                self.seen.add(tensor.dtype)
+        return found
 
 
 def _apart(one: list[tuple[Tensor, float] | None], other: list[tuple[Tensor, float] | None]) -> float:

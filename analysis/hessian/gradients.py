@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
-from .corrections import lacks_second_derivative, reason
+from .corrections import is_reentrant, lacks_second_derivative, reason
 
 
 def slopes_of(
@@ -31,7 +31,7 @@ def slopes_of(
     try:
         return derivatives(loss, parameters)
     except NoSecondDerivativeError as error:
-        if "Checkpointing is not compatible" not in str(error):
+        if not is_reentrant(error):
             raise
     held = [(p, p.grad) for p in model.parameters()]
     for p, _ in held:

@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..hessian.difference_products import DifferenceOperator
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..krylov.linear_operator import NoSecondDerivativeError
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import group_indices, scheme_of
 from ..samples.memory import free_bytes
@@ -82,12 +84,19 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     for name, indices in group_indices(scheme, subject.samples.labels).items():
         size = len(indices) if settings.subsample is None else min(len(indices), settings.subsample)
         part = indices[np.linspace(0, len(indices) - 1, min(size, SAMPLE)).astype(int)]
-        operator = HessianOperator(model, subject.samples.subset(part), subject.loss, params=settings.params)
+        kind = DifferenceOperator if settings.products == "differences" else HessianOperator
+        operator: HessianOperator = kind(model, subject.samples.subset(part), subject.loss, params=settings.params)
         parameters = operator.size
         exact = settings.engine == "exact"
         products = parameters if exact else settings.starts * min(settings.steps, parameters) + EXTRA
         v = torch.ones(operator.size, dtype=dtype, device=device)
-        operator.matvec(v)
+        try:
+            operator.matvec(v)
+        except NoSecondDerivativeError:
+            if settings.products != "auto":
+                raise
+            operator = DifferenceOperator(model, subject.samples.subset(part), subject.loss, params=settings.params)
+            operator.matvec(v)
         began = time.perf_counter()
         operator.matvec(v)
         seconds = (time.perf_counter() - began) * size / len(part)

@@ -191,8 +191,9 @@ class DifferenceOperator(HessianOperator):
     def _coarsest(self) -> torch.dtype:
         """The type with the fewest digits that model and loss compute in, on a few samples."""
         few = self.samples.subset(torch.arange(min(2, self.samples.num_samples)).numpy())
-        with _Types() as types:
-            self.over(few).mean_loss()
+        (batch,) = few.batches(few.num_samples, self.device, self.dtype)
+        with self.differentiable(), _Types() as types:
+            self._value(batch)
         return max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
 
     def _rounding(self, probes: list[Tensor], length: float) -> float:

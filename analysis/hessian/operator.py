@@ -113,7 +113,7 @@ class HessianOperator:
         self.matvecs = 0
         self._budget = self._memory if self._memory is not None else free_bytes(self.device) // 2
         self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
-        self._kept: list[tuple[Tensor, ...]] | None = None
+        self._kept: list[tuple[Tensor | None, ...]] | None = None
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
@@ -208,7 +208,7 @@ class HessianOperator:
             self._kept.append(gradients)
             self._rest_from += batch_size(batch)
 
-    def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
+    def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
         return derivatives(self._recorded(batch), self.parameters, create_graph=True)
 

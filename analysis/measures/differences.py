@@ -196,7 +196,7 @@ def _compare(
     products = torch.zeros_like(directions) if themselves else few.matmat(directions)
     unsettled: dict[str, AnotherFunctionError | None] = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
-        comparisons = {} if themselves else {"second": _Comparison(product)}
+        comparisons: dict[str, _Comparison] = {} if themselves else {"second": _Comparison(product)}
         if gradient is not None:
             # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
             small = 10 * SAME * few.size**-0.5 * float(gradient.norm())

@@ -106,8 +106,9 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         if result.groups[name].sampling is not None:
             raise VerificationError(f"{result_path}: group {name} was subsampled; analyze it whole for a certificate")
         dtype = getattr(torch, claim.dtype)
-        kind = _KINDS[result.groups[name].products]
-        product, difference = _quotients(kind, subject, part, vector, source.params_pattern, dtype)
+        product, difference = _quotients(
+            _KINDS[result.groups[name].products], subject, part, vector, source.params_pattern, dtype
+        )
         # a model or loss that was edited may curve downwards, too, but that is not what the result says
         same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
         threshold = -result.groups[name].verdict.tau - claim.noise

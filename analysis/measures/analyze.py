@@ -107,7 +107,7 @@ def analyze(
         additivity=work.additivity(),
         net_rates=net_rates,
         vectors_file=vectors.name if vectors else None,
-        warnings=doubts(work.known, samples, work.loss, work.source.choices),
+        warnings=[*doubts(work.known, samples, work.loss, work.source.choices), *work.warnings],
         refused=refused,
         provenance=_provenance(work, model, device, dtype, began),
     )

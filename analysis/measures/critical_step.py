@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..records.steps import CriticalStep
 from .optimizer_fields import Parts, Rule, fields
-from .saddle import shifted
 
 #: What is looked at, as the length ``eta ||d||`` of the step relative to the norm of the weights: first, at most, at least.
 FIRST, LONGEST, SHORTEST = 2.0**-10, 8.0, 2.0**-30

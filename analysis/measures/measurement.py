@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.gauss_newton import measure_gauss_newton
@@ -23,7 +24,7 @@ from ..hessian.suspects import stale_statistics
 from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
-from ..krylov.linear_operator import OperatorError
+from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..krylov.spectrum import Spectrum, measure_spectrum
 from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
@@ -34,7 +35,7 @@ from ..samples.provenance import Source
 from ..samples.samples import Samples
 from . import saddle as leaving
 from .critical_step import group_steps, updates
-from .differences import look
+from .differences import AnotherHessianError, look
 from .exact import exact_spectrum, in_float64, rechecked
 from .extremes import half_way, measure_ends
 from .objective import Objective
@@ -74,6 +75,7 @@ class Measurement:
         self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
         self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
+        self.warnings: list[str] = []  # about all groups
         self.parameters = 0
         self.source = source
         self.objective = Objective(samples, settings, source, self._shared, self.names)
@@ -81,12 +83,15 @@ class Measurement:
         self._parts = [name for name in scheme.groups if name != "all"]
         self._adds_up = is_partition(scheme, len(samples.class_counts)) and set(self._parts) <= set(self.names)
         self._products: dict[str, tuple[int, Tensor]] = {}
+        self._by_differences: dict[str, bool] = {}
+        self.by_differences = settings.products == "differences"  # once a group needs them, so do all after it
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self._shared(indices)
-        return HessianOperator(
+        kind = DifferenceOperator if self.by_differences else HessianOperator
+        return kind(
             self.model,
             samples,
             self.loss,
@@ -101,7 +106,23 @@ class Measurement:
         return self.samples.subset(self.world.share(indices)), self.world.reduce if self.world.shares(indices) else None
 
     def measure(self, name: str) -> GroupResult:
-        """Everything asked for about one group."""
+        """Everything asked for about one group, by differences where exact products are not to be had and that is allowed.
+
+        Raises:
+            OperatorError, RandomOperatorError: nothing can be said of the group.
+        """
+        try:
+            return self._measure(name, [])
+        except (NoSecondDerivativeError, AnotherHessianError) as error:
+            if self.by_differences or self.settings.products != "auto" or self.settings.engine == "pyhessian":
+                raise
+            if self.world.size > 1:  # each process looks at samples of its own: they could part here
+                raise type(error)(f"{error}; or take products by differences: --products differences") from None
+            why = str(error)
+        self.by_differences = True
+        return self._measure(name, [f"measured by differences of the gradient: {why}"])
+
+    def _measure(self, name: str, warnings: list[str]) -> GroupResult:
         settings, indices = self.settings, self.indices[name]
         subsets: list[np.ndarray] = []
         population = len(indices)
@@ -112,10 +133,13 @@ class Measurement:
             indices = subsets[0]
         operator = self.operator(indices)
         self.parameters = operator.size
+        if isinstance(operator, DifferenceOperator):
+            operator, why = in_float64_if_possible(operator, settings.memory)
+            warnings += [f"differences in {operator.dtype}, not in float64: {why}".replace("torch.", "")] if why else []
         mean, gradient = operator.loss_and_gradient()
-        warnings = stale_statistics(operator.model)
+        warnings += stale_statistics(operator.model)
         judge = operator
-        if operator.dtype != torch.float64:
+        if operator.dtype != torch.float64 and not self.by_differences:
             try:
                 judge = in_float64(operator)
             except OperatorError as error:  # a loss with float32 constants, say
@@ -127,7 +151,7 @@ class Measurement:
         try:
             spectrum = self._spectrum(name, operator, indices, enough)
         except RandomOperatorError as error:
-            if judge is operator or settings.engine != "saddlescope":
+            if judge is operator or settings.engine != "saddlescope" or self.by_differences:
                 raise
             # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
             operator.release()
@@ -136,9 +160,13 @@ class Measurement:
             spectrum = self._spectrum(name, operator, indices, enough)
             warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
         warnings += look(judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
+        if isinstance(operator, DifferenceOperator):
+            judge = operator.halved()  # what half the step says of the vectors found goes into the intervals
         held = judge is not operator and settings.engine == "saddlescope"
         if held:
             spectrum = rechecked(spectrum, judge)
+        if isinstance(operator, DifferenceOperator):
+            warnings += operator.remarks()
         warnings = [*spectrum.warnings, *warnings]
         sampling = None
         if len(subsets) == 1 and population > len(indices):
@@ -157,6 +185,7 @@ class Measurement:
             )
         elif self._adds_up:
             self._products[name] = self._common_product(operator)
+            self._by_differences[name] = self.by_differences
         verdict = leaving.verdict(
             spectrum.lambda_min,
             spectrum.lambda_max,
@@ -182,7 +211,9 @@ class Measurement:
         if negative and settings.escape:
             escape = self._escape(operator, judge, spectrum, mean, gradient, weight_norm, warnings)
         gauss_newton = None
-        if settings.gauss_newton:
+        if settings.gauss_newton and self.by_differences:
+            warnings.append("no Gauss-Newton part: it needs exact products")
+        elif settings.gauss_newton:
             gauss_newton = measure_gauss_newton(
                 operator,
                 spectrum.vectors["min"] if negative else None,
@@ -218,6 +249,7 @@ class Measurement:
             verdict=verdict,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
+            products="differences" if self.by_differences else "exact",
             dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
             warnings=warnings,
         )
@@ -236,6 +268,9 @@ class Measurement:
                 return None
             operator = self.operator(np.arange(self.samples.num_samples), memory=1)
             self._products["all"] = self._common_product(operator)
+            self._by_differences["all"] = self.by_differences
+        if len({self._by_differences[name] for name in ["all", *self._parts]}) > 1:
+            return None  # exact products and differences are not added up
         total, whole = self._products["all"]
         parts = sum(
             (size * product for size, product in (self._products[name] for name in self._parts)), torch.zeros_like(whole)
@@ -254,7 +289,8 @@ class Measurement:
 
     def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
         settings = self.settings
-        store = StartStore(self.cache / index_name(indices)) if self.cache is not None else None
+        place = index_name(indices) + ("-differences" if self.by_differences else "")
+        store = StartStore(self.cache / place) if self.cache is not None else None
 
         def step(count: int) -> None:
             if self.progress is not None:
@@ -327,7 +363,7 @@ class Measurement:
             judge,
             spectrum.vectors["min"],
             tau=tau,
-            noise=spectrum.noise.absolute * shrink,
+            noise=spectrum.lambda_min.noise if self.by_differences else spectrum.noise.absolute * shrink,
             vectors_file=self.vectors_file or "",
             key=f"{name}/min",
             quotient=known,
@@ -384,6 +420,9 @@ class Measurement:
 
     def net_rates(self, groups: Mapping[str, GroupResult]) -> list[NetRate]:
         """Of the optimizers' whole fields, see :class:`~saddlescope.analysis.measures.objective.Objective`."""
+        if self.by_differences and self.objective.wants_net != "none":
+            self.warnings.append("no net rates: they need exact products")
+            return []
         whole = groups.get("all")
         known = whole.lambda_min if whole is not None and whole.sampling is None else None
         return self.objective.net_rates(self.operator, known)

@@ -56,6 +56,11 @@ class AnalysisSettings(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     engine: Literal["saddlescope", "pyhessian", "exact"] = "saddlescope"
+    products: Literal["auto", "exact", "differences"] = Field(
+        "auto",
+        description="Hessian-vector products: exact (double backward), by differences of the gradient, or differences only "
+        "where an operation has no second derivative or a wrong one",
+    )
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, escape rates and escape test where curvature is negative")
@@ -120,6 +125,14 @@ class AnalysisSettings(BaseModel):
             raise ValueError("'many' and 'few' go together: give both or neither")
         if self.many is not None and self.few is not None and self.few > self.many + 1:
             raise ValueError(f"few = {self.few} above many = {self.many}: a class would be both")
+        return self
+
+    @model_validator(mode="after")
+    def _exact_products_for_peers(self) -> AnalysisSettings:
+        if self.products == "differences" and self.engine == "pyhessian":
+            raise ValueError("engine 'pyhessian' estimates without error bounds: it takes no products by differences")
+        if self.products == "differences" and self.gauss_newton:
+            raise ValueError("the Gauss-Newton part needs exact products: leave out gauss_newton, or products = 'differences'")
         return self
 
     @model_validator(mode="after")

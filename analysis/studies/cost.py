@@ -13,13 +13,15 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from torch import nn
 
 from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
-from ..hessian.losses import loss_of
+from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
+from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
-from ..krylov.linear_operator import OperatorError
-from ..measures.differences import look
+from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
+from ..measures.differences import AnotherHessianError, look
 from ..measures.exact import in_float64
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
@@ -29,6 +31,7 @@ from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
+from ..samples.samples import Samples
 
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
@@ -140,6 +143,29 @@ class _Passes:
     pair64: float  # two products that share a graph
 
 
+def _measured(
+    model: nn.Module, samples: Samples, loss: BatchLoss, settings: AnalysisSettings
+) -> tuple[HessianOperator, _Passes]:
+    """The operator that a measurement will take, with exact products or without, and its times."""
+    if settings.products != "differences":
+        start = time.perf_counter()
+        operator = HessianOperator(
+            model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+        )
+        setup = time.perf_counter() - start
+        try:
+            return operator, _timed(operator, setup, settings)
+        except (NoSecondDerivativeError, AnotherHessianError):
+            if settings.products == "exact" or settings.engine == "pyhessian":
+                raise
+    start = time.perf_counter()
+    narrow = DifferenceOperator(
+        model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+    )
+    operator = in_float64_if_possible(narrow, settings.memory)[0]
+    return operator, _timed(operator, time.perf_counter() - start, settings)
+
+
 def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) -> _Passes:
     """Times everything on the operator's own samples."""
     count = operator.num_samples
@@ -149,7 +175,9 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
     gradient, forward = seconds(operator.loss_and_gradient), seconds(operator.mean_loss)
     judge = operator
     gradient64 = pair64 = 0.0
-    if operator.dtype != torch.float64:
+    if isinstance(operator, DifferenceOperator):  # held against half its step
+        pair64 = 2 * product
+    elif operator.dtype != torch.float64:
         try:
             judge = in_float64(operator)
         except OperatorError:  # it is not taken then, either
@@ -202,13 +230,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
             rows, subsets = parts[0], len(parts)
         part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
-        start = time.perf_counter()
-        operator = HessianOperator(
-            model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
-        )
-        setup = time.perf_counter() - start
+        operator, passes = _measured(model, samples, loss, settings)
         parameters = operator.size
-        passes = _timed(operator, setup, settings)
         usual, most = lanczos_steps(settings, parameters)
         mine = [
             _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))

@@ -502,3 +502,18 @@ def test_layers_of_a_model_without_parts(project, run):
     code, _, err = run("analyze", "one.pt", "--model", "one.py:net", "--data", "data.py:tensors", "--layers")
     assert code == 2
     assert "leave out --layers" in err
+
+
+def test_results_by_differences_say_so_and_are_verified(project, run):
+    code, out, err = run("analyze", "ckpt.pt", *OURS, "--products", "differences")
+    assert code == 0, err
+    assert "by central differences of the gradient" in out
+    path = project / "curvature" / "ckpt.head-tail.json"
+    groups = load(CurvatureResult, path).groups
+    assert {group.products for group in groups.values()} == {"differences"}
+    assert groups["tail"].certificate.holds
+    code, out, err = run("verify", path, *OURS[:4])
+    assert code == 0, err
+    assert "tail: holds" in out
+    assert run("analyze", "ckpt.pt", *OURS, "--products", "guesses")[0] == 2
+    assert run("analyze", "ckpt.pt", *OURS, "--products", "differences", "--dry-run")[0] == 0

@@ -110,6 +110,13 @@ def analyze(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLESxVECTORS",
+            help="Under torchrun, 2x4: samples shared over all 8 processes, each vector spread over 4.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random starts.")] = None,
     memory: Annotated[str | None, typer.Option(help="Budget for kept graphs: 2GB, 500MB.")] = None,
     subsample: Annotated[int | None, typer.Option(min=2, help="Largest number of samples a group; error measured.")] = None,
@@ -160,6 +167,7 @@ def analyze(
         "products": products,
         "dtype": dtype,
         "device": device,
+        "mesh": mesh,
         "seed": seed,
         "subsample": subsample,
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..records.spectra import OperatorNoise
 from .lanczos import random_start
 from .linear_operator import LinearOperator, product_error
+from .space import space_of
 
 #: Relative differences above this mean that data or model change between products.
 TOLERANCE = 1e-3
@@ -52,10 +53,11 @@ def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
     first, other = operator.matvec(u).double(), operator.matvec(v).double()
     operator.release()  # kept graphs would repeat one random draw and look like a fixed operator
     again = operator.matvec(u).double()
-    size = max(float(first.norm()), float(other.norm()))
-    difference = float((first - again).norm())
+    space = space_of(operator)
+    size = max(space.norm(first), space.norm(other))
+    difference = space.norm(first - again)
     # For random unit vectors an asymmetric error of norm e shows as about e / sqrt(n).
-    asymmetry = abs(float(torch.dot(first, v.double()) - torch.dot(other, u.double()))) * operator.size**0.5
+    asymmetry = abs(space.dot(first, v) - space.dot(other, u)) * operator.size**0.5
     repeat, symmetry = (difference / size, asymmetry / (2 * size)) if size > 0 else (0.0, 0.0)
     if repeat > TOLERANCE:
         raise RandomOperatorError(

@@ -19,6 +19,7 @@ from .guards import guard
 from .lanczos import Lanczos
 from .lanczos_runs import Start, StartStore
 from .linear_operator import LinearOperator, product_error
+from .space import space_of
 from .trace import trace
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
@@ -252,9 +253,8 @@ def converged(run: Lanczos, k: int, rtol: float) -> bool:
 
 
 def _rayleigh(operator: LinearOperator, v: Tensor) -> float:
-    product = operator.matvec(v).double()
-    wide = v.double()
-    return float(torch.dot(product, wide) / torch.dot(wide, wide))
+    space, product = space_of(operator), operator.matvec(v)
+    return space.dot(product, v) / space.dot(v, v)
 
 
 def negative_ratio(lambda_min: Extreme, lambda_max: Extreme) -> Estimate:

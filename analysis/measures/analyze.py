@@ -18,6 +18,7 @@ from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
+from ..krylov.sliced_files import INDEX, save_index, save_slices
 from ..krylov.tensor_files import save_tensors
 from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
@@ -97,8 +98,8 @@ def analyze(
                 raise
             refused[name] = str(error)
     net_rates = work.net_rates(groups)
-    if vectors is not None and world.first:
-        save_tensors(work.vectors, vectors)
+    if vectors is not None:
+        vectors = _store_vectors(work, vectors)
     if warm is not None:
         warm.update({name: vector.detach().to("cpu", copy=True) for name, vector in work.vectors.items()})
     return CurvatureResult(
@@ -111,6 +112,23 @@ def analyze(
         refused=refused,
         provenance=_provenance(work, model, device, dtype, began),
     )
+
+
+def _store_vectors(work: Measurement, path: Path) -> Path:
+    """Stores the eigenvectors, of slices each process its own; returns the file that the result names."""
+    world = work.world
+    if world.slices == 1:
+        if world.first:
+            save_tensors(work.vectors, path)
+        return path
+    ranges = world.ranges(work.parameters)
+    if world.keeps:
+        save_slices(work.vectors, path, ranges, world.slice)
+    world.wait()
+    itemsize = max((vector.element_size() for vector in work.vectors.values()), default=0)
+    if world.first:
+        save_index(list(work.vectors), path, ranges, itemsize)
+    return path.with_name(path.name + INDEX)
 
 
 def critical_steps(
@@ -180,13 +198,16 @@ def _begin(
     own = copied(model).to(device, dtype)
     chosen = logits_choice(loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
+    if world.size > 1:
+        world.require_same("weights", weights_sha256(own))
+        world.require_same("samples", samples.sha256())
     work = Measurement(
         own,
         samples,
         loss,
         scheme,
         settings,
-        vectors.name if vectors else None,
+        _vectors_name(vectors, world),
         progress,
         world,
         # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
@@ -198,6 +219,12 @@ def _begin(
         warm,
     )
     return work, device, dtype
+
+
+def _vectors_name(path: Path | None, world: World) -> str | None:
+    if path is None:
+        return None
+    return path.name if world.slices == 1 else path.name + INDEX
 
 
 def _provenance(work: Measurement, model: nn.Module, device: torch.device, dtype: torch.dtype, began: float) -> Provenance:
@@ -231,7 +258,7 @@ def usable(name: str) -> torch.device:
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
     "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
-    "memory", "basis", "subsample", "escape_test", "keep_vectors",
+    "memory", "basis", "mesh", "subsample", "escape_test", "keep_vectors",
 }  # fmt: skip
 
 

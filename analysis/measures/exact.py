@@ -16,6 +16,7 @@ from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import LinearOperator, product_error
+from ..krylov.space import space_of
 from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
@@ -69,9 +70,10 @@ def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
     ends = {"min": spectrum.lowest, "max": spectrum.highest}
     pairs = {f"{end}-{rank}" if rank > 1 else end: pair for end in ends for rank, pair in enumerate(ends[end], start=1)}
     vectors = torch.stack([spectrum.vectors[name] for name in pairs], dim=1).to(judge.device, judge.dtype)
-    images, squares = judge.matmat(vectors), (vectors * vectors).sum(0)
-    quotients = (images * vectors).sum(0) / squares
-    residuals = (images - vectors * quotients).norm(dim=0) / squares.sqrt()
+    space, images = space_of(judge), judge.matmat(vectors)
+    squares = space.dots(vectors, vectors)
+    quotients = space.dots(images, vectors) / squares
+    residuals = space.norms(images - vectors * quotients) / squares.sqrt()
     rounding = product_rounding(judge) * max(abs(pair.value) for pair in pairs.values()) + product_error(judge)
     held: dict[str, Extreme] = {}
     for (name, pair), quotient, residual in zip(pairs.items(), quotients.tolist(), residuals.tolist(), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from ..hessian.losses import BatchLoss
 from ..hessian.low_precision import rough_if_faster
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.sample_parts import part_of
+from ..hessian.sliced import SlicedOperator
 from ..hessian.suspects import stale_statistics
 from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
 from ..krylov.lanczos_runs import StartStore
-from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
+from ..krylov.linear_operator import LinearOperator, NoSecondDerivativeError, OperatorError
 from ..krylov.spectrum import Spectrum, measure_spectrum
 from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
@@ -116,8 +118,6 @@ class Measurement:
         except (NoSecondDerivativeError, AnotherHessianError) as error:
             if self.by_differences or self.settings.products != "auto" or self.settings.engine == "pyhessian":
                 raise
-            if self.world.size > 1:  # each process looks at samples of its own: they could part here
-                raise type(error)(f"{error}; or take products by differences: --products differences") from None
             why = str(error)
         self.by_differences = True
         return self._measure(name, [f"measured by differences of the gradient: {why}"])
@@ -144,7 +144,7 @@ class Measurement:
                 judge = in_float64(operator)
             except OperatorError as error:  # a loss with float32 constants, say
                 warnings.append(f"not re-evaluated in float64: {error}")
-        warnings += look(judge, seed=settings.seed)
+        warnings += self._looked_at(judge)
         weight_norm, gradient_norm = float(operator.weights().double().norm()), float(gradient.double().norm())
         # From here down the verdict is "saddle": s* = 2 |g| / |lambda_min| is at most the share of |w| that counts.
         enough = -2 * gradient_norm / (settings.stationarity * weight_norm) if weight_norm > 0 else None
@@ -159,7 +159,7 @@ class Measurement:
             mean, gradient = operator.loss_and_gradient()
             spectrum = self._spectrum(name, operator, indices, enough)
             warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
-        warnings += look(judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
+        warnings += self._looked_at(judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
         if isinstance(operator, DifferenceOperator):
             judge = operator.halved()  # what half the step says of the vectors found goes into the intervals
         held = judge is not operator and settings.engine == "saddlescope"
@@ -202,7 +202,7 @@ class Measurement:
         negative = verdict.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             if self.vectors_file is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
-                self.vectors[f"{name}/{key}"] = vector
+                self.vectors[f"{name}/{key}"] = self.world.slice_of(vector) if self.world.slices > 1 else vector
         certificate = None
         if negative and settings.escape:
             quotient = spectrum.lambda_min.rayleigh_quotient if held else None
@@ -256,6 +256,21 @@ class Measurement:
         operator.release()
         return result
 
+    def _looked_at(self, judge: HessianOperator, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+        """Holds derivatives against differences, in each process on samples of its own; none goes on where one cannot."""
+        if self.world.size == 1:
+            return look(judge, vectors, seed=self.settings.seed)
+        said, trouble = list[str](), None
+        try:
+            said = look(judge, vectors, seed=self.settings.seed)
+        except (OperatorError, RandomOperatorError) as error:
+            trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
+        troubles = [one for one in self.world.everyone(trouble) if one is not None]
+        if troubles:
+            kind = AnotherHessianError if all(products for products, _ in troubles) else OperatorError
+            raise kind(troubles[0][1])
+        return said
+
     def additivity(self) -> float | None:
         """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured.
 
@@ -288,6 +303,18 @@ class Measurement:
         return per_sample(self.model, self.samples, self.loss, device=tensor.device, dtype=tensor.dtype)
 
     def _spectrum(self, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
+        """Of a group, with whole vectors: those of the Krylov space may be spread, these few are not."""
+        found = self._spread_spectrum(name, self._spread(operator), operator, indices, enough)
+        if self.world.slices == 1:
+            return found
+        return replace(found, vectors={key: self.world.whole(vector, operator.size) for key, vector in found.vectors.items()})
+
+    def _spread(self, operator: HessianOperator) -> LinearOperator:
+        return operator if self.world.slices == 1 else SlicedOperator(operator, self.world)
+
+    def _spread_spectrum(
+        self, name: str, spread: LinearOperator, operator: HessianOperator, indices: np.ndarray, enough: float | None
+    ) -> Spectrum:
         settings = self.settings
         place = index_name(indices) + ("-differences" if self.by_differences else "")
         store = StartStore(self.cache / place) if self.cache is not None else None
@@ -310,8 +337,8 @@ class Measurement:
         if settings.goal != "spectrum":
             part = part_of(indices, self.samples.labels, operator.work)
             return measure_ends(
-                operator,
-                part=None if part is None else operator.over(*self._shared(part)),
+                spread,
+                part=None if part is None else self._spread(operator.over(*self._shared(part))),
                 rough=rough_if_faster if settings.rough else None,
                 steps=settings.steps,
                 rtol=settings.rtol,
@@ -325,7 +352,7 @@ class Measurement:
                 progress=step,
             )
         return measure_spectrum(
-            operator,
+            spread,
             steps=settings.steps,
             min_steps=settings.min_steps,
             rtol=settings.rtol,
@@ -347,7 +374,8 @@ class Measurement:
         low, high = (self.warm.get(f"{name}/{end}") for end in ("min", "max"))
         if low is None or high is None or low.shape != high.shape or len(low) != operator.size:
             return None
-        return half_way(low.to(operator.device), high.to(operator.device))
+        known = half_way(low.to(operator.device), high.to(operator.device))
+        return known if self.world.slices == 1 else self.world.slice_of(known)
 
     def _certificate(
         self,

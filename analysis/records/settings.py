@@ -85,6 +85,12 @@ class AnalysisSettings(BaseModel):
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
     memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: a quarter of what is free")
     basis: Literal["device", "cpu", "disk"] = Field("device", description="where the vectors of the Krylov space are kept")
+    mesh: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*x[1-9]\d*$",
+        description="of several processes, samples x vectors: samples are shared over all, each vector of the Krylov space is "
+        "spread over the second number; default: whole vectors in each",
+    )
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
 
@@ -103,7 +109,7 @@ class AnalysisSettings(BaseModel):
     def measure_as(self, stored: Mapping[str, Any]) -> bool:
         """Whether stored settings mean the same measurement; fields that were not known then have their defaults."""
         try:
-            return AnalysisSettings.model_validate({**stored, "basis": self.basis}) == self
+            return AnalysisSettings.model_validate({**stored, "basis": self.basis, "mesh": self.mesh}) == self
         except ValidationError:
             return False
 
@@ -133,6 +139,12 @@ class AnalysisSettings(BaseModel):
             raise ValueError("engine 'pyhessian' estimates without error bounds: it takes no products by differences")
         if self.products == "differences" and self.gauss_newton:
             raise ValueError("the Gauss-Newton part needs exact products: leave out gauss_newton, or products = 'differences'")
+        return self
+
+    @model_validator(mode="after")
+    def _mesh_has_a_krylov_space(self) -> AnalysisSettings:
+        if self.mesh is not None and self.engine != "saddlescope":
+            raise ValueError(f"mesh spreads a Krylov space over processes: engine '{self.engine}' has none that could be")
         return self
 
     @model_validator(mode="after")

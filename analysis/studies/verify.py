@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
@@ -18,6 +17,7 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.shifted import shifted
 from ..krylov.guards import RandomOperatorError
+from ..krylov.sliced_files import load_vectors
 from ..measures.differences import AnotherFunctionError, look
 from ..measures.saddle import vector_sha256
 from ..records.base import ResultError, load
@@ -84,7 +84,7 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
             f"{result_path}: its eigenvectors {vectors_path.name} are missing; analyze the checkpoint again"
         )
     try:
-        vectors = load_file(vectors_path)
+        vectors = load_vectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
     indices = group_indices(result.scheme, subject.samples.labels)

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
+from ..krylov.space import Space
 from ..samples.samples import Samples
 from .modules import copied
 from .operator import HessianOperator, Reduce
@@ -91,7 +92,7 @@ class DifferenceOperator(HessianOperator):
         columns = v.to(self.device, self.dtype).T
         images = []
         for column in columns:
-            norm = float(column.double().norm())
+            norm = self._norm(column)
             if norm == 0:
                 images.append(torch.zeros_like(column))
                 continue
@@ -100,7 +101,7 @@ class DifferenceOperator(HessianOperator):
             if bend > BENDS * self._bend:
                 self._bend = bend
                 self._note(image, unit)
-            self._size = max(self._size, float(image.double().norm()))
+            self._size = max(self._size, self._norm(image))
             images.append(norm * image)
         self.matvecs += len(columns)
         return torch.stack(images, dim=1)
@@ -146,9 +147,14 @@ class DifferenceOperator(HessianOperator):
         self._at: list[float] = []
         self._shrink = 1.0
 
+    @property
+    def space(self) -> Space:
+        """The space of its vectors."""
+        return Space(self.size)
+
     def _place(self) -> list[float]:
         # Versions of tensors do not tell: products move the weights themselves. Only the step hangs on this, no product does.
-        sums: list[float] = torch.stack([p.detach().double().sum() for p in self.parameters]).tolist()
+        sums: list[float] = self.space.total(torch.stack([p.detach().double().sum() for p in self.parameters])).tolist()
         return sums
 
     def _plan(self) -> None:
@@ -174,13 +180,13 @@ class DifferenceOperator(HessianOperator):
 
     def _choose(self) -> Step:
         """The step of the ladder beside which a neighbour differs least."""
-        norm = float(self.weights().double().norm()) or 1.0
+        norm = self._norm(self.weights()) or 1.0
         steps = [10.0**power for power in LADDER[self._coarsest()]]
         probe = random_start(self, 909)
         middle = self._finite(probe, norm * steps[len(steps) // 2])
-        probes = [probe] if middle is None or float(middle[0].norm()) == 0 else [probe, middle[0] / middle[0].norm()]
+        probes = [probe] if middle is None or self._norm(middle[0]) == 0 else [probe, middle[0] / self._norm(middle[0])]
         quotients = [[self._finite(u, norm * step) for u in probes] for step in steps]
-        apart = [_apart(one, other) for one, other in itertools.pairwise(quotients)]
+        apart = [self._apart(one, other) for one, other in itertools.pairwise(quotients)]
         if not any(map(math.isfinite, apart)):
             raise NotFiniteError("the gradient is not finite a little beside these weights: no differences of it exist")
         best = min(range(len(apart)), key=apart.__getitem__)
@@ -207,11 +213,21 @@ class DifferenceOperator(HessianOperator):
         except OperatorError:  # that far the loss is infinite
             return None
 
+    def _apart(self, one: list[tuple[Tensor, float] | None], other: list[tuple[Tensor, float] | None]) -> float:
+        """Largest difference of the quotients of two steps; infinite where one is missing."""
+        pairs = list(zip(one, other, strict=True))
+        if any(a is None or b is None for a, b in pairs):
+            return math.inf
+        return max(self._norm(a[0] - b[0]) for a, b in pairs if a is not None and b is not None)
+
+    def _norm(self, v: Tensor) -> float:
+        return self.space.norm(v.double())
+
     def _measure_error(self, step: Step) -> None:
         chain = [random_start(self, 910)]
         images: list[Tensor] = []
-        if float(self._centre.norm()) > 0:
-            chain.append(self._centre / self._centre.norm())
+        if self._norm(self._centre) > 0:
+            chain.append(self._centre / self._norm(self._centre))
         count = len(chain) + 2  # the gradient's images: towards where curvature is largest
         while chain and len(images) < count:
             unit = chain[len(images)]
@@ -219,20 +235,18 @@ class DifferenceOperator(HessianOperator):
             self._bend = max(self._bend, bend)
             self._note(image, unit, step)
             images.append(image)
-            if len(images) == len(chain) and float(image.norm()) > 0:
-                chain.append(image / image.norm())
+            if len(images) == len(chain) and self._norm(image) > 0:
+                chain.append(image / self._norm(image))
             elif len(images) == len(chain):
                 break
-        forms = torch.stack(
-            [torch.stack([torch.dot(u.double(), image.double()) for u in chain[: len(images)]]) for image in images]
-        )
+        forms = torch.tensor([[self.space.dot(u, image) for u in chain[: len(images)]] for image in images])
         self.symmetry = float((forms - forms.T).abs().max())
         self.error = max(self.error, self.symmetry)
 
     def _note(self, image: Tensor, unit: Tensor, step: Step | None = None) -> None:
         """Measures the error of a product by halving its step."""
         length = (step or self._ready()).length / 2
-        self.error = max(self.error, SAFETY * float((image - self._quotient(unit, length)[0]).double().norm()))
+        self.error = max(self.error, SAFETY * self._norm(image - self._quotient(unit, length)[0]))
 
     def _quotient(self, unit: Tensor, length: float) -> tuple[Tensor, float]:
         """The difference quotient ``[n]``, and how far the two one-sided ones are from it."""
@@ -240,7 +254,7 @@ class DifferenceOperator(HessianOperator):
             ahead = self.loss_and_gradient()[1]
         with shifted(self, unit, -length):
             behind = self.loss_and_gradient()[1]
-        bend = float((ahead - self._centre + (behind - self._centre)).double().norm()) / (2 * length)
+        bend = self._norm(ahead - self._centre + (behind - self._centre)) / (2 * length)
         return (ahead - behind) / (2 * length), bend
 
 
@@ -257,14 +271,6 @@ class _Types(TorchDispatchMode):
             if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim():
                 self.seen.add(tensor.dtype)
         return found
-
-
-def _apart(one: list[tuple[Tensor, float] | None], other: list[tuple[Tensor, float] | None]) -> float:
-    """Largest difference of the quotients of two steps; infinite where one is missing."""
-    pairs = list(zip(one, other, strict=True))
-    if any(a is None or b is None for a, b in pairs):
-        return math.inf
-    return max(float((a[0] - b[0]).double().norm()) for a, b in pairs if a is not None and b is not None)
 
 
 def _kinks(steps: list[float], apart: list[float], rounding: float) -> float | None:

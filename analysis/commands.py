@@ -1,4 +1,7 @@
-"""``saddlescope analyze`` and ``saddlescope slice``."""
+"""``saddlescope analyze`` and what else the command line offers of this package.
+
+Above 300 lines: the command line is read off the signatures, so every flag is spelled out, and there is nothing else here.
+"""
 
 from __future__ import annotations
 
@@ -152,7 +155,7 @@ def analyze(
 
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .records.settings import settings_from_flags
     from .studies.analyze_command import Request, analyze_targets
 
@@ -231,7 +234,7 @@ def slice_(
     data_root: DataRoot = None,
 ) -> None:
     """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.slice_command import slice_target
 
     given = given_from_flags(
@@ -269,7 +272,7 @@ def verify(
 
     Code of yours that was named when RESULT was measured is named again: --model nets.py:net; its arguments are in RESULT.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.analyze_command import verify_result
 
     given = given_from_flags(
@@ -291,6 +294,9 @@ def augmentation_control(
     data_args: Annotated[str, JsonArguments] = "{}",
     data_root: DataRoot = None,
     checkpoint: Annotated[list[Path] | None, typer.Option(help="A trained network with its side-car; repeat.")] = None,
+    classes: Annotated[
+        list[int] | None, typer.Option("--class", min=0, help="Of the checkpoints, this class alone; repeat. Default: all.")
+    ] = None,
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Mirror images; default: colour images only.")
     ] = None,
@@ -304,7 +310,9 @@ def augmentation_control(
     """
     from .augmentation.control_command import Wanted, run_control
 
-    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint)
+    wanted = Wanted(
+        data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint, tuple(classes or ())
+    )
     for path in run_control(out, wanted):
         typer.echo(path)
 

@@ -1,4 +1,7 @@
-"""The group Hessian as a linear operator."""
+"""The group Hessian as a linear operator.
+
+Above 300 lines: one class, whose kept graphs, weights and products must agree, so its parts are read together.
+"""
 
 from __future__ import annotations
 

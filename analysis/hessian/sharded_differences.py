@@ -1,8 +1,8 @@
 """Differences of the gradient of a model that is never whole: each process has its part of weights, gradients and vectors.
 
-One derivative is what every kind of sharding can do: FSDP2 in any setting, tensor parallel layers, both. Products of any kind of
-curvature need no more than gradients at two places (:mod:`~saddlescope.analysis.hessian.difference_products`), so the memory is
-that of a training step and the vectors', over the number of processes.
+One derivative is what any sharding can do: FSDP2 in any setting, tensor parallel layers, both. Products by differences
+need no more than gradients at two places (:mod:`~saddlescope.analysis.hessian.difference_products`), so the memory is that of a
+training step and the vectors', over the number of processes.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         rounding = 100 * torch.finfo(self.dtype).eps * abs(mean) / way
         if all(abs(one - slope) > SLOPE * slope + rounding for one in found):
             raise OperatorError(
-                f"the gradient ({slope:.4g} long) is not the derivative of the loss (which changes by {found[-1]:.4g} along it): "
+                f"the gradient ({slope:.4g} long) is not the derivative of the loss (its slope there is {found[-1]:.4g}): "
                 "do 'samples' and 'reduce' say which processes share the samples, as the sharding has it?"
             )
 

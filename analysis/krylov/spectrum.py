@@ -17,7 +17,7 @@ from .bounds import end_intervals, ratio_interval, share_interval, start_error, 
 from .density import energy
 from .guards import guard
 from .lanczos import Lanczos
-from .lanczos_runs import Start, StartStore
+from .lanczos_runs import Start, StartPlan, StartStore
 from .linear_operator import LinearOperator, product_error
 from .space import space_of
 from .trace import trace
@@ -110,6 +110,7 @@ def measure_spectrum(
         # Of this start alone: others may be added.
         return due and converged(run, k, rtol) and (tau is None or decided(run, tau, noise, delta, looks))
 
+    plan = StartPlan(steps, stop, k, guarded.products, place)
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
     # Stopping when the masses are known well enough is a look at them, too: each one spends its share of delta.
@@ -122,12 +123,8 @@ def measure_spectrum(
     best: dict[str, list[tuple[float, float]]] = {}
     while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
         later = most - 1 - len(runs)
-        if store is not None:
-            run = store.finish(operator, seed + len(runs), k, steps, stop, guarded.products, later, place)
-        else:
-            lanczos = Lanczos(operator, seed + len(runs), place=place).run(steps, stop)
-            run = Start.of(lanczos, k, guarded.products, later)
-            del lanczos  # its basis, before the next one grows
+        number = seed + len(runs)
+        run = plan.run(operator, number, later) if store is None else store.run(operator, number, later, plan)
         for end, pairs, sign in (("min", run.lowest, 1), ("max", run.highest, -1)):
             if end not in best or sign * pairs[0][0] < sign * best[end][0][0]:
                 best[end] = [(float(value), float(residual)) for value, residual in pairs]

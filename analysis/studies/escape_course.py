@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import load_weights
 from ..hessian.modules import select_parameters
 from ..krylov.sliced_files import load_vectors

@@ -11,11 +11,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given, given_again
 from ..hessian.difference_products import DifferenceOperator
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.shifted import shifted
+from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.sliced_files import load_vectors
 from ..measures.differences import AnotherFunctionError, look

@@ -254,3 +254,18 @@ def test_vectors_of_an_earlier_run_save_products(diagonal):
     assert warm.matvecs < 0.8 * cold.matvecs
     assert warm.lambda_min.value == pytest.approx(now.values.min().item(), rel=1e-3)
     assert warm.lambda_max.value == pytest.approx(now.values.max().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("goal", ["ends", "verdict"])
+def test_an_analysis_leaves_its_vectors_for_the_next(network, long_tail, dense, goal):
+    """Both ends of every group, whatever is stored of them: the next analysis starts between them."""
+    model, samples, left = network(), long_tail(), {}
+    first = AnalysisSettings(eta=6, goal=goal, only=["tail"])
+    analyze(model, samples, settings=first, warm=left)
+    assert sorted(left) == ["tail/max", "tail/min"]
+    values, vectors = torch.linalg.eigh(dense(model, samples.subset(np.flatnonzero(samples.labels == 2))).hessian)
+    assert len(values) == len(left["tail/max"])
+    assert abs(float(vectors[:, -1] @ left["tail/max"].double())) > 0.9
+    later = first.model_copy(update={"seed": 1000})
+    cold = analyze(model, samples, settings=later).groups["tail"].steps[0]
+    assert analyze(model, samples, settings=later, warm=left).groups["tail"].steps[0] < cold

@@ -6,7 +6,7 @@ Above 300 lines: the command line is read off the signatures, so every flag is s
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -321,33 +321,40 @@ def bench(
     out: Annotated[Path, typer.Argument(help="Folder of the table (bench.md, bench.json) and of the networks trained for it.")],
     cases: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help="digits, resnet8, resnet32, transformer, prescribed; default: all."),
+        typer.Option(
+            "--case",
+            metavar="NAME",
+            help="resnet18-16, resnet18-300, vit-tiny, bert, resnet8, resnet32, digits; with --inside: digits, resnet8, "
+            "resnet32, transformer, prescribed; default: all.",
+        ),
     ] = None,
     competitors: Annotated[
         list[str] | None,
         typer.Option("--competitor", metavar="NAME", help="ours, curvlinops, eigenthings, pyhessian; default: all."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="One group's measurement alone, without what a command does around it.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
     longest: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Longer runs are not finished but extrapolated, and marked."),
+        typer.Option(min=0, metavar="SECONDS", help="With --inside: longer runs are extrapolated, and marked."),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Measure time, products, memory and accuracy beside curvlinops, hessian-eigenthings and PyHessian.
+    """Measure time, memory and accuracy of whole commands beside scripts with the peers' libraries.
 
-    The peers come with the extra named bench. See OUT/bench.md afterwards.
+    Peers: curvlinops, hessian-eigenthings, PyHessian; they come with the extra named bench. See OUT/whole.md afterwards, with
+    --inside OUT/bench.md.
     """
     from .bench.run import bench as run
+    from .bench.whole import bench_whole
 
-    path = run(
-        out,
-        cases=cases or (),
-        competitors=competitors or (),
-        rounds=rounds,
-        longest=longest,
-        data_root=data_root,
-        say=lambda text: typer.echo(text, err=True),
-    )
+    chosen: dict[str, Any] = {"cases": cases or (), "competitors": competitors or (), "rounds": rounds, "data_root": data_root}
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    path = run(out, longest=longest, say=say, **chosen) if inside else bench_whole(out, say=say, **chosen)
     typer.echo(path.with_suffix(".md").read_text(encoding="utf-8"))
     typer.echo(path)

@@ -11,16 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..krylov.space import Space
 from ..samples.samples import Samples
+from .computed_types import ComputedTypes
 from .modules import copied
 from .operator import HessianOperator, Reduce
 from .shifted import shifted
@@ -198,7 +197,7 @@ class DifferenceOperator(HessianOperator):
         """The type with the fewest digits that model and loss compute in, on a few samples."""
         few = self.samples.subset(torch.arange(min(2, self.samples.num_samples)).numpy())
         (batch,) = few.batches(few.num_samples, self.device, self.dtype)
-        with self.differentiable(), _Types() as types:
+        with self.differentiable(), ComputedTypes() as types:
             self._value(batch)
         return max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
 
@@ -258,21 +257,6 @@ class DifferenceOperator(HessianOperator):
         return (ahead - behind) / (2 * length), bend
 
 
-class _Types(TorchDispatchMode):
-    """Collects the floating-point types of all tensors that are computed inside, but for single numbers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: set[torch.dtype] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        for tensor in found if isinstance(found, tuple | list) else (found,):
-            if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.dim():
-                self.seen.add(tensor.dtype)
-        return found
-
-
 def _kinks(steps: list[float], apart: list[float], rounding: float) -> float | None:
     """The shortest step at which the quotients move as they do across kinks only; see :data:`SMOOTH`.
 
@@ -301,10 +285,10 @@ def in_float64_if_possible(operator: DifferenceOperator, memory: int | None = No
     """
     if operator.dtype == torch.float64:
         return operator, None
-    model, wanted = copied(operator.model).double(), ",".join(operator.parameter_names)
     try:
-        wide = DifferenceOperator(model, operator.samples, operator.loss, params=wanted, memory=memory, reduce=operator.reduce)
+        wide = operator.with_model(copied(operator.model).double(), memory=memory)
         wide.loss_and_gradient()
     except OperatorError as error:  # a kernel for float32 only, say
         return operator, str(error)
+    assert isinstance(wide, DifferenceOperator)
     return wide, None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         self.size = sum(p.numel() for p in self._sharded)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
         self._space = _space(self.parameter_names, self._sharded)
+        self._vectors = 0
         self._micro_batch, self._memory, self.accelerator, self._work = micro_batch, 1, None, math.inf
         self._take(samples, reduce)
         if not bool(torch.isfinite(self._space.total(self.weights().double().abs().sum().reshape(1)))):
@@ -132,7 +134,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
             reshard(self.model)
         return float(self._sum(total.reshape(1)).item()), gradient
 
-    def with_model(self, model: nn.Module) -> Any:
+    def with_model(self, model: nn.Module, *, memory: int | None = 1) -> Any:
         """Nothing: there is no other model of these parts.
 
         Raises:
@@ -213,14 +215,14 @@ def _space(names: list[str], parameters: list[nn.Parameter]) -> Slices:
         ranges += [(place + begin, place + to) for begin, to in here]
         holders.append(torch.full((sum(to - begin for begin, to in here),), float(held), dtype=torch.float64))
         place += p.numel()
-    return Slices(place, ranges, _summed, torch.cat(holders))
+    return Slices(place, ranges, partial(_summed, local(parameters[0]).device), torch.cat(holders))
 
 
-def _summed(total: Tensor) -> Tensor:
-    carrier = total.clone()
+def _summed(device: torch.device, total: Tensor) -> Tensor:
+    carrier = total.to(device, copy=True)
     with speaking_of_loss():
         torch.distributed.all_reduce(carrier)
-    return carrier
+    return carrier.to(total.device)
 
 
 def _most(count: int) -> int:

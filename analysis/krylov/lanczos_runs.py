@@ -211,7 +211,7 @@ class StartStore:
 
         def watch(run: Lanczos) -> bool:
             nonlocal due
-            if time.monotonic() > due:
+            if time.monotonic() > due and run.storable:
                 began = time.monotonic()
                 running.parent.mkdir(parents=True, exist_ok=True)
                 run.save(running)

@@ -15,7 +15,7 @@ from ..records.results import GroupResult
 from ..records.saddles import Certificate, Escape, Verdict
 from ..records.spectra import GaussNewton, SamplingError
 from . import saddle as leaving
-from .differences import AnotherHessianError
+from .differences import AnotherFunctionError, AnotherHessianError
 from .exact import in_float64, rechecked
 from .group_spectrum import group_spectrum
 from .measurement import Measurement
@@ -68,7 +68,6 @@ class _Group:
         self.mean, self.gradient = self.operator.loss_and_gradient()
         self.warnings += stale_statistics(self.operator.model)
         self.judge = self._judge()
-        self.warnings += work.looked_at(self.judge)
         self.weight_norm = float(self.operator.weights().double().norm())
         self.gradient_norm = float(self.gradient.double().norm())
         far = self.settings.stationarity * self.weight_norm
@@ -129,13 +128,18 @@ class _Group:
         return result
 
     def _judge(self) -> HessianOperator:
-        if self.operator.dtype == torch.float64 or isinstance(self.operator, DifferenceOperator):
-            return self.operator
-        try:
-            return in_float64(self.operator)
-        except OperatorError as error:  # a loss with float32 constants, say
-            self.warnings.append(f"not re-evaluated in float64: {error}")
-            return self.operator
+        """What the products are held against, after a look at it."""
+        if self.operator.dtype != torch.float64 and not isinstance(self.operator, DifferenceOperator):
+            try:
+                judge = in_float64(self.operator)
+                self.warnings += self.work.looked_at(judge)
+                return judge
+            except AnotherFunctionError:
+                raise
+            except OperatorError as error:  # a loss with float32 constants, say; what is wrong in float32, too, is said below
+                self.warnings.append(f"not re-evaluated in float64: {error}")
+        self.warnings += self.work.looked_at(self.operator)
+        return self.operator
 
     def _spectrum(self) -> Spectrum:
         """The spectrum, its extremes held against float64; in float64 altogether where float32 is too coarse."""

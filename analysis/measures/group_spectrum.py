@@ -79,10 +79,10 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             tau=settings.tau,
             enough=enough if settings.goal == "verdict" else None,
             knows=_knows(work, name, operator),
-            place=settings.basis,
+            place=operator.place(settings.basis),
             progress=step,
         )
-    place = index_name(indices) + ("-differences" if work.by_differences else "")
+    kept = index_name(indices) + ("-differences" if work.by_differences else "")
     return measure_spectrum(
         work.spread(operator),
         steps=settings.steps,
@@ -96,8 +96,8 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
         tau=settings.tau,
         mass_width=settings.mass_width,
         max_starts=settings.max_starts,
-        place=settings.basis,
-        store=StartStore(work.kept.cache / place) if work.kept.cache is not None else None,
+        place=operator.place(settings.basis),
+        store=StartStore(work.kept.cache / kept) if work.kept.cache is not None else None,
         progress=step,
     )
 

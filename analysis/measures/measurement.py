@@ -17,6 +17,7 @@ from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
 from ..hessian.sliced import SlicedOperator
 from ..hessian.subject import Subject
+from ..hessian.working_memory import fit_budget
 from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import LinearOperator, NoSecondDerivativeError, OperatorError
@@ -101,15 +102,20 @@ class Measurement:
         settings = self.settings
         samples, reduce = self.shared(indices)
         kind = DifferenceOperator if self.by_differences else HessianOperator
-        return kind(
+        operator = kind(
             self.subject.model,
             samples,
             self.subject.loss,
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=memory if memory is not None else settings.memory,
+            vectors=settings.steps + 1,
             reduce=reduce,
         )
+        fits = self.by_differences  # no graph is kept, and that of one gradient is half as large
+        if settings.memory is not None and memory is None and settings.micro_batch is None and not fits:
+            fit_budget(operator, settings.memory)
+        return operator
 
     def shared(self, indices: np.ndarray) -> tuple[Samples, Reduce | None]:
         """This process' share of some samples, and how it adds up with the others'."""

@@ -173,7 +173,7 @@ def _accuracy(group: GroupResult) -> str:
 
 
 def _extreme(extreme: Extreme) -> str:
-    return f"{extreme.value:.4g}{'' if extreme.converged else ' (bound)'}"
+    return f"{extreme.value:.4g}{'' if extreme.converged else f' ({extreme.state})'}"
 
 
 def _interval(extreme: Extreme) -> str:

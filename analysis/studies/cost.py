@@ -18,6 +18,7 @@ from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
+from ..hessian.working_memory import fit_budget
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..measures.differences import AnotherHessianError, look
 from ..measures.exact import in_float64
@@ -31,6 +32,7 @@ from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
 from ..samples.samples import Samples
 from .cost_table import Cost, GroupCost
+from .memory_cost import group_memory, resident_bytes
 
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
@@ -88,10 +90,18 @@ def _measured(
     if settings.products != "differences":
         start = time.perf_counter()
         operator = HessianOperator(
-            model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+            model,
+            samples,
+            loss,
+            params=settings.params,
+            micro_batch=settings.micro_batch,
+            memory=settings.memory,
+            vectors=settings.steps + 1,
         )
         setup = time.perf_counter() - start
         try:
+            if settings.memory is not None and settings.micro_batch is None:
+                fit_budget(operator, settings.memory)
             return operator, _timed(operator, setup, settings)
         except (NoSecondDerivativeError, AnotherHessianError):
             if settings.products == "exact" or settings.engine == "pyhessian":
@@ -168,6 +178,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
             rows, subsets = parts[0], len(parts)
         part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
+        before = resident_bytes()
         operator, passes = _measured(model, samples, loss, settings)
         parameters = operator.size
         usual, most = lanczos_steps(settings, parameters)
@@ -176,6 +187,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
             for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(rows) / len(part)
+        memory, graphs, _ = group_memory(operator, settings, before, scale, usual)
+        memory_at_most, _, on_disk = group_memory(operator, settings, before, scale, most)
         groups.append(
             GroupCost(
                 group=name,
@@ -186,7 +199,10 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
                 products=subsets * (settings.starts * most + EXTRA),
                 minutes=mine[0] / 60,
                 minutes_at_most=mine[1] / 60,
-                graph_bytes=int(operator.kept_bytes * scale),
+                graph_bytes=graphs,
+                memory_bytes=memory,
+                memory_bytes_at_most=memory_at_most,
+                disk_bytes=on_disk,
             )
         )
         operator.release()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from .memory_cost import free_on_disk
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,10 @@ class GroupCost:
         products: at most, of all subsets.
         minutes: as many Lanczos steps as are usual, between the least and the most.
         minutes_at_most: all Lanczos steps done, and curvature found negative.
+        graph_bytes: kept graphs.
+        memory_bytes: resident at the largest, after as many steps as are usual.
+        memory_bytes_at_most: after all steps.
+        disk_bytes: of the Krylov basis, at most, what goes to a file.
     """
 
     group: str
@@ -33,6 +40,9 @@ class GroupCost:
     minutes: float
     minutes_at_most: float
     graph_bytes: int
+    memory_bytes: int
+    memory_bytes_at_most: int
+    disk_bytes: int
 
 
 @dataclass(frozen=True)
@@ -65,9 +75,26 @@ class Cost:
         """Of one checkpoint whose every run takes all its steps."""
         return self.shared_minutes + sum(group.minutes_at_most for group in self.groups)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Resident at the largest, in one process."""
+        return max(group.memory_bytes for group in self.groups)
+
+    @property
+    def memory_bytes_at_most(self) -> int:
+        """The same after all steps."""
+        return max(group.memory_bytes_at_most for group in self.groups)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the Krylov basis, at most, what goes to a file for temporary files."""
+        return max(group.disk_bytes for group in self.groups)
+
     def record(self) -> dict[str, object]:
         """For ``--dry-run --json``."""
-        total = {"minutes": self.minutes, "minutes_at_most": self.minutes_at_most}
+        total: dict[str, object] = {"minutes": self.minutes, "minutes_at_most": self.minutes_at_most}
+        names = ("memory_bytes", "memory_bytes_at_most", "disk_bytes")
+        total |= {name: getattr(self, name) for name in names}
         return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
 
 
@@ -89,9 +116,24 @@ def print_cost(cost: Cost) -> None:
         )
     console = Console()
     console.print(table)
+    console.print(_memory(cost))
     console.print(
-        f"{cost.parameters:,} parameters; Krylov basis {cost.basis_bytes / 2**20:,.0f} MiB; graphs are kept up to "
-        f"{cost.graph_budget_bytes / 2**20:,.0f} MiB, recomputed beyond. About {cost.minutes:.2g} minutes a checkpoint "
+        f"{cost.parameters:,} parameters. About {cost.minutes:.2g} minutes a checkpoint "
         f"({cost.shared_minutes:.2g} of them for all groups together), at most {cost.minutes_at_most:.2g}; about "
         f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}. Float64 rechecks and escape rates are counted."
+    )
+
+
+def _memory(cost: Cost) -> str:
+    """What is held where, in sentences."""
+    budget, basis = f"{cost.graph_budget_bytes / 2**20:,.0f} MiB", f"{cost.basis_bytes / 2**20:,.0f} MiB"
+    said = (
+        f"About {cost.memory_bytes / 2**20:,.0f} MiB of memory, at most {cost.memory_bytes_at_most / 2**20:,.0f}: graphs and "
+        f"Krylov vectors (at most {basis}) have a budget of {budget} (--memory), beyond it graphs are recomputed"
+    )
+    if not cost.disk_bytes:
+        return said + "."
+    return (
+        f"{said} and vectors go to disk: at most {cost.disk_bytes / 2**20:,.0f} MiB in {tempfile.gettempdir()} (TMPDIR), where "
+        f"{free_on_disk() / 2**20:,.0f} MiB are free."
     )

@@ -26,6 +26,7 @@ from ..krylov.bounds import end_intervals, start_error
 from ..krylov.guards import guard
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
+from ..krylov.space import Space, space_of
 from ..krylov.spectrum import (
     THRESHOLDS,
     Progress,
@@ -248,10 +249,10 @@ def _shown_by(part: LinearOperator, seed: int) -> Tensor:
 
 def between_ends(run: Lanczos) -> Tensor:
     """The unit vector ``[n]`` in float64 half way between the Ritz vectors of both ends."""
-    return half_way(run.ritz_vector(0), run.ritz_vector(-1))
+    return half_way(run.ritz_vector(0), run.ritz_vector(-1), space_of(run.operator))
 
 
-def half_way(low: Tensor, high: Tensor) -> Tensor:
-    """The unit vector ``[n]`` in float64 half way between two unit vectors at right angles."""
+def half_way(low: Tensor, high: Tensor, space: Space | None = None) -> Tensor:
+    """The unit vector ``[n]`` in float64 half way between two unit vectors at right angles, whole ones or slices."""
     both: Tensor = low.double() + high.double()
-    return both.div(both.norm())
+    return both.div((space or Space(len(both))).norm(both))

@@ -1,6 +1,6 @@
 """How far the Hessian of a ReLU network reaches: central differences of the gradient along a certificate's v, by step.
 
-    python tests/benchmarks/kinks.py runs/digits-lt/<run>/curvature/checkpoint.head-tail.json tail
+    python tests/benchmarks/kinks.py <run>/curvature/checkpoint.head-tail.json tail
 
 Prints the difference quotient for steps from 1e-2 down to 1e-9 beside ``v^T H v``. Where the two part, units have switched on
 the way.
@@ -16,7 +16,7 @@ import torch
 from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
 from saddlescope.analysis.checkpoints.checkpoint_flags import Given, given_again
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.measures.saddle import shifted
+from saddlescope.analysis.hessian.shifted import shifted
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.samples.groups import group_indices

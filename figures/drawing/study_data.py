@@ -80,6 +80,11 @@ class Finals:
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
         return {seed: result.groups[group] for seed, result in found if result is not None and group in result.groups}
 
+    @property
+    def entries(self) -> list[GroupResult]:
+        """Every result of a group that is shown; a result may lack some (``refused``)."""
+        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
+
     def complete(self, number: int) -> bool:
         """True if ``number`` is every seed of the study and there are several: only then a mean is drawn."""
         return number == len(self.seeds) > 1
@@ -136,7 +141,8 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     if not results:
         raise NothingToDraw(f"no final checkpoint was analysed under scheme '{scheme}'")
     refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
-    groups = list(next(iter(results.values())).scheme.groups)
+    first = next(iter(results.values()))
+    groups = [name for name in first.scheme.groups if any(name in result.groups for result in results.values())]
     shown = spread_names(groups)
     return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps, study.variants)
 

@@ -154,10 +154,13 @@ def run_status(run: Run | None) -> str:
 
 
 def cells(study: Study, scheme: str) -> Iterator[Cell]:
-    """One cell per optimizer, seed and group, gaps included, in the study's order."""
+    """One cell per optimizer, seed and group that was asked for, gaps included, in the study's order."""
     pairs = finals(study, scheme)
     results = {(run.optimizer, run.seed): result for run, result in pairs}
-    names = next((list(result.scheme.groups) for _, result in pairs if result is not None), [])
+    known = [result for result in results.values() if result is not None]
+    # A group that no result was asked for (``only``) is no gap.
+    asked = {name for result in known for name in (*result.groups, *result.refused)}
+    names = [name for name in known[0].scheme.groups if name in asked] if known else []
     for optimizer, seed, run in grid(study):
         result = results.get((optimizer, seed))
         for group in names:

@@ -10,7 +10,7 @@ from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.page.sheets import curvature_sheet, sheets
 from saddlescope.reports.page.writers import markdown, write
 from saddlescope.reports.tables import study_tables as tables
-from saddlescope.reports.tables.gather import ReportError
+from saddlescope.reports.tables.gather import ReportError, cells
 
 T_975_2 = 4.302652729911275  # Student t, 97.5 %, two degrees of freedom
 
@@ -197,3 +197,18 @@ def test_along_training_has_every_checkpoint(whole_study):
     found = tables.curvature_along(load_study(whole_study))
     assert sorted(found["epoch"].unique()) == [4, 8, 12]
     assert len(found) == 4 * 3 * 3 * 3
+
+
+def test_a_group_that_was_not_asked_for_is_no_gap(build_study, edit):
+    folder = build_study()
+    for path in folder.glob("*/curvature/*.json"):
+        edit(path, lambda raw: raw["groups"].pop("all"))
+    study = load_study(folder)
+    assert {cell.group for cell in cells(study, "head-tail")} == {"head", "tail"}
+    assert all(cell.status == "measured" for cell in cells(study, "head-tail"))
+    edit(
+        next(folder.glob("sgd-seed0*/curvature/checkpoint.head-tail.json")),
+        lambda raw: raw.update(refused={"all": "not finite"}),
+    )
+    found = [cell.status for cell in cells(load_study(folder), "head-tail") if cell.group == "all"]
+    assert set(found) == {"not analysed"}

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .basis import KrylovBasis, Place
 from .linear_operator import LinearOperator
+from .space import space_of
 from .tensor_files import save_tensors
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
@@ -64,9 +65,25 @@ def ritz_of(alphas: Sequence[float], betas: Sequence[float]) -> Ritz:
 
 def random_start(operator: LinearOperator, seed: int) -> Tensor:
     """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(operator.size, generator=generator, dtype=torch.float64)
-    return v.div(v.norm()).to(operator.device, operator.dtype)
+    return space_of(operator).random(seed).to(operator.device, operator.dtype)
+
+
+#: numbers of a vector that are widened to float64 at once
+_WIDENED = 1 << 16
+
+
+def wide_dot(x: Tensor, y: Tensor) -> float:
+    """``x^T y`` of two vectors ``[n]`` with products and sums in float64, without wide copies of them."""
+    parts = zip(x.split(_WIDENED), y.split(_WIDENED), strict=True)
+    # Copied in float64, too: the last digit may depend on where in memory a vector begins.
+    return float(torch.stack([torch.dot(*(part.to(torch.float64, copy=True) for part in pair)) for pair in parts]).sum())
+
+
+def _take(w: Tensor, times: float, q: Tensor) -> None:
+    """``w - times q`` in float64, where w is."""
+    # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
+    for rest, part in zip(w.split(_WIDENED), q.split(_WIDENED), strict=True):
+        rest.sub_(part.double() * times)
 
 
 class Lanczos:
@@ -95,12 +112,13 @@ class Lanczos:
         self.restarts: list[int] = []
         self.dropped: list[float] = []
         self.exhausted = False
+        self._space = space_of(operator)
         first = (
             random_start(operator, seed)
             if start is None
-            else (start.double() / start.double().norm()).to(operator.device, operator.dtype)
+            else (start.double() / self._space.norm(start.double())).to(operator.device, operator.dtype)
         )
-        self._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        self._basis = KrylovBasis(self._space.local, operator.dtype, operator.device, place)
         self._basis.append(first)
         self._ritz: Ritz | None = None
 
@@ -124,6 +142,11 @@ class Lanczos:
         off = [0.0, *self.betas]
         return max((abs(a) + b + c for a, b, c in zip(self.alphas, off, self.betas, strict=False)), default=0.0)
 
+    @property
+    def storable(self) -> bool:
+        """Whether the run can be stored: one whose basis went to disk would write all of that again."""
+        return not self._basis.on_disk
+
     def run(self, steps: int, stop: Stop | None = None) -> Lanczos:
         """Goes on until ``steps`` steps are done in all, ``stop`` says so, or the space is spanned."""
         while self.steps < min(steps, self.operator.size) and not self.exhausted:
@@ -136,11 +159,19 @@ class Lanczos:
         """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
         coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
         vector = self._basis.combined(coefficients)
-        return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
+        return vector.div(self._space.norm(vector.double())).to(self.operator.device, self.operator.dtype)
+
+    @property
+    def chain(self) -> tuple[list[float], list[float]]:
+        """Diagonal and couplings of T as far as the start reaches: up to a breakdown, whose round-off is the last coupling."""
+        if not self.restarts:
+            return self.alphas, self.betas
+        first = self.restarts[0]
+        return self.alphas[:first], [*self.betas[: first - 1], self.dropped[0]]
 
     def project(self, z: Tensor) -> np.ndarray:
         """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
-        return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
+        return self._overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
 
     def tridiagonal_times(self, y: np.ndarray) -> np.ndarray:
         """``T y`` for y ``[m]``."""
@@ -151,10 +182,9 @@ class Lanczos:
         return image
 
     def save(self, path: Path) -> None:
-        """Stores everything needed to continue (safetensors)."""
+        """Stores everything needed to continue (safetensors); of a basis that is in memory (:attr:`storable`)."""
         kept = min(self.steps + 1, self.operator.size)
-        tensors = {
-            "basis": self._basis.rows(kept),
+        tensors = self._basis.stored(kept) | {
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
@@ -172,19 +202,24 @@ class Lanczos:
         """
         try:
             tensors = load_file(path)
-            basis, state = tensors["basis"], tensors["state"].tolist()
+            blocks = [tensors["basis 0"]]
+            while (name := f"basis {sum(map(len, blocks))}") in tensors:
+                blocks.append(tensors[name])
+            basis, state = blocks[0], tensors["state"].tolist()
         except (SafetensorError, KeyError) as error:
             raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
-        if basis.shape[1] != operator.size or basis.dtype != operator.dtype:
+        local = space_of(operator).local
+        if basis.shape[1] != local or basis.dtype != operator.dtype:
             raise LanczosError(
-                f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {operator.size} in "
+                f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {local} in "
                 f"{operator.dtype}; delete it to begin again"
             )
         run = cls(operator, state[0], place=place)
         # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
-        run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
-        for row in basis:
-            run._basis.append(row)
+        run._basis = KrylovBasis(local, operator.dtype, operator.device, place)
+        for block in blocks:
+            for row in block:
+                run._basis.append(row)
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
@@ -194,9 +229,9 @@ class Lanczos:
         j = self.steps
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
-        alpha = float(torch.dot(w.double(), q.double()))
+        alpha = float(self._space.total(torch.tensor([wide_dot(w, self._space.dual(q))], dtype=torch.float64)))
         w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
-        beta = float(w.norm())
+        beta = self._space.norm(w)
         self.alphas.append(alpha)
         n = self.operator.size
         # Below this the new direction is round-off of the product, not information. (Its size does not grow with n: measured
@@ -211,19 +246,20 @@ class Lanczos:
             self._restart(j + 1)
         else:
             self.betas.append(beta)
-            self._basis.append(w / beta)
+            self._basis.append(w.div_(beta))
 
     def _restart(self, filled: int) -> None:
         w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._basis.append(w / w.norm())
+        self._basis.append(w.div_(self._space.norm(w)))
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
         j = self.steps
-        w = w.to(self._basis.device, torch.float64) - alpha * self._basis[j].double()
+        w = w.to(self._basis.device, torch.float64, copy=True)
+        _take(w, alpha, self._basis[j])
         if j and self.betas[-1]:
-            w -= self.betas[-1] * self._basis[j - 1].double()
+            _take(w, self.betas[-1], self._basis[j - 1])
         return w
 
     def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
@@ -234,8 +270,11 @@ class Lanczos:
         """
         w = w.to(self._basis.device, torch.float64)
         for _ in range(_MOST_PASSES):
-            before = float(w.norm())
-            w = self._basis.without(w, self._basis.overlap(w, filled))
-            if float(w.norm()) > before / 2:
+            before = self._space.norm(w)
+            self._basis.remove(w, self._overlap(w, filled))
+            if self._space.norm(w) > before / 2:
                 break
         return w
+
+    def _overlap(self, w: Tensor, filled: int) -> Tensor:
+        return self._space.total(self._basis.overlap(self._space.dual(w), filled))

@@ -125,9 +125,11 @@ def warnings(study: Study, schemes: Iterable[str]) -> list[str]:
         additive = [result.additivity for result in checked if result.additivity is not None]
         if additive:
             found.append(f"{scheme}: the group Hessians add up to the whole to {number(max(additive), 2)} (relative).")
-        loose = sum(not (group.lambda_min.converged and group.lambda_max.converged) for group in groups)
-        if loose:
-            found.append(f"{scheme}: {loose} of {len(groups)} spectra have an unconverged end; marked † in the tables.")
+        states = [{group.lambda_min.state, group.lambda_max.state} for group in groups]
+        for state, words in (("bound", "an unconverged end"), ("not confirmed", "an end that is settled, not confirmed")):
+            loose = sum(state in both for both in states)
+            if loose:
+                found.append(f"{scheme}: {loose} of {len(groups)} spectra have {words}; marked † in the tables.")
     texts: dict[str, int] = {}
     for scheme in schemes:
         for cell in cells(study, scheme):

@@ -127,7 +127,8 @@ def build_model(name: str, num_classes: int | None = None, seed: int | None = No
         try:
             model = build(**args)
         except TypeError as error:
-            raise ModelError(f"model {name!r} cannot be built with {args}: {error}") from error
+            said = (str(error).splitlines() or [""])[0]  # torch adds a stack of its own
+            raise ModelError(f"model {name!r} cannot be built with {args}: {said}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"the factory {name!r} returned {type(model).__name__}, not a torch.nn.Module")
     return model

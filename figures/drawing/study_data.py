@@ -99,7 +99,7 @@ def final_of(run: Run, scheme: str) -> CurvatureResult | None:
     """The whole-model curvature of the checkpoint that lies there now; a result of older weights is none."""
     if run.side_car is None:
         return None
-    for result in run.curvature:
+    for result in reversed(run.curvature):  # a checkpoint of the last step has the same weights, and was measured less
         whole = result.provenance.params_pattern is None
         if whole and result.scheme.name == scheme and result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result

@@ -43,7 +43,7 @@ def final_result(run: Run, scheme: str) -> CurvatureResult | None:
     if run.side_car is None:
         return None
     whole = [result for result in run.curvature if result.scheme.name == scheme and result.provenance.params_pattern is None]
-    for result in whole:
+    for result in reversed(whole):  # a checkpoint of the last step has the same weights, and was measured less
         if result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result
     stem = Path(run.side_car["checkpoint"]).stem

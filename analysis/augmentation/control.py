@@ -219,7 +219,8 @@ def measure_entry(operator: HessianOperator, label: int, data: ControlData, step
     run = Lanczos(operator, seed).run(steps)
     if refusal is None:
         try:
-            require_symmetric(run.asymmetry, float(max(abs(run.ritz.values[0]), abs(run.ritz.values[-1]))))
+            scale = float(max(abs(run.ritz.values[0]), abs(run.ritz.values[-1])))
+            require_symmetric(run.asymmetry, scale, operator, run.steps)
         except RandomOperatorError as error:
             refusal = str(error)
     v = run.ritz_vector(0)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..krylov.linear_operator import OperatorError
+from ..krylov.space import space_of
 from ..samples.samples import Samples
 from .modules import copied
 
@@ -26,6 +27,7 @@ class Summing(Protocol):
     samples: Samples
     micro_batch: int
     dtype: torch.dtype
+    size: int
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over samples and its gradient."""
@@ -59,7 +61,7 @@ def require_sums(operator: Summing) -> None:
             f"the summed loss of {len(few)} samples is {values[0]:.6g} in one batch and {values[2] + values[3]:.6g} in two: "
             f"{_WHY}"
         )
-    apart = _difference(slopes)
+    apart = _difference(operator, slopes)
     if apart > DIFFERS and operator.dtype != torch.float64:
         apart = _in_float64(operator, parts, apart)
     if apart > DIFFERS:
@@ -98,17 +100,18 @@ def _sums(operator: Summing, parts: list[np.ndarray]) -> tuple[list[float], list
     return values, slopes
 
 
-def _difference(slopes: list[Tensor]) -> float:
+def _difference(operator: Summing, slopes: list[Tensor]) -> float:
     """Of the gradient of all and that of its parts, relative to the parts'."""
-    whole, _, one, other = slopes
-    scale = float(one.norm() + other.norm())
-    difference = float((whole - one - other).norm())
+    space, (whole, _, one, other) = space_of(operator), slopes
+    scale = space.norm(one) + space.norm(other)
+    difference = space.norm(whole - one - other)
     return difference / scale if scale > 0 and math.isfinite(difference) else 0.0
 
 
 def _in_float64(operator: Summing, parts: list[np.ndarray], apart: float) -> float:
     """The same in double precision; what was found before where model or loss cannot work in it."""
     try:
-        return _difference(_sums(operator.with_model(copied(operator.model).double()), parts)[1])
+        wide = operator.with_model(copied(operator.model).double())
+        return _difference(wide, _sums(wide, parts)[1])
     except OperatorError:
         return apart

@@ -45,6 +45,10 @@ class AnotherFunctionError(OperatorError):
     """Products or gradients are not derivatives of the loss; the message names what is likely to blame."""
 
 
+class AnotherHessianError(AnotherFunctionError):
+    """The gradients are the loss's, and the products are not the gradient's."""
+
+
 def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
     """Holds an operator against differences, on a few of its samples.
 
@@ -58,7 +62,7 @@ def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *,
         Sentences about what could not be compared.
 
     Raises:
-        AnotherFunctionError: products or gradients are not derivatives.
+        AnotherFunctionError: products or gradients are not derivatives (AnotherHessianError: the products alone).
         RandomOperatorError: two passes differ.
     """
     few = _few(operator)
@@ -68,7 +72,7 @@ def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *,
         vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
     wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
     names = [name for name, v in wanted.items() if float(v.norm()) > 0]
-    if not names:
+    if not names or (gradient is None and operator.products == "differences"):
         return []
     directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
     unsettled = _compare(few, names, directions, gradient)
@@ -90,11 +94,13 @@ def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *,
     if unsettled:
         _require_repetition(few)
     few.release()
-    for refusal in unsettled.values():
-        if refusal:
-            raise AnotherFunctionError(refusal)
+    refusals = [refusal for refusal in unsettled.values() if refusal is not None]
+    for refusal in sorted(refusals, key=lambda one: isinstance(one, AnotherHessianError)):
+        raise refusal
     if not unsettled:
         return []
+    if few.products == "differences":
+        return [f"the gradient could not be held against differences of the loss ({', '.join(unsettled)}): too much rounding"]
     which = ", ".join(unsettled)
     if elsewhere:
         return [f"products were held against differences at smaller weights only ({which}): here rounding is too large"]
@@ -167,15 +173,18 @@ def _require_repetition(few: GroupHessian) -> None:
         raise RandomOperatorError(redrawn("gradients at the same weights", apart / size if size > 0 else 1.0))
 
 
-def _compare(few: GroupHessian, names: list[str], directions: Tensor, gradient: Tensor | None) -> dict[str, str]:
-    """The directions along which a derivative does not agree -> what to say of it; empty: open."""
-    products = few.matmat(directions)
-    if _all_agree(few, directions, products, gradient):
+def _compare(
+    few: GroupHessian, names: list[str], directions: Tensor, gradient: Tensor | None
+) -> dict[str, AnotherFunctionError | None]:
+    """The directions along which a derivative does not agree -> what to raise for it; None: open."""
+    themselves = few.products == "differences"  # these measure their own error
+    products = torch.zeros_like(directions) if themselves else few.matmat(directions)
+    if not themselves and _all_agree(few, directions, products, gradient):
         return {}
     noise = _noise(few)
-    unsettled = {}
+    unsettled: dict[str, AnotherFunctionError | None] = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
-        comparisons = {"second": Comparison(product)}
+        comparisons: dict[str, Comparison] = {} if themselves else {"second": Comparison(product)}
         if gradient is not None:
             comparisons["first"] = Comparison(torch.dot(gradient, d).reshape(1), _small(few, gradient))
         for slope, rough, difference, rounding in _differences(few, d, noise):
@@ -186,11 +195,11 @@ def _compare(few: GroupHessian, names: list[str], directions: Tensor, gradient: 
                 break
         # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
         answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
-        second = comparisons["second"]
-        if not all(answers.values()) or (second.agrees is None and second.within_rounding):
+        second = comparisons.get("second")
+        if not all(answers.values()) or (second is not None and second.agrees is None and second.within_rounding):
             # A sentence only for what disagrees; the slope first: where the gradient is none, nothing after it is.
             wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
-            unsettled[name] = "" if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
+            unsettled[name] = None if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
     return unsettled
 
 
@@ -236,14 +245,14 @@ def _noise(few: GroupHessian) -> float:
         return float((few.loss_and_gradient()[1] - here).norm())
 
 
-def _refusal(few: GroupHessian, order: str, error: float) -> str:
+def _refusal(few: GroupHessian, order: str, error: float) -> AnotherFunctionError:
     causes = likely_causes(few, second=order == "second")
     if order == "first":
-        return (
+        return AnotherFunctionError(
             f"the gradient is not the derivative of the loss (on {few.num_samples} samples they differ along a direction by "
             f"{error:.1e} of their size), so no Hessian belongs to this loss; likely: {causes}"
         )
-    return (
+    return AnotherHessianError(
         f"the Hessian-vector products are those of another function: on {few.num_samples} samples they differ by {error:.1e} "
         f"of their size from differences of the gradient, which agree with each other; likely: {causes}"
     )

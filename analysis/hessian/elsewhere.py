@@ -22,10 +22,17 @@ class Movable(Protocol):
 
 
 class GroupHessian(LinearOperator, Movable, Protocol):
-    """The Hessian of a group's mean loss, with the model and the loss that it is of: see ``operator.HessianOperator``."""
+    """The Hessian of a group's mean loss, with the model and the loss that it is of: see ``operator.HessianOperator``.
+
+    Attributes:
+        model: any module.
+        samples: of the group, in this process.
+        products: ``exact``, or ``differences`` of the gradient, which measure their own error.
+    """
 
     model: nn.Module
     samples: Samples
+    products: str
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""

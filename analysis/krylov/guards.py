@@ -16,7 +16,8 @@ from torch import Tensor
 
 from ..records.spectra import OperatorNoise
 from .lanczos import random_start
-from .linear_operator import LinearOperator
+from .linear_operator import LinearOperator, product_error
+from .space import space_of
 
 #: Relative differences above this mean that data or model change between products.
 TOLERANCE = 1e-3
@@ -55,18 +56,19 @@ def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
     Raises:
         RandomOperatorError: the relative difference or the asymmetry exceeds 1e-3.
     """
+    space = space_of(operator)
     vectors = [random_start(operator, seed + one) for one in SEEDS]
     kept: list[Tensor] = []
     forms = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     for column, v in enumerate(vectors):
         product = operator.matvec(v).double()
-        forms[:, column] = torch.stack([torch.dot(u.double(), product) for u in vectors])
+        forms[:, column] = torch.tensor([space.dot(product, u) for u in vectors], dtype=torch.float64)
         kept = kept if len(kept) == 2 else [*kept, product]
     first, other = kept
     operator.release()  # kept graphs would repeat one random draw and look like a fixed operator
     again = operator.matvec(vectors[0]).double()
-    size = max(float(first.norm()), float(other.norm()))
-    difference = float((first - again).norm())
+    size = max(space.norm(first), space.norm(other))
+    difference = space.norm(first - again)
     # For random unit vectors an asymmetric error of norm e shows as about e / sqrt(n) in each pair.
     pairs = len(vectors) * (len(vectors) - 1)
     asymmetry = float((forms - forms.T).norm()) * math.sqrt(operator.size / pairs)
@@ -77,24 +79,28 @@ def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
             f"two products of one vector differ by {repeat:.1e} of their size",
         )
     # The dot products' own round-off grows with sqrt(n) in this measure.
-    if symmetry > max(TOLERANCE, 50 * torch.finfo(operator.dtype).eps * operator.size**0.5):
+    error = product_error(operator)
+    known = error * operator.size**0.5 / size if size > 0 else 0.0  # what the operator says of itself is no surprise
+    if symmetry > max(TOLERANCE, 50 * torch.finfo(operator.dtype).eps * operator.size**0.5, known):
         raise _asymmetric(symmetry)
     floor = 4 * torch.finfo(operator.dtype).eps * size * operator.size**0.5
-    noise = OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor))
+    noise = OperatorNoise(repeat=repeat, symmetry=symmetry, absolute=max(difference, asymmetry, floor, error))
     return Guarded(noise, {seed + SEEDS[0]: first, seed + SEEDS[1]: other})
 
 
-def require_symmetric(asymmetry: float, scale: float) -> None:
+def require_symmetric(asymmetry: float, scale: float, operator: LinearOperator, steps: int) -> None:
     """Looks at an operator again, after a run on it.
 
     Args:
         asymmetry: of the run (``Lanczos.asymmetry``): twice what its eigenvalues may be off by.
         scale: the larger end's size.
+        operator: that the run was on.
+        steps: of the run; what each product is known to be off by adds up over them.
 
     Raises:
-        RandomOperatorError: the eigenvalues may be off by more than 1e-3 of that.
+        RandomOperatorError: the eigenvalues may be off by more than 1e-3 of that, and by more than the operator's known error.
     """
-    if asymmetry / 2 > TOLERANCE * scale:
+    if asymmetry / 2 > max(TOLERANCE * scale, product_error(operator) * math.sqrt(steps)):
         raise _asymmetric(asymmetry / (2 * scale) if scale > 0 else math.inf)
 
 

@@ -75,15 +75,15 @@ class Finals:
         """Any of the results: what they share is read from it."""
         return next(iter(self.results.values()))
 
-    @property
-    def entries(self) -> list[GroupResult]:
-        """All that is drawn: a result may lack a group that others have."""
-        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
-
     def of(self, optimizer: str, group: str) -> dict[int, GroupResult]:
         """Seed -> result of one optimizer and group, by seed."""
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
         return {seed: result.groups[group] for seed, result in found if result is not None and group in result.groups}
+
+    @property
+    def entries(self) -> list[GroupResult]:
+        """Every result of a group that is shown; a result may lack some (``refused``)."""
+        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
 
     def complete(self, number: int) -> bool:
         """True if ``number`` is every seed of the study and there are several: only then a mean is drawn."""
@@ -99,7 +99,7 @@ def final_of(run: Run, scheme: str) -> CurvatureResult | None:
     """The whole-model curvature of the checkpoint that lies there now; a result of older weights is none."""
     if run.side_car is None:
         return None
-    for result in run.curvature:
+    for result in reversed(run.curvature):  # a checkpoint of the last step has the same weights, and was measured less
         whole = result.provenance.params_pattern is None
         if whole and result.scheme.name == scheme and result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result

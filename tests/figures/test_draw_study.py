@@ -174,3 +174,24 @@ def test_a_study_is_drawn_where_a_group_of_one_run_was_refused(build_study, edit
     with style():
         assert "tail of SGD seed 0 (refused)" in extremes.draw(found).caption
         assert negative_mass.draw(found).figure is not None
+
+
+def leave_out(folder, edit, group, runs="*"):
+    for path in folder.glob(f"{runs}/curvature/*.json"):
+        edit(path, lambda raw: raw["groups"].pop(group, None))
+
+
+def test_groups_that_were_not_asked_for_are_left_out(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
+    leave_out(folder, edit, "all")
+    assert {figure.name for figure in draw_study(folder) if figure.skipped} == set()
+    assert "all" not in finals(load_study(folder)).groups
+
+
+def test_a_group_that_one_result_lacks_is_drawn_from_the_others(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
+    leave_out(folder, edit, "all", "sgd-seed0*")
+    assert {figure.name for figure in draw_study(folder) if figure.skipped} == set()
+    found = finals(load_study(folder))
+    assert "all" in found.groups
+    assert len(found.entries) == len(found.groups) * len(found.results) - 1

@@ -43,6 +43,8 @@ from saddlescope.training.networks.models import ModelError, build_model
 from saddlescope.training.runs.recipe import RECIPES, RecipeError, load_recipe
 from safetensors.torch import save_file
 
+from saddlescope import Trust, TrustError
+
 PRESCRIBED = Path(__file__).parent / "prescribed"
 COUNT = int(os.environ.get("SADDLESCOPE_FUZZ", "200"))
 #: what takes the place of a value: other types, ends of ranges, paths, code (10**30 is more than any memory, so it is refused)
@@ -295,3 +297,9 @@ def test_what_torch_adds_to_its_errors_is_left_out():
     with pytest.raises(ModelError) as refused:
         build_model("digits-resnet", 10**30, in_channels=1)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-here/nets.py:net"])
+def test_what_is_no_path_is_refused_as_a_stranger(name):
+    with pytest.raises(TrustError, match="is not run or opened unasked"):
+        Trust().check("x.json", {"model": (name, {})})

@@ -1,7 +1,7 @@
 """Damaged and hostile files: every reader answers or says in one sentence what is wrong; nothing runs, and nothing is lost.
 
-``SADDLESCOPE_FUZZ=10000`` tries so many files of each kind instead of 200. Above 300 lines: the strategies, the readers and what
-10,000 have shown belong together.
+``SADDLESCOPE_FUZZ=10000`` tries so many files of each kind instead of 200. Above 300 lines: the strategies, the readers and
+what 10,000 have shown belong together.
 """
 
 import argparse

@@ -42,6 +42,7 @@ class Given:
         num_classes: C, where the labels do not show every class.
         logits: which part of the model's output the logits are, where that does not show.
         labels: which part of a batch the class labels are, where that does not show.
+        column: what else is told of each sample, that groups are made of.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
 
@@ -56,6 +57,7 @@ class Given:
     num_classes: int | None = None
     logits: str | None = None
     labels: str | None = None
+    column: str | None = None
     data_root: str | None = None
     named: frozenset[str] = frozenset()
 
@@ -74,7 +76,7 @@ class Given:
             "data_args": dict(self.data_args),
         }
         fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes, "extra_keys": list(self.extra_keys)}
-        fields |= {"logits": self.logits, "labels": self.labels}
+        fields |= {"logits": self.logits, "labels": self.labels, "column": self.column}
         return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
@@ -152,6 +154,7 @@ class _Recorded(BaseModel):
     num_classes: int | None = Field(None, ge=2)
     logits: str | None = None
     labels: str | None = None
+    column: str | None = None
 
 
 def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
@@ -182,6 +185,7 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
         num_classes=given.num_classes or stored.num_classes,
         logits=given.logits or stored.logits,
         labels=given.labels or stored.labels,
+        column=given.column or stored.column,
     )
 
 
@@ -243,6 +247,8 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
     samples, data_name = _samples(checkpoint, given, side_car)
+    if given.loss is None or ":" not in given.loss:
+        samples.require_classes()
     counts = samples.class_counts.tolist()
     if given.model == "hf":
         model, complete = build_hugging_face(checkpoint, given.model_args)
@@ -312,11 +318,13 @@ def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[
     root = {"root": given.data_root} if given.data_root is not None else {}
     if given.data is not None:
         own = ":" not in given.data and not Path(given.data).expanduser().exists()
-        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes, given.labels)
+        arguments = {**given.data_args, **(root if own else {})}
+        samples = load_samples(given.data, arguments, given.num_classes, given.labels, given.column)
         return samples, given.data
     assert side_car is not None
     data = side_car.data
-    samples = load_samples(data.factory, {**data.args, **given.data_args, **root}, len(data.class_counts))
+    arguments = {**data.args, **given.data_args, **root}
+    samples = load_samples(data.factory, arguments, len(data.class_counts), column=given.column)
     if samples.class_counts.tolist() != data.class_counts:
         raise SubjectError(
             f"{checkpoint}: trained on class counts {data.class_counts}, but {data.factory} now gives "

@@ -86,7 +86,7 @@ def per_sample(
         dtype: of the floating-point inputs.
         size: samples a batch.
     """
-    loss = loss_of(loss, samples.num_classes)
+    loss = loss_of(loss, samples)
     outputs: list[Any] = []
     hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     losses: list[np.ndarray] = []

@@ -175,8 +175,8 @@ def _begin(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
-    scheme = scheme or scheme_of(settings, samples.class_counts)
-    loss = loss_of(with_logits(loss, logits), samples.num_classes)
+    scheme = scheme or scheme_of(settings, samples)
+    loss = loss_of(with_logits(loss, logits), samples)
     own = copied(model).to(device, dtype)
     chosen = logits_choice(loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))

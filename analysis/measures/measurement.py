@@ -71,7 +71,7 @@ class Measurement:
         self.model, self.samples, self.loss, self.scheme, self.settings = model, samples, loss, scheme, settings
         self.vectors_file, self.progress, self.world, self.cache = vectors_file, progress, world, cache
         self.parts, self.warm = parts, warm or {}
-        self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
+        self.indices = group_indices(scheme, samples) if parts is None else {name: parts[name][0] for name in parts}
         self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
         self.parameters = 0
@@ -79,7 +79,7 @@ class Measurement:
         self.objective = Objective(samples, settings, source, self._shared, self.names)
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
         self._parts = [name for name in scheme.groups if name != "all"]
-        self._adds_up = is_partition(scheme, len(samples.class_counts)) and set(self._parts) <= set(self.names)
+        self._adds_up = is_partition(scheme, samples) and set(self._parts) <= set(self.names)
         self._products: dict[str, tuple[int, Tensor]] = {}
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..hessian.losses import BatchLoss
+from ..hessian.losses import BatchLoss, loss_of
 from ..measures.analyze import analyze
 from ..records.results import CurvatureResult
 from ..records.settings import AnalysisSettings, parse_settings
@@ -98,8 +98,9 @@ class Monitor:
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
             self.settings = _settings(eta, goal, seed, settings)
-            given = as_samples(samples)
-            self.scheme = scheme_of(self.settings, given.class_counts)
+            given = as_samples(samples, self.settings.column)
+            loss_of(loss, given)
+            self.scheme = scheme_of(self.settings, given)
             self.chosen = choose(given, self.scheme, most, seed)
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
@@ -276,6 +277,7 @@ def _settings(eta: int | None, goal: str, seed: int, others: Mapping[str, Any]) 
     for name in ("device", "subsample", "only"):
         if name in others:
             raise MonitorError(f"leave out '{name}': a monitor measures every group, where the model is, on `most` samples")
-    scheme = "custom" if "groups" in others else "head-tail" if eta is not None else "all"
+    named = "custom" if "groups" in others else "column" if "column" in others else None
+    scheme = named or ("head-tail" if eta is not None else "all")
     table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **others}
     return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")

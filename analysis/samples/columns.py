@@ -81,7 +81,10 @@ def column_of(text: str, raw: Any, names: Sequence[str] | None = None) -> Column
     name, cuts = parse_column(text)
     values = _plain(raw)
     if not isinstance(values, np.ndarray) and values and all(isinstance(value, list | tuple | set) for value in values):
-        return _of_lists(name, values)
+        sizes, kinds = {len(value) for value in values}, {one for value in values for one in value}
+        if len(sizes) > 1 or not kinds <= {0, 1} or all(len(set(value)) == len(value) for value in values):
+            return _of_lists(name, values)
+        values = np.array(values)  # a value twice in a row: zeros and ones
     array = values if isinstance(values, np.ndarray) else _array(name, values)
     if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
         kinds = tuple(names or (f"{name} {place}" for place in range(array.shape[1])))
@@ -191,7 +194,7 @@ def read_column(source: Any, parts: list[Any], text: str, *, batches: bool) -> t
         if found is None:
             raise ColumnError(f"no column {name}: {_there(source, parts)}")
         return found, parts
-    column = found or column_of(text, [value for entry in entries for value in entry] if batches else entries)
+    column = found or column_of(text, _of_all(entries, batches=batches))
     return column, parts if _numeric(entries) else replaced(parts, name, column.codes, batches=batches)
 
 
@@ -241,6 +244,15 @@ def replaced(parts: list[Any], name: str, rows: np.ndarray, *, batches: bool) ->
         else:
             result.append(tuple(value if place == int(name) else own for place, own in enumerate(part)))
     return result
+
+
+def _of_all(entries: list[Any], *, batches: bool) -> Any:
+    """The values of all samples; rows of zeros and ones as one array."""
+    if all(isinstance(entry, Tensor | np.ndarray) and entry.ndim == 1 + batches for entry in entries):
+        arrays = [entry.numpy() if isinstance(entry, Tensor) else entry for entry in entries]
+        if len({array.shape[-1] for array in arrays}) == 1:
+            return np.concatenate(arrays) if batches else np.stack(arrays)
+    return [value for entry in entries for value in entry] if batches else entries
 
 
 def _numeric(entries: list[Any]) -> bool:

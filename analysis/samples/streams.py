@@ -53,8 +53,8 @@ def _bounded(stream: Iterable[Any]) -> Iterator[Any]:
     for place, element in enumerate(stream):
         if place % _LOOKS == 0 and free_bytes(torch.device("cpu")) < room:
             raise SamplesError(
-                f"{place:,} elements of {type(stream).__name__} fill half of the free memory, and there are more: it is endless ("
-                "resampled, repeated), or too large; give a part of it"
+                f"{place:,} elements of {type(stream).__name__} fill half of the free memory, and more follow: it is endless "
+                "(resampled, repeated), or too large; give a part of it"
             )
         yield without_names(element)
 

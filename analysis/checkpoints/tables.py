@@ -77,8 +77,8 @@ def read_table(
     numbers = pd.api.types.is_numeric_dtype(classes)
     kinds = [] if numbers else sorted(map(str, classes.unique()))
     targets = classes.to_numpy() if numbers else np.searchsorted(kinds, classes.astype(str).to_numpy())
-    inputs = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
-    samples = Samples.from_tensors(inputs, torch.tensor(np.array(targets)), num_classes)
+    rows = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
+    samples = Samples.from_tensors(rows, torch.tensor(np.array(targets)), num_classes)
     if kinds:
         value = ", ".join(f"{place} {kind}" for place, kind in enumerate(kinds[:12])) + (" ..." if len(kinds) > 12 else "")
         samples.choices = (Choice(name="classes", value=value, flag="--labels", guessed=False),)

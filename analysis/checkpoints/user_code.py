@@ -227,7 +227,10 @@ def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None,
 def _is_batch(item: Any) -> bool:
     """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
     parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
-    return bool(parts) and all(isinstance(part, Tensor) and part.dim() >= 1 for part in parts)
+    rows = {len(part) for part in parts if isinstance(part, Tensor) and part.dim() >= 1}
+    return bool(rows) and all(
+        part.dim() >= 1 if isinstance(part, Tensor) else isinstance(part, list) and {len(part)} == rows for part in parts
+    )
 
 
 def _tensors_of(path: Path, which: str | None = None, column: str | None = None) -> tuple[Any, ...]:

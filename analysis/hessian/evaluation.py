@@ -116,7 +116,7 @@ def _logits_and_labels(outputs: list[Any], batch: Any, loss: BatchLoss, num_clas
     classifies = isinstance(loss, ClassificationLoss)
     try:
         found = loss.find_logits(outputs[-1]) if isinstance(loss, ClassificationLoss) else find_logits(outputs[-1], num_classes)
-        labels = labels_in(batch, loss.labels if isinstance(loss, ClassificationLoss) else None)
+        labels = labels_in(batch, loss.labels, loss.beside) if isinstance(loss, ClassificationLoss) else labels_in(batch)
     except (LabelError, OutputError, LookupError, TypeError):
         return None
     logits = found.tensor

@@ -95,7 +95,7 @@ class ClassificationLoss:
                 f"batches of {len(batch)} parts: which of them the model takes is not known; give pairs (inputs, targets), "
                 "dictionaries, or a loss(model, batch) that takes these"
             )
-        place = label_place(batch, self.labels)
+        place = label_place(batch, self.labels, self.beside)
         return model(batch[sum(parts) - place]), batch[place]
 
 

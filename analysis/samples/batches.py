@@ -153,18 +153,19 @@ def batch_size(batch: Any) -> int:
     return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
 
 
-def find_labels(batch: Any, which: int | str | None = None) -> np.ndarray:
+def find_labels(batch: Any, which: int | str | None = None, beside: Sequence[str] = ()) -> np.ndarray:
     """The labels in a batch: the second part of a pair, or ``label``, ``labels``, ``target`` or ``targets`` of a dictionary.
 
     Args:
         batch: of any structure.
         which: the part, by index or key, where it is told.
+        beside: parts that are neither inputs nor labels.
 
     Raises:
         SamplesError: there is nothing of the kind, or two things are and it is not told which is meant.
     """
     try:
-        found = labels_in(batch, which)
+        found = labels_in(batch, which, beside)
     except LabelError as error:
         raise SamplesError(str(error)) from None
     if isinstance(found, Tensor) and (found.dim() != 1 or found.is_floating_point()):

@@ -198,10 +198,12 @@ def read_column(source: Any, parts: list[Any], text: str, *, batches: bool) -> t
     return column, parts if _numeric(entries) else replaced(parts, name, column.codes, batches=batches)
 
 
-def words_numbered(parts: list[Any], which: int | str | None, *, batches: bool) -> tuple[list[Any], Choice | None]:
+def words_numbered(
+    parts: list[Any], which: int | str | None, other: Sequence[str] = (), *, batches: bool
+) -> tuple[list[Any], Choice | None]:
     """Items or batches whose class labels are words with numbers instead, in the order of the alphabet, and what they are."""
     try:
-        place = _place_of_labels(parts[0], which)
+        place = _place_of_labels(parts[0], which, other)
     except LabelError:  # said, where they are needed
         return parts, None
     entries = None if place is None else entries_of(parts, place)
@@ -216,10 +218,10 @@ def words_numbered(parts: list[Any], which: int | str | None, *, batches: bool) 
     return replaced(parts, place, column.codes, batches=batches), choice
 
 
-def _place_of_labels(part: Any, which: int | str | None) -> str | None:
+def _place_of_labels(part: Any, which: int | str | None, other: Sequence[str]) -> str | None:
     if isinstance(part, Mapping):
         return label_key(part, which)
-    return str(label_place(part, which)) if isinstance(part, tuple | list) else None
+    return str(label_place(part, which, other)) if isinstance(part, tuple | list) else None
 
 
 def entries_of(parts: list[Any], name: str) -> list[Any] | None:

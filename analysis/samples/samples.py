@@ -196,37 +196,30 @@ class Samples:
         parts, told = [without_names(part) for part in parts], None
         if column is not None:
             told, parts = read_column(source, parts, column, batches=batches)
-        words = None
+        words, other = None, () if told is None else (told.name,)
         if is_part(labels):
-            parts, words = words_numbered(parts, labels, batches=batches)
-        made = cls._of_batches(parts, num_classes, labels, batches=batches)
-        made.choices = (words,) if words is not None else ()
+            parts, words = words_numbered(parts, labels, other, batches=batches)
+        alone = unite if batches else stacked
+        try:
+            wholes = [unite(parts) if batches else stacked(parts)]
+        except ShapesError:
+            wholes = [alone([part]) for part in parts]
+        found = [_classes(whole, labels, other) for whole in wholes] if is_part(labels) else [(labels, None)]
+        why = next((why for _, why in found if why is not None), None)
+        classes = found[0][0] if len(found) == 1 else np.concatenate([one for one, _ in found])
+        made = cls._joined(wholes, classes if why is None else np.zeros(len(classes)), num_classes if why is None else None)
+        made.unlabelled, made.choices = why, (words,) if words is not None else ()
         return made if told is None else made.with_column(told.name, told)
 
     @classmethod
-    def _of_batches(cls, parts: list[Any], num_classes: int | None, labels: Labels, *, batches: bool) -> Samples:
-        try:
-            whole = unite(parts) if batches else stacked(parts)
-        except ShapesError:
-            return cls._of_shapes(
-                [unite([part]) for part in parts] if batches else list(map(_alone, parts)), num_classes, labels
-            )
-        told, why = _classes(whole, labels) if is_part(labels) else (labels, None)
-        made = cls(whole, told, num_classes if why is None else None)
-        made.unlabelled = why
-        return made
-
-    @classmethod
-    def _of_shapes(cls, plain: list[Any], num_classes: int | None, labels: Labels) -> Samples:
-        store = BatchStore(plain)
-        found = [_classes(part, labels) for part in plain] if is_part(labels) else [(labels, None)]
-        why = next((why for _, why in found if why is not None), None)
-        classes = whole_numbers(np.concatenate([told for told, _ in found])) if why is None else np.zeros(store.num_samples)
+    def _joined(cls, wholes: list[Any], labels: Any, num_classes: int | None) -> Samples:
+        """Samples of one batch, or of several whose samples differ in shape."""
+        if len(wholes) == 1:
+            return cls(wholes[0], labels, num_classes)
+        store, classes = BatchStore(wholes), whole_numbers(labels)
         if len(classes) != store.num_samples:
             raise SamplesError(f"{len(classes)} labels for {store.num_samples} samples")
-        made = cls.of_store(store, classes.astype(np.int64), num_classes if why is None else None)
-        made.unlabelled = why
-        return made
+        return cls.of_store(store, classes, num_classes)
 
     @property
     def num_samples(self) -> int:
@@ -297,14 +290,10 @@ class Samples:
         return self.store.sha256(self.labels)
 
 
-def _alone(item: Any) -> Any:
-    return stacked([item])
-
-
-def _classes(batch: Any, which: int | str | None) -> tuple[np.ndarray, str | None]:
+def _classes(batch: Any, which: int | str | None, beside: tuple[str, ...]) -> tuple[np.ndarray, str | None]:
     """The classes in a batch; zeros, and why, where nobody said which they are and there are none."""
     try:
-        return whole_numbers(find_labels(batch, which)), None
+        return whole_numbers(find_labels(batch, which, beside)), None
     except SamplesError as error:
         if which is not None:
             raise

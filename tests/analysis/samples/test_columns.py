@@ -68,7 +68,7 @@ def test_where_a_column_may_stand(data):
 
 
 def test_a_part_of_a_tuple_is_a_column_too():
-    samples = as_samples(Items(lambda i: (X[i], int(Y[i]), WORDS[i])), labels="1", column="2")
+    samples = as_samples(Items(lambda i: (X[i], int(Y[i]), WORDS[i])), column="2")
     assert list(rows_of(samples, "2")) == ["all", "city", "wood"]
     settings = AnalysisSettings(scheme="column", column="2", dtype="float64", goal="ends")
     found = analyze(nn.Linear(3, 3).double(), samples, settings=settings).groups

@@ -166,7 +166,7 @@ def test_losses_that_couple_samples_are_refused_with_the_reason(models, tmp_path
         return (near * same).sum(1) / same.sum(1)
 
     with pytest.raises(OperatorError, match="contrastive"):
-        HessianOperator(models["segmenter"], samples.subset(np.array([0, 2, 1])), pairs_only)
+        HessianOperator(models["segmenter"], samples.subset(np.array([0, 2, 1, 3])), pairs_only)
     torch.save(models["segmenter"].state_dict(), tmp_path / "mine.pt")
     code = named("segmenter", "pairs", "contrastive")
     ended, said = run("analyze", tmp_path / "mine.pt", *code, "--labels", 2, "--groups", "all")

@@ -29,7 +29,7 @@ def method(study: Study) -> list[str]:
     first = found[0].provenance
     tau, delta, stationary = (first.settings.get(name) for name in ("tau", "delta", "stationarity"))
     groups = [
-        f"{group} ({len(members)} classes, {found[0].scheme.sizes[group]} samples)"
+        f"{group} ({f'{len(members)} classes, ' if found[0].scheme.column is None else ''}{found[0].scheme.sizes[group]} samples)"
         for group, members in found[0].scheme.groups.items()
     ]
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"

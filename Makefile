@@ -8,11 +8,15 @@ BIN := $(VENV)/bin
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-reproduce: setup  ## train, analyse, draw and report the embedded study (a few minutes on 2 cores)
+reproduce: setup  ## train, analyse, draw and report the embedded study and its escape experiment (minutes on 2 cores)
 	$(BIN)/saddlescope reproduce digits-lt
+	$(BIN)/saddlescope reproduce digits-lt-escape
+
+# Files are shared out to processes of one thread each: small matrices gain nothing from more.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test: setup  ## the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST)
 
 # Everything but torch as in constraints.txt; the environment is kept under build/, and is not that of the other targets.
 test-torch:  ## the test suite on another torch: make test-torch TORCH=2.14.1 WITH="torchvision timm" TESTS=tests/training
@@ -21,7 +25,7 @@ test-torch:  ## the test suite on another torch: make test-torch TORCH=2.14.1 WI
 	grep -v '^torch==' constraints.txt > build/torch-$(TORCH)/constraints.txt
 	build/torch-$(TORCH)/bin/pip install --quiet --disable-pip-version-check -c build/torch-$(TORCH)/constraints.txt \
 	  torch==$(TORCH) $(WITH) -e ".[test]"
-	build/torch-$(TORCH)/bin/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 build/torch-$(TORCH)/bin/python $(PYTEST) $(TESTS)
 
 lint: $(VENV)/.lint  ## style and types
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ The front door: public names (imported when first used, so that ``import saddles
 assembled from the four packages. This module is the parent of the packages: its ``__path__`` is the checkout, or in an
 installed copy the ``saddlescope`` folder beside it. Either way ours are ``saddlescope.training``, ``saddlescope.analysis``,
 ``saddlescope.figures`` and ``saddlescope.reports``, and a user's own packages of those names stay theirs.
+
+Above 300 lines: it is the one module that all four packages may import, and beside it there is no place but in one of them.
 """
 
 from __future__ import annotations
@@ -278,7 +280,7 @@ def reproduce(
     """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
     from saddlescope.analysis.records.load_study import load_study
     from saddlescope.analysis.records.study_plan import StudyAnalysis
-    from saddlescope.analysis.studies.analyze_command import analyze_with_progress
+    from saddlescope.analysis.studies.progress import analyze_with_progress
     from saddlescope.figures.draw import draw_study
     from saddlescope.reports.page.html import write_report
     from saddlescope.reports.page.summary import print_summary

@@ -1,9 +1,12 @@
-"""``saddlescope analyze`` and ``saddlescope slice``."""
+"""``saddlescope analyze`` and what else the command line offers of this package.
+
+Above 300 lines: the command line is read off the signatures, so every flag is spelled out, and there is nothing else here.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -141,7 +144,7 @@ def analyze(
 
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .records.settings import settings_from_flags
     from .studies.analyze_command import Request, analyze_targets
 
@@ -220,7 +223,7 @@ def slice_(
     data_root: DataRoot = None,
 ) -> None:
     """Group losses on a line or plane through a checkpoint; measures its curvature first where that is missing."""
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.slice_command import slice_target
 
     given = given_from_flags(
@@ -258,7 +261,7 @@ def verify(
 
     Code of yours that was named when RESULT was measured is named again: --model nets.py:net; its arguments are in RESULT.
     """
-    from .checkpoints.analysis_inputs import given_from_flags
+    from .checkpoints.checkpoint_flags import given_from_flags
     from .studies.analyze_command import verify_result
 
     given = given_from_flags(
@@ -280,6 +283,9 @@ def augmentation_control(
     data_args: Annotated[str, JsonArguments] = "{}",
     data_root: DataRoot = None,
     checkpoint: Annotated[list[Path] | None, typer.Option(help="A trained network with its side-car; repeat.")] = None,
+    classes: Annotated[
+        list[int] | None, typer.Option("--class", min=0, help="Of the checkpoints, this class alone; repeat. Default: all.")
+    ] = None,
     mirror: Annotated[
         bool | None, typer.Option("--mirror/--no-mirror", help="Mirror images; default: colour images only.")
     ] = None,
@@ -293,7 +299,9 @@ def augmentation_control(
     """
     from .augmentation.control_command import Wanted, run_control
 
-    wanted = Wanted(data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint)
+    wanted = Wanted(
+        data, data_args, data_root, tuple(checkpoint or ()), mirror, steps, seed, trust_checkpoint, tuple(classes or ())
+    )
     for path in run_control(out, wanted):
         typer.echo(path)
 
@@ -302,33 +310,40 @@ def bench(
     out: Annotated[Path, typer.Argument(help="Folder of the table (bench.md, bench.json) and of the networks trained for it.")],
     cases: Annotated[
         list[str] | None,
-        typer.Option("--case", metavar="NAME", help="digits, resnet8, resnet32, transformer, prescribed; default: all."),
+        typer.Option(
+            "--case",
+            metavar="NAME",
+            help="resnet18-16, resnet18-300, vit-tiny, bert, resnet8, resnet32, digits; with --inside: digits, resnet8, "
+            "resnet32, transformer, prescribed; default: all.",
+        ),
     ] = None,
     competitors: Annotated[
         list[str] | None,
         typer.Option("--competitor", metavar="NAME", help="ours, curvlinops, eigenthings, pyhessian; default: all."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 5,
+    inside: Annotated[
+        bool, typer.Option("--inside", help="One group's measurement alone, without what a command does around it.")
+    ] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="How often everything is measured, in turn.")] = 3,
     longest: Annotated[
         float | None,
-        typer.Option(min=0, metavar="SECONDS", help="Longer runs are not finished but extrapolated, and marked."),
+        typer.Option(min=0, metavar="SECONDS", help="With --inside: longer runs are extrapolated, and marked."),
     ] = None,
     data_root: DataRoot = None,
 ) -> None:
-    """Measure time, products, memory and accuracy beside curvlinops, hessian-eigenthings and PyHessian.
+    """Measure time, memory and accuracy of whole commands beside scripts with the peers' libraries.
 
-    The peers come with the extra named bench. See OUT/bench.md afterwards.
+    Peers: curvlinops, hessian-eigenthings, PyHessian; they come with the extra named bench. See OUT/whole.md afterwards, with
+    --inside OUT/bench.md.
     """
     from .bench.run import bench as run
+    from .bench.whole import bench_whole
 
-    path = run(
-        out,
-        cases=cases or (),
-        competitors=competitors or (),
-        rounds=rounds,
-        longest=longest,
-        data_root=data_root,
-        say=lambda text: typer.echo(text, err=True),
-    )
+    chosen: dict[str, Any] = {"cases": cases or (), "competitors": competitors or (), "rounds": rounds, "data_root": data_root}
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    path = run(out, longest=longest, say=say, **chosen) if inside else bench_whole(out, say=say, **chosen)
     typer.echo(path.with_suffix(".md").read_text(encoding="utf-8"))
     typer.echo(path)

@@ -20,7 +20,8 @@ from .check.baseline import BaselineError, Series
 from .check.baseline_file import load_baseline, save_baseline
 from .check.output import failures, footer
 from .check.readings import Direction
-from .check.run import Check, check
+from .check.rows import Check
+from .check.run import check
 from .check.series import collect, gather
 
 #: results in memory, files or folders of results, or either under the names of their series

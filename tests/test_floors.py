@@ -1,4 +1,7 @@
-"""The house has floors: which folder may import which. The table is the whole truth; the test reads the imports."""
+"""The house has floors: which folder may import which. The table is the whole truth; the test reads the imports.
+
+And its rooms are no halls: a file of more than 300 lines says in its first lines why it is one.
+"""
 
 import ast
 from pathlib import Path
@@ -42,6 +45,8 @@ FLOORS = {
 #: Folders whose modules must be importable where torch is not installed, from an import at the top of a module.
 TORCH_FREE = ("analysis/records", "figures", "reports")
 PACKAGES = ("training", "analysis", "figures", "reports")
+#: lines of a file that owes no reason
+LONGEST = 300
 
 
 def modules(root=ROOT):
@@ -153,3 +158,31 @@ def test_what_figures_and_reports_read_imports_no_torch_at_the_top():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not [one for one in names if one.split(".")[0] in ("torch", "safetensors")], f"{name} imports torch"
+
+
+def halls(root=ROOT):
+    """A sentence for every file above 300 lines that does not say why in its docstring: "Above 300 lines: ..."."""
+    files = [root / "saddlescope.py"] if (root / "saddlescope.py").exists() else []
+    for file in files + [file for folder in (*PACKAGES, "tests") for file in sorted((root / folder).rglob("*.py"))]:
+        text = file.read_text(encoding="utf-8")
+        lines = text.count("\n")
+        if lines > LONGEST and f"Above {LONGEST} lines: " not in (ast.get_docstring(ast.parse(text)) or ""):
+            why = f"say in its docstring why not (Above {LONGEST} lines: ...)"
+            yield f"{file.relative_to(root).as_posix()} has {lines} lines: split it by its ideas, or {why}"
+
+
+def test_a_file_is_one_idea_or_says_why_it_is_long():
+    assert list(halls()) == []
+
+
+def test_a_long_file_is_named(tmp_path):
+    (tmp_path / "reports").mkdir()
+    body = "x = 1\n" * LONGEST
+    for name, text in {
+        "long": body + "y = 2\n",
+        "just": body,
+        "why": f'"""One.\n\nAbove {LONGEST} lines: one.\n"""\n{body}',
+    }.items():
+        (tmp_path / "reports" / f"{name}.py").write_text(text)
+    (sentence,) = halls(tmp_path)
+    assert sentence.startswith("reports/long.py has 301 lines: split it")

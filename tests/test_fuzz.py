@@ -6,9 +6,11 @@
 import argparse
 import json
 import os
+import pickle
 import random
 import shutil
 import tomllib
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -19,12 +21,14 @@ import torch
 import torch.distributed.checkpoint as dcp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, given_again, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given, given_again
+from saddlescope.analysis.checkpoints.formats.errors import CheckpointError
 from saddlescope.analysis.checkpoints.weights import fit_weights, load_weights
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.settings import AnalysisSettings, SliceSettings
+from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, read_overrides
 from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import read_manifest, read_metrics
 from saddlescope.analysis.records.study_plan import SliceItem, StudyAnalysis, curvature_item, run_folders
@@ -35,8 +39,8 @@ from saddlescope.analysis.studies.verify import verify
 from saddlescope.reports.check.baseline_file import load_baseline
 from saddlescope.reports.testing import store_baseline
 from saddlescope.training.data.image_lists import read_list
-from saddlescope.training.networks.models import build_model
-from saddlescope.training.runs.recipe import RECIPES, load_recipe
+from saddlescope.training.networks.models import ModelError, build_model
+from saddlescope.training.runs.recipe import RECIPES, RecipeError, load_recipe
 from safetensors.torch import save_file
 
 PRESCRIBED = Path(__file__).parent / "prescribed"
@@ -186,7 +190,7 @@ def files(tmp_path_factory):
     (folder / "shards" / "model.safetensors.index.json").write_text(json.dumps(index))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one process
-        dcp.save({"model": state}, checkpoint_id=folder / "distributed", no_dist=True)
+        dcp.save({"model": state}, checkpoint_id=folder / "distributed")
     recipe = (RECIPES / "digits-lt.toml").read_text()
     (folder / "recipe.toml").write_text(recipe)
     (folder / "study" / "recipe.toml").write_text(tomli_w.dumps(load_recipe("digits-lt").resolved()))
@@ -243,3 +247,51 @@ def test_a_file_that_is_not_quite_right_is_refused_in_one_sentence(kind, files, 
     finally:
         path.write_bytes(good)
     assert sorted(files.rglob("*")) == there
+
+
+def _with_a_line_break(state, folder):
+    torch.save({"epoch\n\x1b[31m": torch.zeros(2), **state}, folder / "bad.pt")
+
+
+def _of_several_disks(state, folder):
+    torch.save(state, folder / "bad.pt")
+    content = (folder / "bad.pt").read_bytes()
+    locator = content.rindex(b"PK\x06\x07")  # what a 64-bit archive ends with; its last field counts the disks
+    content = content[: locator + 16] + b"\x02\0\0\0" + content[locator + 20 :]
+    (folder / "bad.pt").write_bytes(content.replace(b"PK\x01\x02", b"PK\x01\x03"))
+
+
+@pytest.mark.parametrize("spoil", [_with_a_line_break, _of_several_disks])
+def test_what_ten_thousand_damaged_weights_have_shown(spoil, tmp_path):
+    spoil(torch.load(PRESCRIBED / "checkpoint.pt", weights_only=True), tmp_path)
+    with pytest.raises(CheckpointError) as refused:
+        _weights(tmp_path / "bad.pt")
+    assert str(refused.value).isprintable()
+
+
+def test_a_table_of_contents_that_promises_more_than_there_is_takes_no_memory(tmp_path):
+    """Millions of objects by a number of four bytes, here: the reader in C makes room for all, of billions as well."""
+    opcodes = pickle.PROTO + b"\x02" + pickle.EMPTY_DICT + pickle.LONG_BINPUT + b"\0\0\0\x02" + pickle.STOP
+    (tmp_path / ".metadata").write_bytes(opcodes)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match="cannot be read as a distributed checkpoint"):
+        _weights(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 1e8
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("nested", ["x = " + "[" * 5000, "x = " + "9" * 5000])
+def test_a_recipe_without_end_is_refused(nested, tmp_path):
+    (tmp_path / "r.toml").write_text(nested)
+    with pytest.raises(RecipeError, match="not readable as TOML"):
+        load_recipe(tmp_path / "r.toml")
+    with pytest.raises(RecipeError):
+        load_recipe("digits-lt", overrides=[f"training.epochs={nested[4:]}"])
+    with pytest.raises(SettingsError):
+        parse_settings(read_overrides([f"steps={nested[4:]}"]))
+
+
+def test_what_torch_adds_to_its_errors_is_left_out():
+    with pytest.raises(ModelError) as refused:
+        build_model("digits-resnet", 10**30, in_channels=1)
+    assert "\n" not in str(refused.value)

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
+from ..hessian.subject import Subject
 from ..records.augmentation import AugmentationControl, ControlEntry, ControlPanel
 from ..records.base import save
 from ..records.side_car import side_car_of
@@ -43,6 +45,7 @@ class Wanted:
         steps: of Lanczos.
         seed: of start vectors and draws.
         trust: the checkpoints may run code when they are read, and their side-cars may name code.
+        classes: of the checkpoints; empty: all. The softmax regression is cheap and measured on every class.
     """
 
     data: str = "digits"
@@ -53,6 +56,7 @@ class Wanted:
     steps: int = 100
     seed: int = 0
     trust: bool = False
+    classes: Sequence[int] = ()
 
 
 def run_control(out: Path, wanted: Wanted) -> list[Path]:
@@ -62,6 +66,10 @@ def run_control(out: Path, wanted: Wanted) -> list[Path]:
         ControlError: the data are no labelled images, or the arguments are no JSON object.
     """
     opened = [_opened(path, wanted) for path in wanted.checkpoints]
+    for path, subject in zip(wanted.checkpoints, opened, strict=True):
+        counts = subject.samples.class_counts
+        if absent := [label for label in wanted.classes if not (label < len(counts) and counts[label])]:
+            raise ControlError(f"--class {absent[0]}: the data of {path} hold no sample of that class")
     panels = [_regression(wanted)]
     for subject in opened:
         panels.append(_panel(subject.model, _images(subject.samples), subject.source, wanted, loss=subject.loss))
@@ -133,6 +141,8 @@ def _panel(
     inputs, targets = samples.batch
     augment = CropMirror.of(inputs, wanted.mirror)
     classes = [label for label, count in enumerate(samples.class_counts.tolist()) if count]
+    if wanted.classes and not convex:
+        classes = sorted(set(wanted.classes))
     started = time.perf_counter()
 
     def tell(entry: ControlEntry) -> None:

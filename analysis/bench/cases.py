@@ -17,7 +17,9 @@ from torch.nn import functional
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
+from ..hessian.subject import Subject
 from ..krylov.linear_operator import LinearOperator
 from ..samples.groups import group_indices, make_scheme
 from ..samples.samples import Samples

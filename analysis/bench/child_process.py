@@ -43,6 +43,8 @@ def main() -> None:
         "reference": reference,
         "plan": plan,
         "measure": measure,
+        "prepare-whole": _prepare_whole,
+        "find-out": _find_out,
     }
     try:
         result = tasks[job["task"]](job)
@@ -51,6 +53,18 @@ def main() -> None:
             raise
         sys.exit(str(error))
     write_text_atomically(Path(job["result"]), json.dumps(result))
+
+
+def _prepare_whole(job: dict[str, Any]) -> dict[str, Any]:
+    from .whole_cases import prepare_whole
+
+    return {"folder": str(prepare_whole(job["case"], Path(job["out"]), job["data_root"]))}
+
+
+def _find_out(job: dict[str, Any]) -> dict[str, Any]:
+    from .whole_child import find_out
+
+    return find_out(Path(job["folder"]))
 
 
 def _problem(job: dict[str, Any]) -> Problem:

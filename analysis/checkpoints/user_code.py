@@ -28,6 +28,7 @@ from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..samples.columns import ColumnError, parse_column
 from ..samples.samples import Labels, Samples
 from ..samples.streams import of_stream
+from .formats.errors import first_line
 from .image_folder import image_folder
 from .tables import SUFFIXES, as_tensors, is_saved_dataset, load_dataset, read_table
 
@@ -49,7 +50,7 @@ def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, An
     try:
         inspect.signature(factory).bind(**arguments)
     except TypeError as error:
-        raise SubjectError(f"{reference} does not take the arguments {dict(arguments)}: {error}") from None
+        raise SubjectError(f"{reference} does not take the arguments {dict(arguments)}: {first_line(error)}") from None
     except ValueError:
         pass  # a builtin without a signature
     try:
@@ -57,7 +58,7 @@ def call(factory: Callable[..., Any], reference: str, arguments: Mapping[str, An
     except Exception as error:
         if type(error).__module__.split(".")[0] == "saddlescope":
             raise  # says itself what is wrong
-        raise SubjectError(f"{reference} raised {type(error).__name__}: {error}") from error
+        raise SubjectError(f"{reference} raised {type(error).__name__}: {first_line(error)}") from error
 
 
 def build_loss(

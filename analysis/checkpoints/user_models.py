@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import inspect
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from saddlescope import load_factory
 
+from .formats.errors import first_line
+from .formats.torch_files import is_archive
 from .user_code import SubjectError, call
 
 #: factory of the suite's own models: found by name, like anybody's
@@ -89,18 +90,19 @@ def _of_collection(package: str, name: str, arguments: Mapping[str, Any]) -> tup
 def _exported(path: Path) -> nn.Module:
     if not path.is_file():
         raise SubjectError(f"--model {path}: no such file")
-    if not zipfile.is_zipfile(path):
+    if not is_archive(path):
         raise SubjectError(f"--model {path}: no complete program of torch.export.save")
     try:
         program = torch.export.load(path)
     except Exception as error:
-        raise SubjectError(f"--model {path}: cannot be read as an exported program: {error}") from None
+        raise SubjectError(f"--model {path}: cannot be read as an exported program: {first_line(error)}") from None
     if operation := _in_train_mode(program):
         raise SubjectError(
             f"--model {path}: exported in train mode ({operation} is as in training), and that cannot be changed afterwards; "
             "call model.eval() and export it again"
         )
-    model = program.module(check_guards=False)
+    guarded = "check_guards" in inspect.signature(program.module).parameters  # not in torch 2.6
+    model = program.module(check_guards=False) if guarded else program.module()
     model._forward_pre_hooks.clear()  # these insist on the example's batch size; below it is tried whether others work
     if size := _only_batches_of(program, model):
         raise SubjectError(

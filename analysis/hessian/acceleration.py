@@ -16,6 +16,7 @@ one forward pass; a convolution whose output goes anywhere else but into one Bat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -203,6 +204,12 @@ class Accelerator:
         self._channels_last = device.type == "cpu"
         self.precision = Precision()
         self.work = self.convolution_work = 0.0
+
+    def again(self) -> Accelerator:
+        """The same plan for a copy of the model, with a precision of its own."""
+        other = copy.copy(self)
+        other.precision = Precision()
+        return other
 
     def plan(self, forward: Callable[[], Any], samples: int = 1) -> bool:
         """Runs ``forward()`` once and notes what can be folded, and the work.

@@ -1,18 +1,23 @@
-"""The group Hessian as a linear operator."""
+"""The group Hessian as a linear operator.
+
+Above 300 lines: one class, whose kept graphs, weights and products must agree, so its parts are read together.
+"""
 
 from __future__ import annotations
 
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from ..krylov.basis import BasisChoice, Place
 from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..samples.memory import graph_budget, saved_bytes
 from ..samples.micro_batch import fitting
@@ -27,6 +32,11 @@ log = logging.getLogger(__name__)
 
 #: Adds a flat tensor over all processes; the identity in a single process.
 Reduce = Callable[[Tensor], Tensor]
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether every number is finite; one pass, and no second tensor."""
+    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
 
 
 class HessianOperator:
@@ -44,6 +54,7 @@ class HessianOperator:
             ``requires_grad``.
         micro_batch: samples differentiated at once; default: chosen for the device and the memory budget.
         memory: budget in bytes for kept graphs; default: a quarter of what is free.
+        vectors: flat vectors of a Krylov space that the budget must hold as well: at most half of it is set aside for them.
         reduce: sums a flat tensor over processes, for samples sharded over several devices; ``num_samples`` is then the
             number over all of them.
         accelerate: use the cheaper gradient graph of ``acceleration`` where it applies (checked against the plain one).
@@ -54,6 +65,9 @@ class HessianOperator:
         matvecs: products so far.
         micro_batch: samples differentiated at once.
         kept_bytes: held by the graphs that are kept.
+        graph_budget: what they may hold.
+        vector_bytes: of all the vectors of the Krylov space.
+        basis_bytes: set aside for them.
         accelerator: what makes products cheaper; None where nothing is accelerated.
 
     Raises:
@@ -69,6 +83,7 @@ class HessianOperator:
         params: str | None = None,
         micro_batch: int | None = None,
         memory: int | None = None,
+        vectors: int = 0,
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
@@ -76,11 +91,13 @@ class HessianOperator:
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self._micro_batch, self._memory = micro_batch, memory
+        self._micro_batch, self._memory, self._vectors = micro_batch, memory, vectors
         self._take(samples, reduce)
-        require_sums(self)
         self._work = math.inf
-        self.accelerator = self._plan() if accelerate else None
+        self.accelerator: Accelerator | None = None
+        require_sums(self)
+        if accelerate:
+            self.accelerator = self._plan()
 
     @property
     def work(self) -> float:
@@ -109,12 +126,19 @@ class HessianOperator:
         if reduce is not None:
             self.num_samples = int(reduce(torch.tensor([float(samples.num_samples)], dtype=torch.float64)).item())
         self.matvecs = 0
-        self._budget = self._memory if self._memory is not None else graph_budget(self.device)
+        budget = self._memory if self._memory is not None else graph_budget(self.device)
+        self.vector_bytes = self._vectors * self.size * self.dtype.itemsize
+        self.basis_bytes = min(self.vector_bytes, budget // 2)
+        self.graph_budget = budget - self.basis_bytes
         self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
         self._kept: list[tuple[Tensor, ...]] | None = None
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
+
+    def place(self, choice: BasisChoice) -> Place:
+        """Where a Krylov basis over this operator goes: ``auto`` is what the budget sets aside, and the disk beyond."""
+        return self.basis_bytes if choice == "auto" else choice
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""
@@ -134,8 +158,8 @@ class HessianOperator:
                 total += loss.detach()
                 gradient += self._flat(self._derivatives(loss))
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
-        gradient = self._sum(gradient) / self.num_samples
-        if not math.isfinite(mean) or not bool(torch.isfinite(gradient).all()):
+        gradient = self._sum(gradient).div_(self.num_samples)
+        if not math.isfinite(mean) or not finite(gradient):
             raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
         return mean, gradient
 
@@ -162,7 +186,12 @@ class HessianOperator:
             OperatorError: a product is not finite.
         """
         columns = [self._split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
-        totals = [torch.zeros(self.size, dtype=self.dtype, device=self.device) for _ in columns]
+        totals: list[Tensor | None] = [None for _ in columns]
+
+        def add(k: int, product: Tensor) -> None:
+            total = totals[k]
+            totals[k] = product if total is None else total.add_(product)
+
         if self._kept_at != self._state():
             self.release()
         with self.differentiable():
@@ -170,18 +199,34 @@ class HessianOperator:
                 self._keep_graphs()
             for gradients in self._kept or ():
                 for k, parts in enumerate(columns):
-                    totals[k] += self._product(gradients, parts, retain=True)
+                    add(k, self._product(gradients, parts, retain=True))
             for batch in self._batches(self._rest_from):
                 gradients = self._gradients(batch)
                 for k, parts in enumerate(columns):
-                    totals[k] += self._product(gradients, parts, retain=k + 1 < len(columns))
+                    add(k, self._product(gradients, parts, retain=k + 1 < len(columns)))
         self.matvecs += len(columns)
-        result = self._sum(torch.stack(totals, dim=1)) / self.num_samples
-        if not bool(torch.isfinite(result).all()):
+        # Flat vectors of networks are large: one is not copied to stand alone as a column, nor looked at in two passes.
+        # Of a process that has no samples of the group there is none.
+        sums = [torch.zeros(self.size, dtype=self.dtype, device=self.device) if t is None else t for t in totals]
+        result = self._sum(sums[0].unsqueeze(1) if len(sums) == 1 else torch.stack(sums, dim=1)).div_(self.num_samples)
+        if not finite(result):
             raise NotFiniteError(
                 "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
             )
         return result
+
+    def graph_bytes(self, rows: Sequence[int]) -> int:
+        """What the graph of some samples holds, in bytes, as long as it is there."""
+        few = self.over(self.samples.subset(np.asarray(rows)), memory=0)
+        with few.differentiable(), saved_bytes() as saved:
+            few._gradients(next(few._batches()))
+        return saved.total
+
+    def at_most(self, samples: int) -> None:
+        """Passes no more than so many samples at once."""
+        if samples < self.micro_batch:
+            self.release()
+            self.micro_batch = self._micro_batch = samples
 
     def release(self) -> None:
         """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
@@ -200,7 +245,7 @@ class HessianOperator:
             # Rounded copies of what the convolutions saved come with the first rough product.
             both = self.accelerator is not None and self.accelerator.precision.both
             holds = saved.total * 3 // 2 if both else saved.total
-            if self.kept_bytes + holds > self._budget:
+            if self.kept_bytes + holds > self.graph_budget:
                 break
             self.kept_bytes += holds
             self._kept.append(gradients)
@@ -276,13 +321,22 @@ class HessianOperator:
                     gradient += self._flat(self._derivatives(loss))
         return value, gradient
 
-    def with_model(self, model: nn.Module) -> HessianOperator:
-        """The same Hessian of another model of the same parameters, not accelerated: of a copy in float64, say."""
+    def with_model(self, model: nn.Module, *, memory: int | None = 1) -> HessianOperator:
+        """The same Hessian of another model of the same modules and parameters: of a copy in float64, say.
+
+        Args:
+            model: the other one.
+            memory: budget in bytes for its graphs; ``None``: a quarter of what is free.
+        """
         other = copy.copy(self)
         named = dict(model.named_parameters())
         other.model, other.parameters = model, [named[name] for name in self.parameter_names]
         other.dtype, other.device = other.parameters[0].dtype, other.parameters[0].device
-        other.accelerator = None
+        if self.accelerator is not None:
+            other.accelerator = self.accelerator.again()
+        other._memory = memory
+        if self._micro_batch is not None:
+            other._micro_batch = max(1, self._micro_batch * self.dtype.itemsize // other.dtype.itemsize)
         other._take(self.samples, self.reduce)
         return other
 

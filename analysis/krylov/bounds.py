@@ -1,7 +1,8 @@
 """What a Lanczos run proves: two-sided intervals, brackets of the spectral mass, and how much more work would decide.
 
 Sources: J. Kuczynski and H. Wozniakowski (SIAM J. Matrix Anal. Appl. 13, 1992) for the random-start bound; the
-Chebyshev-Markov-Stieltjes inequalities for the mass below a threshold (as in Chen, Trogdon and Ubaru 2021).
+Chebyshev-Markov-Stieltjes inequalities for the mass below a threshold (as in Chen, Trogdon and Ubaru 2021); the Christoffel
+function for the mass that a start may have where no Ritz value is (N. I. Akhiezer, The Classical Moment Problem, 1965).
 """
 
 from __future__ import annotations
@@ -42,6 +43,48 @@ def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilu
         if root * following <= head:
             break
     return root**2 if root**2 < 0.5 else None
+
+
+def hidden_mass(alphas: Sequence[float], betas: Sequence[float], x: float) -> float:
+    """Largest part that the start of a Lanczos run may have along eigenvectors beyond x, squared.
+
+    With p_0 ... p_m the polynomials orthonormal in the measure of the start s, no measure with these moments has more mass at
+    x, or at x and farther out, than ``1 / sum_k p_k(x)^2`` (the Christoffel function). For a unit eigenvector v of an
+    eigenvalue beyond x that is ``(s^T v)^2 <= 1 / sum_k p_k(x)^2``: had s a larger part, the run would have shown it.
+
+    Args:
+        alphas: diagonal of T ``[m]``.
+        betas: couplings ``[m]``, the last one the norm of what the next step begins with; 0: the Krylov space is invariant.
+        x: outside of the Ritz values of all m steps.
+
+    Returns:
+        The squared part, between 0 and 1.
+    """
+    older, newest, coupling, total, log_scale = 0.0, 1.0, 0.0, 1.0, 0.0
+    for alpha, following in zip(alphas, betas, strict=True):
+        if following == 0:
+            return 0.0
+        older, newest, coupling = newest, ((x - alpha) * newest - coupling * older) / following, following
+        total += newest**2
+        if total > 1e100:
+            older, newest, total, log_scale = older / 1e50, newest / 1e50, total / 1e100, log_scale + math.log(1e100)
+    return math.exp(-math.log(total) - log_scale)
+
+
+def luck_needed(n: int, mass: float, dilution: float = 1.0) -> float:
+    """Probability that a random start has a squared part of at most ``mass`` along a given eigenvector.
+
+    Together with :func:`hidden_mass` it says how unlucky a start must have been for an eigenvalue beyond x to stay hidden. It
+    holds at whatever step a run stops: who stops when this is at most p is mistaken only if the part, drawn once at the start,
+    is so small that p is its probability.
+
+    Args:
+        n: size of the operator.
+        mass: between 0 and 1.
+        dilution: as in :func:`start_error`.
+    """
+    part = min(mass * dilution**2, 1.0)
+    return float(part >= 1) if n < 2 else float(betainc(0.5, (n - 1) / 2, part))
 
 
 def steps_needed(n: int, eps: float, starts: int, delta: float, looks: int) -> int:

@@ -69,6 +69,24 @@ def random_start(operator: LinearOperator, seed: int) -> Tensor:
     return v.div(v.norm()).to(operator.device, operator.dtype)
 
 
+#: numbers of a vector that are widened to float64 at once
+_WIDENED = 1 << 16
+
+
+def wide_dot(x: Tensor, y: Tensor) -> float:
+    """``x^T y`` of two vectors ``[n]`` with products and sums in float64, without wide copies of them."""
+    parts = zip(x.split(_WIDENED), y.split(_WIDENED), strict=True)
+    # Copied in float64, too: the last digit may depend on where in memory a vector begins.
+    return float(torch.stack([torch.dot(*(part.to(torch.float64, copy=True) for part in pair)) for pair in parts]).sum())
+
+
+def _take(w: Tensor, times: float, q: Tensor) -> None:
+    """``w - times q`` in float64, where w is."""
+    # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
+    for rest, part in zip(w.split(_WIDENED), q.split(_WIDENED), strict=True):
+        rest.sub_(part.double() * times)
+
+
 class Lanczos:
     """One run: start with a unit vector, call ``run``; continue later by calling it again.
 
@@ -124,6 +142,11 @@ class Lanczos:
         off = [0.0, *self.betas]
         return max((abs(a) + b + c for a, b, c in zip(self.alphas, off, self.betas, strict=False)), default=0.0)
 
+    @property
+    def storable(self) -> bool:
+        """Whether the run can be stored: one whose basis went to disk would write all of that again."""
+        return not self._basis.on_disk
+
     def run(self, steps: int, stop: Stop | None = None) -> Lanczos:
         """Goes on until ``steps`` steps are done in all, ``stop`` says so, or the space is spanned."""
         while self.steps < min(steps, self.operator.size) and not self.exhausted:
@@ -138,6 +161,14 @@ class Lanczos:
         vector = self._basis.combined(coefficients)
         return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
 
+    @property
+    def chain(self) -> tuple[list[float], list[float]]:
+        """Diagonal and couplings of T as far as the start reaches: up to a breakdown, whose round-off is the last coupling."""
+        if not self.restarts:
+            return self.alphas, self.betas
+        first = self.restarts[0]
+        return self.alphas[:first], [*self.betas[: first - 1], self.dropped[0]]
+
     def project(self, z: Tensor) -> np.ndarray:
         """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
         return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
@@ -151,10 +182,9 @@ class Lanczos:
         return image
 
     def save(self, path: Path) -> None:
-        """Stores everything needed to continue (safetensors)."""
+        """Stores everything needed to continue (safetensors); of a basis that is in memory (:attr:`storable`)."""
         kept = min(self.steps + 1, self.operator.size)
-        tensors = {
-            "basis": self._basis.rows(kept),
+        tensors = self._basis.stored(kept) | {
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
@@ -172,7 +202,10 @@ class Lanczos:
         """
         try:
             tensors = load_file(path)
-            basis, state = tensors["basis"], tensors["state"].tolist()
+            blocks = [tensors["basis 0"]]
+            while (name := f"basis {sum(map(len, blocks))}") in tensors:
+                blocks.append(tensors[name])
+            basis, state = blocks[0], tensors["state"].tolist()
         except (SafetensorError, KeyError) as error:
             raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
         if basis.shape[1] != operator.size or basis.dtype != operator.dtype:
@@ -183,8 +216,9 @@ class Lanczos:
         run = cls(operator, state[0], place=place)
         # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
         run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
-        for row in basis:
-            run._basis.append(row)
+        for block in blocks:
+            for row in block:
+                run._basis.append(row)
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
@@ -194,7 +228,7 @@ class Lanczos:
         j = self.steps
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
-        alpha = float(torch.dot(w.double(), q.double()))
+        alpha = wide_dot(w, q)
         w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
         beta = float(w.norm())
         self.alphas.append(alpha)
@@ -211,19 +245,20 @@ class Lanczos:
             self._restart(j + 1)
         else:
             self.betas.append(beta)
-            self._basis.append(w / beta)
+            self._basis.append(w.div_(beta))
 
     def _restart(self, filled: int) -> None:
         w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._basis.append(w / w.norm())
+        self._basis.append(w.div_(w.norm()))
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
         j = self.steps
-        w = w.to(self._basis.device, torch.float64) - alpha * self._basis[j].double()
+        w = w.to(self._basis.device, torch.float64, copy=True)
+        _take(w, alpha, self._basis[j])
         if j and self.betas[-1]:
-            w -= self.betas[-1] * self._basis[j - 1].double()
+            _take(w, self.betas[-1], self._basis[j - 1])
         return w
 
     def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
@@ -235,7 +270,7 @@ class Lanczos:
         w = w.to(self._basis.device, torch.float64)
         for _ in range(_MOST_PASSES):
             before = float(w.norm())
-            w = self._basis.without(w, self._basis.overlap(w, filled))
+            self._basis.remove(w, self._basis.overlap(w, filled))
             if float(w.norm()) > before / 2:
                 break
         return w

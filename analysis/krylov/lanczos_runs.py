@@ -138,6 +138,33 @@ class Start:
 
 
 @dataclass(frozen=True)
+class StartPlan:
+    """How every start of one measurement is run, and what is kept of it.
+
+    Attributes:
+        steps: step limit.
+        stop: when to stop earlier.
+        k: pairs kept at each end.
+        products: see ``Controls.of``.
+        place: where the Krylov basis is kept.
+    """
+
+    steps: int
+    stop: Callable[[Lanczos], bool]
+    k: int
+    products: Mapping[int, Tensor]
+    place: Place = "device"
+
+    def run(self, operator: LinearOperator, seed: int, further: int) -> Start:
+        """The start of a seed; ``further`` ones may follow. Its basis is not kept: the next one's may need the room."""
+        return self.kept(Lanczos(operator, seed, place=self.place).run(self.steps, self.stop), further)
+
+    def kept(self, run: Lanczos, further: int) -> Start:
+        """What is kept of a finished run; ``further`` ones may follow."""
+        return Start.of(run, self.k, self.products, further)
+
+
+@dataclass(frozen=True)
 class StartStore:
     """Starts of one operator under one set of settings, in a folder.
 
@@ -171,50 +198,29 @@ class StartStore:
         seed, product = next(iter(products.items()))
         save_tensors({str(seed): product}, path)
 
-    def finish(
-        self,
-        operator: LinearOperator,
-        seed: int,
-        k: int,
-        steps: int,
-        stop: Callable[[Lanczos], bool],
-        products: Mapping[int, Tensor],
-        further: int,
-        place: Place = "device",
-    ) -> Start:
-        """The start of a seed: from the folder, or run to its end from wherever it was.
-
-        Args:
-            operator: the same as ever.
-            seed: of the start.
-            k: pairs kept at each end.
-            steps: step limit.
-            stop: when to stop earlier.
-            products: see ``Controls.of``.
-            further: see ``Controls.of``.
-            place: where the Krylov basis is kept.
-        """
+    def run(self, operator: LinearOperator, seed: int, further: int, plan: StartPlan) -> Start:
+        """The start of a seed as ``plan.run`` gives it: from the folder, or run to its end from wherever it was."""
         finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
         kept = Start.load(finished, operator.device)
         if kept is not None:
             operator.matvecs += kept.steps
             return kept
-        run = self._continued(operator, running, place) or Lanczos(operator, seed, place=place)
+        run = self._continued(operator, running, plan.place) or Lanczos(operator, seed, place=plan.place)
         operator.matvecs += run.steps
         due = time.monotonic() + STORE_EVERY
 
         def watch(run: Lanczos) -> bool:
             nonlocal due
-            if time.monotonic() > due:
+            if time.monotonic() > due and run.storable:
                 began = time.monotonic()
                 running.parent.mkdir(parents=True, exist_ok=True)
                 run.save(running)
                 due = time.monotonic() + max(STORE_EVERY, 20 * (time.monotonic() - began))
-            return stop(run)
+            return plan.stop(run)
 
-        if not (run.steps and stop(run)):
-            run.run(steps, watch)
-        start = Start.of(run, k, products, further)
+        if not (run.steps and plan.stop(run)):
+            run.run(plan.steps, watch)
+        start = plan.kept(run, further)
         start.save(finished)
         running.unlink(missing_ok=True)
         return start

@@ -13,12 +13,12 @@ from torch import Tensor
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .basis import Place
-from .bounds import end_intervals, ratio_interval, share_interval, start_error, student_half_width
-from .density import energy
+from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import guard
 from .lanczos import Lanczos
-from .lanczos_runs import Start, StartStore
+from .lanczos_runs import Start, StartPlan, StartStore
 from .linear_operator import LinearOperator
+from .negative_energy import negative_energy
 from .trace import trace
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
@@ -109,6 +109,7 @@ def measure_spectrum(
         # Of this start alone: others may be added.
         return due and converged(run, k, rtol) and (tau is None or decided(run, tau, noise, delta, looks))
 
+    plan = StartPlan(steps, stop, k, guarded.products, place)
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
     # Stopping when the masses are known well enough is a look at them, too: each one spends its share of delta.
@@ -121,12 +122,8 @@ def measure_spectrum(
     best: dict[str, list[tuple[float, float]]] = {}
     while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
         later = most - 1 - len(runs)
-        if store is not None:
-            run = store.finish(operator, seed + len(runs), k, steps, stop, guarded.products, later, place)
-        else:
-            lanczos = Lanczos(operator, seed + len(runs), place=place).run(steps, stop)
-            run = Start.of(lanczos, k, guarded.products, later)
-            del lanczos  # its basis, before the next one grows
+        number = seed + len(runs)
+        run = plan.run(operator, number, later) if store is None else store.run(operator, number, later, plan)
         for end, pairs, sign in (("min", run.lowest, 1), ("max", run.highest, -1)):
             if end not in best or sign * pairs[0][0] < sign * best[end][0][0]:
                 best[end] = [(float(value), float(residual)) for value, residual in pairs]
@@ -177,7 +174,7 @@ def measure_spectrum(
         highest=highest,
         negative_ratio=negative_ratio(lowest[0], highest[0]),
         negative_mass=[_mass(runs, c, tau, operator.size, mass_delta, noise.absolute) for c, tau in ladder],
-        negative_energy=_energy(runs),
+        negative_energy=negative_energy(runs, operator.size),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
         trace=trace(operator, runs, guarded.products, noise.absolute),
         density=Density(
@@ -219,10 +216,15 @@ def product_rounding(operator: LinearOperator) -> float:
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:
-    """Warnings about ends that are bounds only, and a ratio that does not exist."""
+    """Warnings about ends that are bounds only, or may not be the outermost ones, and a ratio that does not exist."""
     pairs = (("lambda_min", lowest), ("lambda_max", highest))
     open_ends = [(end, pair) for end, pair in pairs if not pair.converged]
-    said = [f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound" for end, pair in open_ends]
+    said = [
+        f"{end} settled, not confirmed, after {steps} steps: an eigenvalue more than 1 % beyond may be hidden"
+        if pair.state == "not confirmed"
+        else f"{end} not converged after {steps} steps (residual {pair.residual:.1e}): a bound"
+        for end, pair in open_ends
+    ]
     return said if highest.value > 0 else [*said, NO_RATIO]
 
 
@@ -278,15 +280,3 @@ def _mass(runs: Sequence[Start], relative: float, tau: float, n: int, delta: flo
 
 def _index(runs: Sequence[Start], tau: float, noise: float) -> int:
     return max(int((run.nodes < -tau - noise).sum()) for run in runs)
-
-
-def _energy(runs: Sequence[Start]) -> Estimate:
-    shares = [energy(run.nodes, run.counted) for run in runs]
-    count, mean = len(shares), float(np.mean(shares))
-    if count == 1:
-        return Estimate(value=mean, confidence=0.95, count=count)
-    error = float(np.std(shares, ddof=1)) / math.sqrt(count)
-    half = student_half_width(error, count)
-    return Estimate(
-        value=mean, interval=(max(mean - half, 0.0), min(mean + half, 1.0)), confidence=0.95, standard_error=error, count=count
-    )

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
+from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
 from ..krylov.tensor_files import save_tensors
@@ -25,7 +26,9 @@ from ..records.steps import StepResult
 from ..samples.groups import scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
-from .measurement import Measurement, Progress
+from .critical_step import measure_steps
+from .group import measure_group
+from .measurement import Kept, Measurement, Progress
 from .plausibility import doubts
 
 
@@ -80,36 +83,33 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    work, device, dtype = _begin(
-        model, samples, loss, settings, scheme, source, vectors, progress, world, cache, logits, parts, warm
-    )
-    world, scheme = work.world, work.scheme
-    names = work.names
+    subject = Subject(model, samples, loss_of(with_logits(loss, logits), samples), source or Source())
+    work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
-    for name in names:
+    for name in work.names:
         try:
-            groups[name] = work.measure(name)
+            groups[name] = measure_group(work, name)
         except (OperatorError, RandomOperatorError) as error:
             # Processes that share a group must not part: one would wait for the others. Nor is there a result without groups.
             # What model or loss themselves raised is about them, not about a group.
-            if world.size > 1 or error.__cause__ is not None or (name == names[-1] and not groups):
+            if work.world.size > 1 or error.__cause__ is not None or (name == work.names[-1] and not groups):
                 raise
             refused[name] = str(error)
     net_rates = work.net_rates(groups)
-    if vectors is not None and world.first:
+    if vectors is not None and work.world.first:
         save_tensors(work.vectors, vectors)
     if warm is not None:
-        warm.update({name: vector.detach().to("cpu", copy=True) for name, vector in work.vectors.items()})
+        warm.update(work.ends)
     return CurvatureResult(
-        scheme=scheme,
+        scheme=work.scheme,
         groups=groups,
         additivity=work.additivity(),
         net_rates=net_rates,
         vectors_file=vectors.name if vectors else None,
-        warnings=doubts(work.known, samples, work.loss, work.source.choices),
+        warnings=doubts(work.known, samples, work.subject.loss, work.subject.source.choices),
         refused=refused,
-        provenance=_provenance(work, model, device, dtype, began),
+        provenance=_provenance(work, subject.model, began),
     )
 
 
@@ -140,71 +140,64 @@ def critical_steps(
         As :func:`analyze`.
     """
     began = time.monotonic()
-    work, device, dtype = _begin(model, samples, loss, settings, scheme, source, None, None, world, None)
-    groups = work.critical_steps(work.names)
+    subject = Subject(model, samples, loss_of(loss, samples), source or Source())
+    work = _begin(subject, settings, scheme, world)
+    groups = measure_steps(work)
     return StepResult(
         scheme=work.scheme,
         groups=groups,
         weight_decay=work.objective.weight_decay,
-        provenance=_provenance(work, model, device, dtype, began),
+        provenance=_provenance(work, subject.model, began),
     )
 
 
 def _begin(
-    model: nn.Module,
-    samples: Samples,
-    loss: BatchLoss | None,
+    subject: Subject,
     settings: AnalysisSettings | None,
     scheme: Scheme | None,
-    source: Source | None,
-    vectors: Path | None,
-    progress: Progress | None,
     world: World | None,
-    cache: Path | None,
-    logits: int | str | None = None,
     parts: Mapping[str, Sequence[np.ndarray]] | None = None,
-    warm: Mapping[str, Tensor] | None = None,
-) -> tuple[Measurement, torch.device, torch.dtype]:
+    kept: Kept | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
     """What both kinds of analyses begin with: a copy of the model where and as precise as it is to be, and its groups."""
-    settings, source, world = settings or AnalysisSettings(), source or Source(), world or World()
-    device, dtype = usable(world.device or settings.device), getattr(torch, settings.dtype)
-    if settings.engine == "exact":
-        dtype = torch.float64
+    settings, world, kept = settings or AnalysisSettings(), world or World(), kept or Kept()
+    samples, source, model = subject.samples, subject.source, _uncompiled(subject.model)
+    device, dtype = _place(settings, world)
     if settings.deterministic:
         torch.use_deterministic_algorithms(True, warn_only=True)
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: compiled graphs have no second derivatives
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
     scheme = scheme or scheme_of(settings, samples)
-    loss = loss_of(with_logits(loss, logits), samples)
     own = copied(model).to(device, dtype)
-    chosen = logits_choice(loss, own, samples)
+    chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
-    work = Measurement(
-        own,
-        samples,
-        loss,
-        scheme,
-        settings,
-        vectors.name if vectors else None,
-        progress,
-        world,
-        # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
-        cache / cache_key(model, samples, settings, source)
-        if cache is not None and world.size == 1 and settings.goal == "spectrum"
-        else None,
-        source,
-        parts,
-        warm,
-    )
-    return work, device, dtype
+    # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
+    continued = kept.cache is not None and world.size == 1 and settings.goal == "spectrum"
+    cache = kept.cache / cache_key(model, samples, settings, source) if kept.cache is not None and continued else None
+    subject = replace(subject, model=own, source=source)
+    return Measurement(subject, settings, scheme, world, parts, replace(kept, cache=cache), progress)
 
 
-def _provenance(work: Measurement, model: nn.Module, device: torch.device, dtype: torch.dtype, began: float) -> Provenance:
+def _uncompiled(model: nn.Module) -> nn.Module:
+    """The module within ``torch.compile``'s wrapper: compiled graphs have no second derivatives."""
+    inner: nn.Module = getattr(model, "_orig_mod", model)
+    return inner
+
+
+def _place(settings: AnalysisSettings, world: World) -> tuple[torch.device, torch.dtype]:
+    """Where the model is measured, and how precise it is there."""
+    exact = settings.engine == "exact"
+    return usable(world.device or settings.device), torch.float64 if exact else getattr(torch, settings.dtype)
+
+
+def _provenance(work: Measurement, model: nn.Module, began: float) -> Provenance:
+    """Names the weights of ``model``, which was given: those of the measurement's own may be of another precision."""
+    device, dtype = _place(work.settings, work.world)
     return describe(
-        work.source,
-        getattr(model, "_orig_mod", model),
-        work.samples,
+        work.subject.source,
+        _uncompiled(model),
+        work.subject.samples,
         parameters=work.parameters,
         settings=work.settings.model_dump(mode="json"),
         device=device,

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from ..hessian.losses import BatchLoss
 from ..hessian.operator import HessianOperator
-from ..krylov.basis import Place
+from ..krylov.basis import BasisChoice
 from ..krylov.guards import guard
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import NotFiniteError
 from ..samples.groups import GroupError
 from ..samples.samples import Samples
-from .extremes import Settled, between_ends, ends_settled
+from .extremes import between_ends
+from .settled import Settled, ends_settled
 from .subsampling import looked_at
 
 #: (lambda_min, lambda_max); None where it is not known
@@ -49,10 +50,10 @@ class Convexity:
     subsample: int | None = None
     micro_batch: int | None = None
     memory: int | None = None
-    basis: Place = "device"
+    basis: BasisChoice = "device"
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any] | None, basis: Place = "device") -> Convexity | None:
+    def read(cls, stored: Mapping[str, Any] | None, basis: BasisChoice = "device") -> Convexity | None:
         """From a provenance; None where there is no map or it has other fields. It is the same map whatever ``basis``."""
         if stored is None or {*stored, "basis"} != set(cls.__dataclass_fields__):
             return None
@@ -95,7 +96,13 @@ class EndsOfGroups:
         for name in settings.groups or indices:
             rows = looked_at(indices[name], settings.subsample, settings.seed)
             operator = HessianOperator(
-                model, samples.subset(rows), loss, params=params, micro_batch=settings.micro_batch, memory=settings.memory
+                model,
+                samples.subset(rows),
+                loss,
+                params=params,
+                micro_batch=settings.micro_batch,
+                memory=settings.memory,
+                vectors=settings.steps + 1,
             )
             guard(operator, settings.seed)
             operator.release()
@@ -122,7 +129,9 @@ class EndsOfGroups:
         def stop(run: Lanczos) -> bool:
             return settled(run) and run.steps >= least
 
-        run = Lanczos(operator, self.settings.seed, start=start, place=self.settings.basis).run(self.settings.steps, stop)
+        run = Lanczos(operator, self.settings.seed, start=start, place=operator.place(self.settings.basis)).run(
+            self.settings.steps, stop
+        )
         self._shown[name] = between_ends(run)
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.

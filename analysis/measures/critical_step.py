@@ -15,9 +15,11 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
-from ..records.steps import CriticalStep
+from ..records.steps import CriticalStep, GroupSteps
+from .measurement import Measurement
 from .optimizer_fields import Parts, Rule, fields
 from .saddle import shifted
+from .subsampling import looked_at
 
 #: What is looked at, as the length ``eta ||d||`` of the step relative to the norm of the weights: first, at most, at least.
 FIRST, LONGEST, SHORTEST = 2.0**-10, 8.0, 2.0**-30
@@ -99,4 +101,31 @@ def group_steps(operator: HessianOperator, gradient: Tensor, loss: float, tried:
         unit = size / norm
         low, high = critical_step(higher, FIRST * unit, LONGEST * unit, SHORTEST * unit)
         found.append(CriticalStep(update=name, step=high, bracket=(low, high), slope=slope, norm=norm, longest=LONGEST * unit))
+    return found
+
+
+def measure_steps(work: Measurement) -> dict[str, GroupSteps]:
+    """From which learning rate on a step hurts each group, for the steps of every rule, the head's and the group's own.
+
+    Args:
+        work: what the groups share.
+    """
+    settings, objective = work.settings, work.objective
+    rows = {name: looked_at(work.indices[name], settings.subsample, settings.seed) for name in work.names}
+    first = work.operator(rows[work.names[0]])
+    work.parameters = first.size
+    tried = updates(objective.parts(first), objective.rules, objective.weight_decay)
+    found: dict[str, GroupSteps] = {}
+    for name in work.names:
+        operator = first.over(*work.shared(rows[name]))
+        mean, gradient = operator.loss_and_gradient()
+        mine = {update: d for update, d in tried.items() if update != name}  # the head's own is its part of a step
+        if name != "all":
+            mine["own"] = len(work.indices[name]) / work.subject.samples.num_samples * gradient
+        found[name] = GroupSteps(
+            size=operator.num_samples,
+            loss=mean,
+            gradient_norm=float(gradient.double().norm()),
+            steps=group_steps(operator, gradient, mean, mine),
+        )
     return found

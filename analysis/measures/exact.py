@@ -42,16 +42,8 @@ def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOper
         memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
             operator that keeps its own. ``None``: a quarter of what is free.
     """
-    model = copied(operator.model).double()
-    wanted = ",".join(operator.parameter_names)
-    return HessianOperator(
-        model,
-        operator.samples,
-        operator.loss,
-        params=wanted,
-        reduce=operator.reduce,
-        memory=memory,
-    )
+    # What was found out about the model and its loss is no other in float64; the look at the products there is at these.
+    return operator.with_model(copied(operator.model).double(), memory=memory)
 
 
 def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:

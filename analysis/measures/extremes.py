@@ -6,6 +6,8 @@ vector is mixed into the start, so that the two-sided interval of a random start
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
 
+An end is called converged where it is settled and confirmed: see :mod:`.settled`.
+
 The vectors may be looked for with cheaper products (``rough``): what counts is measured with the operator itself at the end.
 """
 
@@ -28,7 +30,6 @@ from ..krylov.spectrum import (
     THRESHOLDS,
     Progress,
     Spectrum,
-    allowed_residual,
     decided,
     negative_ratio,
     what_to_say,
@@ -36,19 +37,14 @@ from ..krylov.spectrum import (
 )
 from ..records.base import Interval
 from ..records.spectra import Extreme, IndexBound
+from .settled import DOUBT, NEAR_ROUGHLY, Settled, doubts, ends_settled, gaps_of, within
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
 Rough = Callable[[LinearOperator], LinearOperator | None]
 #: Steps on the part; fewer where its ends are settled to 5 %.
 PART_STEPS, PART_RTOL = 20, 5e-2
-#: Steps before the first look, and before an end that is small beside the other one may count as settled.
-FIRST_LOOK, SMALL_END = 4, 30
-#: Largest residual of a settled end, relative to it. Above it the next Ritz value is too rough itself to say how far the rest
-#: of the spectrum is: a start that leads to the second smallest eigenvalue would be believed.
-NEAR = 3e-2
-#: The same in a search with cheaper products, so that the operator's own residual, which is a little larger, is below
-#: :data:`NEAR`. A search that is not confirmed costs a whole run.
-NEAR_ROUGHLY = 2.5e-2
+#: Steps before the first look.
+FIRST_LOOK = 4
 
 
 def measure_ends(
@@ -64,6 +60,7 @@ def measure_ends(
     tau: float | None = None,
     enough: float | None = None,
     knows: Tensor | None = None,
+    confirm: bool | None = None,
     place: Place = "device",
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -71,14 +68,14 @@ def measure_ends(
 
     Args:
         operator: fixed and symmetric.
-        part: the same over a part of the samples, looked at first; it is guarded instead of ``operator``
-            (:func:`~saddlescope.analysis.hessian.sample_parts.one_micro_batch`).
+        part: the same over a part of the samples, guarded instead of ``operator``
+            (:func:`~saddlescope.analysis.hessian.sample_parts.one_micro_batch`), and looked at first without ``confirm``.
         rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
             for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
             settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
         rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
-            ``rough``: once, and again when it is measured).
+            ``rough``: once, and again when it is measured); it is converged when it is confirmed, too.
         delta: failure probability of the two-sided intervals, of both ends together.
         thresholds: tau / lambda_max of the index bounds.
         seed: of the random start.
@@ -86,6 +83,8 @@ def measure_ends(
         enough: stop as soon as an eigenvalue is proven to lie below this and ``-tau lambda_max``, settled or not.
         knows: unit vector ``[n]`` that points roughly where the extreme eigenvectors do (:func:`half_way`), instead of a look
             at ``part``. It must not depend on the random start of ``seed``: take another seed than the run had that it is of.
+        confirm: go on, up to the step limit, until settled ends are confirmed, too. What ``part`` or ``knows`` say saves no
+            step of that: only what is random in a start tells that nothing is hidden. Default: without ``knows``.
         place: where the Krylov basis is kept.
         progress: called with 1 after each step on ``operator``.
 
@@ -98,13 +97,22 @@ def measure_ends(
     """
     before = operator.matvecs
     noise = guard(one_micro_batch(operator if part is None else part), seed).noise
+    confirm = knows is None if confirm is None else confirm
     # A verdict is reached in fewer steps than a look at the part takes.
-    if knows is None and part is not None and enough is None:
+    if knows is None and part is not None and enough is None and not confirm:
         knows = _shown_by((rough and rough(part)) or part, seed)
     looks = max(1, steps - FIRST_LOOK + 1)
+    sought = (1.0, 1.0)  # doubts of a search
 
     def proven(low: float, high: float) -> bool:
         return enough is not None and low < min(enough, -(tau or 0.0) * max(high, 0.0)) - noise.absolute
+
+    def dilution() -> float:
+        return 1.0 if knows is None else 2.0
+
+    def doubts_of(run: Lanczos) -> tuple[float, float]:
+        low, high = map(min, doubts(run, rtol, noise.absolute, dilution()), sought)
+        return low, high
 
     def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
         def stop(run: Lanczos) -> bool:
@@ -112,7 +120,9 @@ def measure_ends(
                 progress(1)
             if run.steps < FIRST_LOOK:
                 return False
-            return proven(float(run.ritz.values[0]), float(run.ritz.values[-1])) or (settled(run) and done(run))
+            if proven(float(run.ritz.values[0]), float(run.ritz.values[-1])):
+                return True
+            return settled(run) and (not confirm or max(doubts_of(run)) <= DOUBT) and done(run)
 
         start = random_start(operator, seed)
         return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
@@ -122,40 +132,43 @@ def measure_ends(
     if cheaper is not None:
         # Once is enough: the operator itself has the second look.
         run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
-        found = _through(operator, run)
+        sought = doubts_of(run)
+        found = _through(operator, run, sought)
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
         if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
             ends = found
         knows = between_ends(run)
     if ends is None:
-        dilution = 1.0 if knows is None else 2.0
         # The interval wants a random part that ``knows`` does not depend on: a fresh one after a search.
         fresh = seed if cheaper is None else seed + 505
 
         def done(run: Lanczos) -> bool:
-            return tau is None or decided(run, tau, noise, delta, looks, dilution)
+            return tau is None or decided(run, tau, noise, delta, looks, dilution())
 
         run = run_with(operator, fresh, Settled(rtol), done)
-        eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution)
-        ends = _of_run(run, eps)
+        eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution())
+        ends = _of_run(run, eps, doubts_of(run))
     low, high = ends.values
     noise = with_rounding(noise, operator, max(abs(low), abs(high)))
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
-    def extreme(value: float, residual: float, interval: Interval, settled: bool) -> Extreme:
+    def extreme(value: float, residual: float, interval: Interval, settled: bool, doubt: float) -> Extreme:
         wide = residual + noise.absolute
+        settled = settled or residual <= noise.absolute
         return Extreme(
             value=value,
             residual=residual,
             interval=interval,
             confidence=1.0 if ends.exhausted else 1 - delta,
             residual_interval=(value - wide, value + wide),
-            converged=settled or residual <= noise.absolute,
+            converged=settled and doubt <= DOUBT,
             noise=noise.absolute,
+            settled=settled,
+            doubt=doubt,
         )
 
-    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps))
+    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps), ends.doubts)
     ladder = [(c, c * max(high, 0.0)) for c in thresholds]
     return Spectrum(
         lambda_min=lowest,
@@ -183,6 +196,7 @@ class _Ends:
         values: Rayleigh quotients.
         residuals: of the unit vectors ``vectors``.
         gaps: distance to the rest of the spectrum, as far as it is known.
+        doubts: as :func:`.settled.doubts`, of the run that found them.
         eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
         bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
         exhausted: these are the ends, without any doubt.
@@ -191,6 +205,7 @@ class _Ends:
     values: tuple[float, float]
     residuals: tuple[float, float]
     gaps: tuple[float, float]
+    doubts: tuple[float, float]
     vectors: tuple[Tensor, Tensor]
     eps: float | None
     bounds: np.ndarray
@@ -198,18 +213,18 @@ class _Ends:
 
     def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
         """As :func:`ends_settled`."""
-        return _settled(self.values, self.residuals, self.gaps, rtol, steps)
+        return within(self.values, self.residuals, self.gaps, rtol, steps)
 
 
-def _of_run(run: Lanczos, eps: float | None) -> _Ends:
+def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _Ends:
     """What a run on the operator itself says."""
     ritz = run.ritz
     both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
     vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], _gaps(run), vectors, eps, ritz.values, run.exhausted)
+    return _Ends(both[0], both[1], gaps_of(run), doubt, vectors, eps, ritz.values, run.exhausted)
 
 
-def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
+def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float]) -> _Ends:
     """What the operator says of the outer Ritz vectors of a run on another one (Rayleigh-Ritz, one product for each)."""
     found = torch.stack([run.ritz_vector(0), run.ritz_vector(-1)], dim=1)
     basis, _ = torch.linalg.qr(found.double())
@@ -221,8 +236,8 @@ def _through(operator: LinearOperator, run: Lanczos) -> _Ends:
     residuals = (images - vectors * torch.from_numpy(values).to(basis.device)).norm(dim=0).tolist()
     low, high = (vector.to(operator.dtype) for vector in vectors.T)
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
-    gaps = _gaps(run)
-    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, (low, high), None, values, False)
+    gaps = gaps_of(run)
+    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, doubt, (low, high), None, values, False)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:
@@ -240,55 +255,3 @@ def half_way(low: Tensor, high: Tensor) -> Tensor:
     """The unit vector ``[n]`` in float64 half way between two unit vectors at right angles."""
     both: Tensor = low.double() + high.double()
     return both.div(both.norm())
-
-
-class Settled:
-    """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), so many calls running."""
-
-    def __init__(self, rtol: float, calls: int = 2, near: float = NEAR) -> None:
-        self._rtol, self._calls, self._near, self._running = rtol, calls, near, 0
-
-    def __call__(self, run: Lanczos) -> bool:
-        """Counts the step."""
-        self._running = self._running + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
-        return self._running >= self._calls
-
-
-def ends_settled(run: Lanczos, rtol: float, near: float = NEAR) -> tuple[bool, bool]:
-    """Whether the smallest and the largest Ritz value are within about ``rtol`` of the eigenvalues they go to.
-
-    The error is estimated as ``r^2 / gap`` (Kato-Temple: r the residual, gap the distance to the next Ritz value's residual
-    interval), and by r itself where that is smaller or there is no gap; r must be within ``near`` of the value, too. Late
-    in a run the error may be ``rtol`` of 1 % of the larger end; in its first steps a Ritz value near zero is on its way, not
-    small.
-    """
-    if run.steps < 2:
-        return False, False
-    values, residuals = run.ritz.values, run.ritz.residuals
-    return _settled((values[0], values[-1]), (residuals[0], residuals[-1]), _gaps(run), rtol, run.steps, near)
-
-
-def _gaps(run: Lanczos) -> tuple[float, float]:
-    if run.steps < 2:
-        return 0.0, 0.0
-    values, residuals = run.ritz.values, run.ritz.residuals
-    low, high = (float(abs(values[end] - values[inner]) - residuals[inner]) for end, inner in ((0, 1), (-1, -2)))
-    return low, high
-
-
-def _settled(
-    values: tuple[float, float],
-    residuals: tuple[float, float],
-    gaps: tuple[float, float],
-    rtol: float,
-    steps: int,
-    near: float = NEAR,
-) -> tuple[bool, bool]:
-    scale = max(map(abs, values)) if steps >= SMALL_END else 0.0
-
-    def one(value: float, r: float, gap: float) -> bool:
-        error = min(r, r * r / gap) if gap > 0 else r
-        return bool(error <= allowed_residual(value, scale, rtol) and r <= max(near, rtol) * max(abs(value), 0.01 * scale))
-
-    low, high = map(one, values, residuals, gaps)
-    return low, high

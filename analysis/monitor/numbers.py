@@ -14,7 +14,8 @@ _ANSWERS = {"negative curvature": 1.0, "none above tau": 0.0}
 
 
 def _value(end: Extreme) -> float:
-    return end.value if end.converged else math.nan
+    # A start from the last measurement's vectors settles soon, and is not gone on with until nothing can be hidden beyond.
+    return end.value if end.converged or end.settled else math.nan
 
 
 def _known(number: float | None) -> float:

@@ -81,8 +81,13 @@ class AnalysisSettings(BaseModel):
     )
     weight_decay: float | None = Field(None, ge=0, description="of the fields; default: the side-car's, else 0")
     micro_batch: int | None = Field(None, ge=1, description="samples per micro-batch; default: chosen within the memory budget")
-    memory: int | None = Field(None, ge=1, description="memory budget in bytes; default: a quarter of what is free")
-    basis: Literal["device", "cpu", "disk"] = Field("device", description="where the vectors of the Krylov space are kept")
+    memory: int | None = Field(
+        None, ge=1, description="memory budget in bytes, for graphs and Krylov vectors; default: a quarter of what is free"
+    )
+    basis: Literal["auto", "device", "cpu", "disk"] = Field(
+        "auto",
+        description="where the vectors of the Krylov space are kept; auto: half of the budget on the device, the rest on disk",
+    )
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
 
@@ -251,7 +256,7 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise SettingsError(f"--set {override}: write field=value, such as steps=200")
         try:
             table[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             table[key.strip()] = text.strip()
     return table
 

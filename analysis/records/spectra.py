@@ -18,6 +18,9 @@ class Extreme(Record):
     ``interval`` is the two-sided statement of Kuczynski and Wozniakowski (1992) with matvec noise added;
     ``residual_interval`` only says that *some* eigenvalue lies in it. Without convergence the one-sided
     Rayleigh-Ritz bound (``lambda_min <= value``, ``lambda_max >= value``) still holds up to ``noise``.
+
+    A small residual proves that an eigenvalue is near, not that it is the outermost one. Where only the ends are measured, an
+    end that is ``settled`` is ``converged`` only if ``doubt`` is small, too.
     """
 
     value: float
@@ -28,6 +31,18 @@ class Extreme(Record):
     converged: bool
     noise: float = Field(ge=0, description="measured matvec noise, in units of an eigenvalue")
     rayleigh_quotient: float | None = Field(None, description="v^T H v re-evaluated by a fresh matvec, float64 where asked")
+    settled: bool | None = Field(None, description="an eigenvalue is within about rtol (goals ends, verdict)")
+    doubt: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="probability of a start from which an eigenvalue more than 1 % beyond stays hidden (goals ends, verdict)",
+    )
+
+    @property
+    def state(self) -> Literal["converged", "not confirmed", "bound"]:
+        """What ``value`` is: this end; an eigenvalue, and perhaps not the outermost; or only a bound of this end."""
+        return "converged" if self.converged else "not confirmed" if self.settled else "bound"
 
 
 class MassAtThreshold(Record):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -36,9 +37,8 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
     source = result.provenance
     trained = source.training.get("optimizer")
     title = f"{source.checkpoint}: {source.model}, {source.data}, {source.loss}" + (f", {trained}" if trained else "")
-    table = Table(title=escape("\n".join([title, *map(str, source.choices)])), title_justify="left")
-    for heading in ("group", "samples", "loss", "accuracy", "||grad||", "lambda_min", "lambda_max", "ratio"):
-        table.add_column(heading, justify="left" if heading == "group" else "right")
+    table = _table("\n".join([title, *map(str, source.choices)]))
+    _columns(table, ("group", "samples", "loss", "accuracy", "||grad||", "lambda_min", "lambda_max", "ratio"))
     for name, group in result.groups.items():
         table.add_row(
             escape(name),
@@ -77,13 +77,11 @@ def show_steps(result: StepResult, console: Console | None = None) -> None:
     """
     console = console or Console()
     source = result.provenance
-    table = Table(
-        title=escape(f"{source.checkpoint}: learning rate from which a step hurts a group ({source.model}, {source.data})"),
-        title_justify="left",
-        caption="0: its loss rises to first order already. none: nowhere up to a step of 8 times the weights' norm. head: "
+    table = _table(
+        f"{source.checkpoint}: learning rate from which a step hurts a group ({source.model}, {source.data})",
+        "0: its loss rises to first order already. none: nowhere up to a step of 8 times the weights' norm. head: "
         "the head's part of a plain step; own: the group's. Weight decay "
         f"{result.weight_decay:g} is in the steps of optimizers.",
-        caption_justify="left",
     )
     table.add_column("step of")
     for name in result.groups:
@@ -113,14 +111,11 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
     names = checkpoint_names(results)
     console = console or Console()
     said = dict.fromkeys(str(choice) for result in results.values() for choice in result.provenance.choices)
-    table = Table(
-        title=escape("\n".join(said)) or None,
-        title_justify="left",
-        caption="not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.",
+    table = _table(
+        "\n".join(said),
+        "not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.",
     )
-    for heading in ("checkpoint", "group", "loss", "accuracy", "lambda_min", "lambda_max", "verdict"):
-        words = heading in ("checkpoint", "group", "verdict")
-        table.add_column(heading, justify="left" if words else "right", overflow="fold")
+    _columns(table, ("checkpoint", "group", "loss", "accuracy", "lambda_min", "lambda_max", "verdict"))
     for path, result in results.items():
         for index, (name, group) in enumerate(result.groups.items()):
             table.add_row(
@@ -139,6 +134,21 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
             console.print(f"{escape(_name(names[path], result))}: [yellow]warning[/yellow]: {escape(warning)}")
 
 
+def _table(title: str, caption: str | None = None) -> Table:
+    """A table whose eight columns of numbers fit into 80 characters."""
+    return Table(
+        title=escape(title) or None, title_justify="left", caption=caption, caption_justify="left",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False,
+    )  # fmt: skip
+
+
+def _columns(table: Table, headings: Sequence[str]) -> None:
+    """Adds columns: words may go on in the next line; a number is never cut, nor the heading that tells it from the next."""
+    for heading in headings:
+        words = heading in ("checkpoint", "group", "verdict")
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+
+
 def _name(name: str, result: CurvatureResult) -> str:
     source = result.provenance
     key = source.subject.get("key")
@@ -150,7 +160,7 @@ def _accuracy(group: GroupResult) -> str:
 
 
 def _extreme(extreme: Extreme) -> str:
-    return f"{extreme.value:.4g}{'' if extreme.converged else ' (bound)'}"
+    return f"{extreme.value:.4g}{'' if extreme.converged else f' ({extreme.state})'}"
 
 
 def _interval(extreme: Extreme) -> str:

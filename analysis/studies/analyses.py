@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from saddlescope import Permission, foreign
 
-from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
+from ..checkpoints.analysis_inputs import check_side_cars, open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import weights_digest
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator

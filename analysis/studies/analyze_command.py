@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from saddlescope import load_factory
 
-from saddlescope import Permission, load_factory
-
-from ..checkpoints.analysis_inputs import Given, check_side_cars, open_checkpoint
+from ..checkpoints.analysis_inputs import check_side_cars, open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
-from ..hessian.distributed import World, world_of
+from ..hessian.distributed import world_of
 from ..measures.analyze import usable
 from ..records.base import load
 from ..records.results import CurvatureResult
@@ -36,7 +24,8 @@ from ..records.steps import StepResult
 from ..records.study import read_recipe
 from ..records.study_plan import CurvatureItem, StudyAnalysis, curvature_item, result_names
 from ..records.terminal import compare, show, show_steps
-from .analyses import RefusedGroupsError, analyze_study, curvature_is_current, do_curvature, study_of
+from .analyses import RefusedGroupsError, curvature_is_current, do_curvature, study_of
+from .progress import GROUPS, analyze_with_progress, measure_with_steps, progress_bar
 from .worker_pool import default_jobs, run_items
 
 
@@ -81,7 +70,8 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         for settings in _layers(checkpoint, request)
     ]
     if request.dry_run:
-        from .cost import measure_cost, print_cost
+        from .cost import measure_cost
+        from .cost_table import print_cost
 
         cost = measure_cost(items[0], request.given, count=len(items))
         if request.as_json:
@@ -108,10 +98,6 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
             raise refused
 
 
-#: groups of the schemes that do not depend on the data
-_GROUPS = {"all": ("all",), "head-tail": ("all", "head", "tail"), "many-medium-few": ("all", "many", "medium", "few")}
-
-
 def check_request(request: Request) -> None:
     """Returns if nothing that can be known beforehand is wrong: model and data may take minutes to load.
 
@@ -121,7 +107,7 @@ def check_request(request: Request) -> None:
     """
     settings = request.settings
     usable(settings.device)
-    groups = (*settings.groups, "all") if settings.groups else _GROUPS.get(settings.scheme)
+    groups = (*settings.groups, "all") if settings.groups else GROUPS.get(settings.scheme)
     unknown = [name for name in settings.only or () if groups is not None and name not in groups]
     if unknown:
         raise SettingsError(
@@ -247,106 +233,8 @@ def verify_result(result: Path, checkpoint: Path | None = None, given: Given | N
         raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
 
 
-def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = None) -> None:
-    """One checkpoint, with all cores, under a bar that counts Lanczos steps; where nobody watches, a line for each group."""
-    first = world is None or world.first
-    if first and not sys.stderr.isatty():
-        lines = _Lines(item)
-        do_curvature(item, given, progress=lines, world=world, keep_starts=True)
-        lines.end()
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=world is not None and not world.first) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def step(group: str, count: int) -> None:
-            if group not in tasks:
-                tasks[group] = bar.add_task(group, total=item.settings.steps * item.settings.starts)
-            bar.update(tasks[group], advance=count)
-
-        do_curvature(item, given, progress=step, world=world, keep_starts=True)
-
-
-class _Lines:
-    """Said on standard error, at once, as each group is done: its steps, its time, and about how much is left."""
-
-    def __init__(self, item: CurvatureItem) -> None:
-        settings = item.settings
-        groups = (*settings.groups, "all") if settings.groups else _GROUPS.get(settings.scheme)
-        self._name, self._began, self._since = item.checkpoint.name, time.monotonic(), time.monotonic()
-        self._groups = None if groups is None else len(settings.only or groups)
-        self._group: str | None = None
-        self._steps = self._done = 0
-
-    def __call__(self, group: str, count: int) -> None:
-        """Counts steps, as :data:`~saddlescope.analysis.measures.measurement.Progress`."""
-        if group != self._group:
-            self.end()
-            self._group, self._steps = group, 0
-        self._steps += count
-
-    def end(self) -> None:
-        """The group that was last heard of is done."""
-        if self._group is None:
-            return
-        self._done += 1
-        now = time.monotonic()
-        left = ""
-        if self._groups is not None and self._groups > self._done:
-            left = f", about {(now - self._began) / self._done * (self._groups - self._done):.0f} s left"
-        said = f"{self._name}, {self._group}: {self._steps} steps, {now - self._since:.0f} s{left}"
-        print(said, file=sys.stderr, flush=True)
-        self._group, self._since = None, now
-
-
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:
     with progress_bar() as bar:
         task = bar.add_task("analyze", total=len(items))
         for _ in run_items(partial(do_curvature, given=request.given), items, request.jobs or default_jobs()):
             bar.update(task, advance=1)
-
-
-def progress_bar(what: str = "results") -> Progress:
-    """A bar on standard error that counts ``what``."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(what),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-
-
-def analyze_with_progress(
-    study: Path,
-    plan: StudyAnalysis,
-    *,
-    data_root: str | None = None,
-    jobs: int | None = None,
-    runs: list[Path] | None = None,
-    permission: Permission | None = None,
-) -> int:
-    """:func:`~saddlescope.analysis.studies.analyses.analyze_study` under a bar with the time left.
-
-    Args:
-        study: as there.
-        plan: as there.
-        data_root: as there.
-        jobs: default: one per core.
-        runs: as there.
-        permission: as there.
-    """
-    with progress_bar() as bar:
-        task = bar.add_task(f"analyze {study.name}", total=None)
-        return analyze_study(
-            study,
-            plan,
-            jobs=jobs or default_jobs(),
-            data_root=data_root,
-            runs=runs,
-            permission=permission,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from ..checkpoints.analysis_inputs import Given, Subject, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..hessian.losses import loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.subject import Subject
+from ..hessian.working_memory import fit_budget
 from ..krylov.linear_operator import OperatorError
 from ..measures.differences import look
 from ..measures.exact import in_float64
@@ -29,6 +28,8 @@ from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
+from .cost_table import Cost, GroupCost
+from .memory_cost import group_memory, resident_bytes
 
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
@@ -41,67 +42,6 @@ ESCAPE_TEST = 10
 FIELDS, FIELDS_AT_MOST = 6, 8
 #: pairs of a vector and a basis vector that orthogonalisation is timed on
 BLOCK = 4
-
-
-@dataclass(frozen=True)
-class GroupCost:
-    """What one group takes.
-
-    Attributes:
-        samples: that a product is over.
-        subsets: disjoint subsets that are measured instead of the whole group; 1: the group itself.
-        seconds_a_product: in the settings' precision, graphs kept where they fit.
-        seconds_in_float64: of two products that share a graph, for the recheck; 0 where there is none.
-        products: at most, of all subsets.
-        minutes: as many Lanczos steps as are usual, between the least and the most.
-        minutes_at_most: all Lanczos steps done, and curvature found negative.
-    """
-
-    group: str
-    samples: int
-    subsets: int
-    seconds_a_product: float
-    seconds_in_float64: float
-    products: int
-    minutes: float
-    minutes_at_most: float
-    graph_bytes: int
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What the analysis of one checkpoint takes, and how many checkpoints there are.
-
-    Attributes:
-        basis_bytes: of the Krylov basis of one start.
-        graph_budget_bytes: graphs are kept up to here and recomputed beyond.
-        shared_minutes: of what is done once for all groups: reading, a pass over the data, net rates.
-    """
-
-    checkpoint: str
-    checkpoints: int
-    starts: int
-    steps: int
-    parameters: int
-    basis_bytes: int
-    graph_budget_bytes: int
-    groups: list[GroupCost]
-    shared_minutes: float = 0.0
-
-    @property
-    def minutes(self) -> float:
-        """Of one checkpoint, as it usually goes."""
-        return self.shared_minutes + sum(group.minutes for group in self.groups)
-
-    @property
-    def minutes_at_most(self) -> float:
-        """Of one checkpoint whose every run takes all its steps."""
-        return self.shared_minutes + sum(group.minutes_at_most for group in self.groups)
-
-    def record(self) -> dict[str, object]:
-        """For ``--dry-run --json``."""
-        total = {"minutes": self.minutes, "minutes_at_most": self.minutes_at_most}
-        return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -202,10 +142,19 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
             rows, subsets = parts[0], len(parts)
         part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
+        before = resident_bytes()
         start = time.perf_counter()
         operator = HessianOperator(
-            model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+            model,
+            samples,
+            loss,
+            params=settings.params,
+            micro_batch=settings.micro_batch,
+            memory=settings.memory,
+            vectors=settings.steps + 1,
         )
+        if settings.memory is not None and settings.micro_batch is None:
+            fit_budget(operator, settings.memory)
         setup = time.perf_counter() - start
         parameters = operator.size
         passes = _timed(operator, setup, settings)
@@ -215,6 +164,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
             for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(rows) / len(part)
+        memory, graphs, _ = group_memory(operator, settings, before, scale, usual)
+        memory_at_most, _, on_disk = group_memory(operator, settings, before, scale, most)
         groups.append(
             GroupCost(
                 group=name,
@@ -225,7 +176,10 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
                 products=subsets * (settings.starts * most + EXTRA),
                 minutes=mine[0] / 60,
                 minutes_at_most=mine[1] / 60,
-                graph_bytes=int(operator.kept_bytes * scale),
+                graph_bytes=graphs,
+                memory_bytes=memory,
+                memory_bytes_at_most=memory_at_most,
+                disk_bytes=on_disk,
             )
         )
         operator.release()
@@ -255,7 +209,7 @@ def _of_group(
     fields: int,
     orthogonal: float,
 ) -> float:
-    """Seconds of one group, in the order of :meth:`~saddlescope.analysis.measures.measurement.Measurement.measure`."""
+    """Seconds of one group, in the order of :func:`~saddlescope.analysis.measures.group.measure_group`."""
     spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
     total = one.setup + one.gradient * size + 2 * one.look + one.pair64 * size
     total += subsets * spectrum + (subsets - 1) * one.setup
@@ -286,29 +240,3 @@ def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, s
         )
         total += (steps + 3) * each * one.product
     return total
-
-
-def print_cost(cost: Cost) -> None:
-    """Prints time and memory of one checkpoint's analysis and of all of them."""
-    title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
-    table = Table(title=escape(title))
-    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes", "at most", "graph memory"):
-        table.add_column(heading, justify="left" if heading == "group" else "right")
-    for group in cost.groups:
-        table.add_row(
-            escape(group.group),
-            str(group.samples) if group.subsets == 1 else f"{group.subsets} x {group.samples}",
-            f"{group.seconds_a_product:.3g}",
-            str(group.products),
-            f"{group.minutes:.2g}",
-            f"{group.minutes_at_most:.2g}",
-            f"{group.graph_bytes / 2**20:,.0f} MiB",
-        )
-    console = Console()
-    console.print(table)
-    console.print(
-        f"{cost.parameters:,} parameters; Krylov basis {cost.basis_bytes / 2**20:,.0f} MiB; graphs are kept up to "
-        f"{cost.graph_budget_bytes / 2**20:,.0f} MiB, recomputed beyond. About {cost.minutes:.2g} minutes a checkpoint "
-        f"({cost.shared_minutes:.2g} of them for all groups together), at most {cost.minutes_at_most:.2g}; about "
-        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}. Float64 rechecks and escape rates are counted."
-    )

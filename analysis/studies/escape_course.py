@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import load_weights
 from ..hessian.modules import select_parameters
 from ..records.base import ResultError, load, save

@@ -8,14 +8,15 @@ from pathlib import Path
 
 from saddlescope import load_factory
 
-from ..checkpoints.analysis_inputs import Given, given_again
+from ..checkpoints.checkpoint_flags import Given, given_again
 from ..checkpoints.discovery import TargetError
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
 from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, key_suffix
 from .analyses import curvature_is_current, study_of
-from .analyze_command import measure_with_steps, progress_bar, recipe_of
+from .analyze_command import recipe_of
+from .progress import measure_with_steps, progress_bar
 from .slices import do_slice, slice_is_current
 
 

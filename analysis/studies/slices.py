@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from ..checkpoints.analysis_inputs import Given, Subject, check_side_car, model_of, open_checkpoint
+from ..checkpoints.analysis_inputs import check_side_car, model_of, open_checkpoint
+from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import fit_weights, load_weights
 from ..hessian.modules import select_parameters
+from ..hessian.subject import Subject
 from ..measures.convexity import Convexity
 from ..measures.directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from ..measures.landscape import flat_weights, slice_loss

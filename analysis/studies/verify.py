@@ -11,9 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..checkpoints.analysis_inputs import Given, Subject, given_again, open_checkpoint
+from ..checkpoints.analysis_inputs import open_checkpoint
+from ..checkpoints.checkpoint_flags import Given, given_again
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..measures.differences import AnotherFunctionError, look
 from ..measures.saddle import shifted, vector_sha256

@@ -167,6 +167,7 @@ def _caption(found: Finals, everything: Sequence[GroupResult], scale: float) -> 
         f"each node is broadened by a Gaussian of standard deviation {WIDTH:g} in asinh(λ/τ), that is {WIDTH:g} τ at zero and "
         f"{100 * WIDTH:g} % of |λ| far from it, with τ = {scale:.2g} (median over the verdicts); stored numbers are "
         "not broadened. Bars at the bottom: λ_min and λ_max of each curve, the stated interval (tick: the estimate; circle: "
-        f"not converged, a one-sided bound), probability {probability_words(confidence)}. {found.words(mean=False)}"
+        "not converged, a one-sided bound, or not confirmed to be the end), probability "
+        f"{probability_words(confidence)}. {found.words(mean=False)}"
         f"{gap_words(found.gaps, found.left_out)}"
     )

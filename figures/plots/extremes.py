@@ -169,7 +169,9 @@ def caption(found: Finals, tau: float) -> str:
     """What the points, bars and shades of this figure mean."""
     entries = [result.groups[group] for result in found.results.values() for group in found.groups]
     sure = probability_words(min(entry.lambda_min.confidence for entry in entries))
-    open_ends = sum(not (entry.lambda_min.converged and entry.lambda_max.converged) for entry in entries)
+    states = [{entry.lambda_min.state, entry.lambda_max.state} for entry in entries]
+    open_ends = sum("bound" in both for both in states)
+    unconfirmed = sum("not confirmed" in both for both in states)
     words = (
         "A negative λ_min is a direction in which the group's loss curves downwards. The ratio also rises when λ_max falls, so "
         f"it is read beside both. Vertical bars: the stated interval of that number, probability {sure} (not a "
@@ -185,4 +187,6 @@ def caption(found: Finals, tau: float) -> str:
         )
     if open_ends:
         words += f"Hollow: not converged, a one-sided bound ({open_ends} of {len(entries)}). "
+    if unconfirmed:
+        words += f"Hollow, too: settled, not confirmed, there may be an end beyond ({unconfirmed} of {len(entries)}). "
     return words + found.words() + gap_words(found.gaps, found.left_out)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from .baseline import Baseline
 from .output import side_words
-from .run import side_of
+from .rows import side_of
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from .readings import Direction
-    from .run import Check
+    from .rows import Check
 
 Results = Annotated[list[str], typer.Argument(help="Result files, run folders or study folders; NAME=PATH names a series.")]
 Only = Annotated[list[str] | None, typer.Option(help="Pattern of numbers or series, e.g. 'tail.lambda_*'; repeatable.")]

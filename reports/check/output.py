@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...analysis.records.rounding import interval_words
 from .compare_numbers import Outcome
-from .run import FAILING, Check, Row, Side
+from .rows import FAILING, Check, Row, Side
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -17,7 +17,8 @@ import numpy as np
 from .baseline import Baseline, BaselineError, Number, Series
 from .compare_numbers import Outcome
 from .readings import Reading
-from .run import check, side_of
+from .rows import side_of
+from .run import check
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -27,7 +27,7 @@ class Reading(Record):
 
     Attributes:
         value: the number, label or list of classes.
-        settled: False for an extreme that did not converge: its value is then a bound, not the eigenvalue.
+        settled: False for an extreme that did not converge or is not confirmed: its value is then a bound of the end.
         slack: stated numerical error of a settled number (residual + matvec noise), in its own unit.
         low, high: interval that holds with probability ``confidence``; None means that nothing is known on that side.
         standard_error: over ``count`` probes or subsets.

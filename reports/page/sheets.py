@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...analysis.records.study import Study
 from ..literature import papers
-from ..literature.claims import Outcome
+from ..literature.outcome import Outcome
 from ..literature.papers import Claim
 from ..tables import study_tables as tables
 from ..tables.critical_steps import step_sheets
@@ -153,7 +153,8 @@ def seed_sheet(study: Study, scheme: str) -> Sheet:
         f"curvature_{scheme}_seeds",
         f"Every checkpoint, group by group ({scheme})",
         "Below each number its own interval: for λ_min and λ_max the two-sided Lanczos bound, for M(τ) and the trace what the "
-        "probes allow. † did not converge: the one-sided bound still holds (λ_min is at most, λ_max at least the value shown).",
+        "probes allow. † did not converge, or is not confirmed "
+        "to be the outermost: the one-sided bound still holds (λ_min is at most, λ_max at least the value shown).",
         heads,
         rows,
         data,
@@ -233,7 +234,7 @@ def along_sheet(study: Study, scheme: str) -> Sheet:
         ("verdict", ""),
         *(label(name) for name in shown),
     ]
-    caption = "Every analysed checkpoint, each number with its own interval. † did not converge."
+    caption = "Every analysed checkpoint, each number with its own interval. † did not converge, or may not be the end."
     return Sheet(f"curvature_{scheme}_along", f"Along training ({scheme})", caption, heads, rows, data, keys=4)
 
 

@@ -135,7 +135,7 @@ def difference_entry(row: Mapping[str, Any]) -> Entry:
 
 
 def measured_entry(row: Mapping[str, Any], quantity: str) -> Entry:
-    """One number of one checkpoint with its own interval; ``†`` marks an extreme that did not converge."""
+    """One number of one checkpoint with its own interval; ``†`` marks an extreme that did not converge, or is not confirmed."""
     value = row.get(quantity)
     if value is None or pd.isna(value):
         return Entry("–", "", None)

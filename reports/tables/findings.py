@@ -247,7 +247,8 @@ def _measurement(results: Sequence[GroupResult]) -> str:
     negative = [result for result in results if result.verdict.curvature == "negative curvature"]
     proven = [result for result in negative if result.certificate is not None and result.certificate.holds]
     none = [result for result in results if result.verdict.curvature == "none above tau"]
-    loose = [result for result in results if not (result.lambda_min.converged and result.lambda_max.converged)]
+    states = [{result.lambda_min.state, result.lambda_max.state} for result in results]
+    loose, unconfirmed = (sum(state in both for both in states) for state in ("bound", "not confirmed"))
     text = f"Of {len(results)} verdicts {len(negative)} say negative curvature"
     if negative:
         text += (
@@ -259,5 +260,8 @@ def _measurement(results: Sequence[GroupResult]) -> str:
     unsettled = len(results) - len(negative) - len(none)
     if unsettled:
         text += f"; {unsettled} are undetermined"
-    converged = "every extreme eigenvalue converged" if not loose else f"in {len(loose)} an extreme eigenvalue did not converge"
-    return f"{text}; {converged}."
+    if loose:
+        text += f"; in {loose} an extreme eigenvalue did not converge"
+    if unconfirmed:
+        text += f"; in {unconfirmed} one settled and is not confirmed to be the outermost"
+    return f"{text}." if loose or unconfirmed else f"{text}; every extreme eigenvalue converged."

@@ -28,9 +28,10 @@ def method(study: Study) -> list[str]:
         return [f"{names} train the same model from {count} seed{'s' * (count != 1)}."]
     first = found[0].provenance
     tau, delta, stationary = (first.settings.get(name) for name in ("tau", "delta", "stationarity"))
+    made = found[0].scheme
     groups = [
-        f"{group} ({f'{len(members)} classes, ' if found[0].scheme.column is None else ''}{found[0].scheme.sizes[group]} samples)"
-        for group, members in found[0].scheme.groups.items()
+        f"{group} ({f'{len(members)} classes, ' if made.column is None else ''}{made.sizes[group]} samples)"
+        for group, members in made.groups.items()
     ]
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"
     plural = "s" * (count != 1)
@@ -125,9 +126,11 @@ def warnings(study: Study, schemes: Iterable[str]) -> list[str]:
         additive = [result.additivity for result in checked if result.additivity is not None]
         if additive:
             found.append(f"{scheme}: the group Hessians add up to the whole to {number(max(additive), 2)} (relative).")
-        loose = sum(not (group.lambda_min.converged and group.lambda_max.converged) for group in groups)
-        if loose:
-            found.append(f"{scheme}: {loose} of {len(groups)} spectra have an unconverged end; marked † in the tables.")
+        states = [{group.lambda_min.state, group.lambda_max.state} for group in groups]
+        for state, words in (("bound", "an unconverged end"), ("not confirmed", "an end that is settled, not confirmed")):
+            loose = sum(state in both for both in states)
+            if loose:
+                found.append(f"{scheme}: {loose} of {len(groups)} spectra have {words}; marked † in the tables.")
     texts: dict[str, int] = {}
     for scheme in schemes:
         for cell in cells(study, scheme):

@@ -1,5 +1,6 @@
-"""Operators, networks and dense truths shared by the tests of the numerical core."""
+"""Operators, networks and dense truths for the tests of the numerical core; somebody's repository for those of commands."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,8 @@ from saddlescope.analysis.krylov.linear_operator import LinearOperator
 from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 from torch.nn import functional
+
+import saddlescope
 
 
 class DiagonalOperator(LinearOperator):
@@ -116,3 +119,92 @@ def reference():
     """One float64 network, its samples and its dense truth; read-only."""
     model, samples = make_network(), make_samples()
     return SimpleNamespace(model=model, samples=samples, truth=truth(model, samples))
+
+
+#: a repository of somebody else's
+FILES = {
+    # packages of the same names as ours, in a project that is not ours
+    "training/__init__.py": "",
+    "training/nets.py": (
+        "from torch import nn\n"
+        "from analysis.blocks import head\n"
+        "def net(num_classes, width=6):\n"
+        "    body = nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten()\n"
+        "    return nn.Sequential(*body, head(width, num_classes))\n"
+    ),
+    "analysis/__init__.py": "",
+    "analysis/blocks.py": "from torch import nn\ndef head(width, classes):\n    return nn.Linear(width * 16, classes)\n",
+    "data.py": (
+        "import torch\n"
+        "from torch.utils.data import Dataset, TensorDataset\n"
+        "def tensors():\n"
+        "    g = torch.Generator().manual_seed(0)\n"
+        "    y = torch.cat([torch.full((n,), c) for c, n in enumerate((30, 12, 5))])\n"
+        "    return torch.randn(len(y), 1, 6, 6, generator=g) + y[:, None, None, None], y\n"
+        "def dataset():\n"
+        "    return TensorDataset(*tensors())\n"
+        "def dictionaries():\n"
+        "    x, y = tensors()\n"
+        "    return [{'x': x[i:i + 10], 'labels': y[i:i + 10]} for i in range(0, len(y), 10)]\n"
+        "class Augmenting(Dataset):\n"
+        "    def __init__(self): self.x, self.y = tensors()\n"
+        "    def __len__(self): return len(self.y)\n"
+        "    def __getitem__(self, i): return self.x[i] + 0.1 * torch.randn(1, 6, 6), int(self.y[i])\n"
+        "def augmenting():\n"
+        "    return Augmenting()\n"
+        "def raising():\n"
+        "    raise KeyError('no such split')\n"
+    ),
+    "losses.py": (
+        "from torch.nn import functional\n"
+        "def smooth(model, batch):\n"
+        "    inputs, targets = batch\n"
+        "    return functional.cross_entropy(model(inputs), targets, reduction='none', label_smoothing=0.1)\n"
+        "def dictionary(model, batch):\n"
+        "    return functional.cross_entropy(model(batch['x']), batch['labels'], reduction='none')\n"
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def architecture():
+    """Of that repository's checkpoint, as a function."""
+    return make_architecture
+
+
+def make_architecture():
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Flatten(), nn.Linear(96, 3))
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Somebody's repository with a checkpoint as LDAM-style code leaves it."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    torch.manual_seed(0)
+    state = {f"module.{name}": value for name, value in make_architecture().state_dict().items()}
+    torch.save({"epoch": 9, "state_dict": state, "best_acc1": 50.0}, tmp_path / "ckpt.pt")
+    monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name.split(".")[0] in ("training", "analysis") or name.startswith("_user_"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command line; returns exit code, standard output, standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["saddlescope", *map(str, arguments)])
+        code = 0
+        try:
+            saddlescope.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call

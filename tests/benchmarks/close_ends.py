@@ -33,6 +33,9 @@ class Diagonal:
         self.matvecs += v.shape[1]
         return self.values[:, None] * v
 
+    def release(self) -> None:
+        """Keeps nothing between products."""
+
 
 def close(rng: np.random.Generator) -> np.ndarray:
     """A spectrum ``[n]``, ascending."""

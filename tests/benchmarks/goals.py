@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.hessian.low_precision import rough_if_faster
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.sample_parts import part_of

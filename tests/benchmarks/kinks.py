@@ -1,6 +1,6 @@
 """How far the Hessian of a ReLU network reaches: central differences of the gradient along a certificate's v, by step.
 
-    python tests/benchmarks/kinks.py runs/digits-lt/<run>/curvature/checkpoint.head-tail.json tail
+    python tests/benchmarks/kinks.py <run>/curvature/checkpoint.head-tail.json tail
 
 Prints the difference quotient for steps from 1e-2 down to 1e-9 beside ``v^T H v``. Where the two part, units have switched on
 the way.
@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 import torch
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, given_again, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given, given_again
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.measures.saddle import shifted
 from saddlescope.analysis.records.base import load

@@ -1,4 +1,7 @@
-"""A study on disk, as training and analysis would leave it, with numbers chosen by hand (no torch, no training)."""
+"""A study on disk, as training and analysis would leave it, with numbers chosen by hand (no torch, no training).
+
+Above 300 lines: one study with all its files, which must agree with each other.
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ A wrapper computes the gradient that its method prescribes and hands it to the b
 momentum and weight decay. Parameter groups and state are the base's own, so schedulers act on either. In an own loop one call
 does it all, ``step(model, loss_fn, batch)``; in somebody else's, ``backward(model, loss_fn, batch)`` stands where
 ``loss.backward()`` stood, and ``zero_grad``, clipping, scaling and ``step()`` stay where they are.
+
+Above 300 lines: one class; a step, its two halves and the state that is saved of it are parts of one promise.
 """
 
 from __future__ import annotations

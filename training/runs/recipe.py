@@ -206,7 +206,7 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = (), *, trus
     path = _find(name_or_path)
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the latter: thousands of nested lists
         raise RecipeError(f"{path}: not readable as TOML: {error}") from None
     for override in overrides:
         _apply(raw, override)
@@ -261,7 +261,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: write table.field=value, such as training.epochs=5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     table = raw
     for part in parts[:-1]:

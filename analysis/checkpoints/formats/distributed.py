@@ -7,9 +7,10 @@ table and nothing else, and reads tensors only.
 from __future__ import annotations
 
 import math
+import os
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,11 @@ _CLASSES = frozenset({
 })  # fmt: skip
 
 
-class _TableReader(pickle.Unpickler):
+class _TableReader(pickle._Unpickler):
+    """In Python: the other one takes memory for as many objects as a damaged file says that there are."""
+
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+
     def find_class(self, module: str, name: str) -> Any:
         if module in _MODULES and name in _CLASSES:
             return super().find_class(module, name)
@@ -73,7 +78,9 @@ def _tensor(folder: Path, entry: Any, chunks: list[tuple[Any, Any]]) -> Tensor:
         if Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(f"{folder}: its table names {name!r}, which is no file in it")
         with (folder / name).open("rb") as stream:
-            stream.seek(info.offset)
+            left = os.fstat(stream.fileno()).st_size - stream.seek(info.offset)
+            if info.length > left:
+                raise CheckpointError(f"{folder}: {name} ends before a chunk of {index.fqn} does; is the folder complete?")
             part = read_torch_bytes(stream.read(info.length))
         start = tuple(index.offset) if index.offset is not None else (0,) * whole.dim()
         place = tuple(slice(at, at + length) for at, length in zip(start, part.shape, strict=True))

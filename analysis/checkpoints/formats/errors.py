@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit its model; the message says which keys and what to do."""
+    """A checkpoint cannot be read or does not fit its model; the message says which keys and what to do.
+
+    Names come from the file: line breaks and other signs that a terminal acts on are written out.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in message))
 
 
 def first_line(error: Exception) -> str:

@@ -80,7 +80,7 @@ def read_torch(path: Path, *, trust: bool = False) -> Any:
             lines = text.splitlines()
             what = next((line.strip() for line in lines if "GLOBAL" in line or "class" in line), lines[0])
             raise needs_trust(path, what[:200]) from None
-        whole = "" if zipfile.is_zipfile(path) else " It is no complete torch file (truncated, or of another kind)."
+        whole = "" if is_archive(path) else " It is no complete torch file (truncated, or of another kind)."
         raise CheckpointError(f"{path}: cannot be read: {first_line(error)}.{whole}") from None
 
 
@@ -114,6 +114,14 @@ def _strangers(path: Path) -> list[Any]:
 def _plain_table(*_: Any) -> dict[Any, Any]:
     """What a table with a default for missing keys is read to: its entries follow in the pickle."""
     return {}
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file ends as a zip archive does, as new torch files do."""
+    try:
+        return zipfile.is_zipfile(path)
+    except Exception:  # a damaged one, of several disks say
+        return False
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -251,18 +251,11 @@ def test_a_checkpoint_is_measured_on_the_data_of_its_side_car(tmp_path, run):
     (tmp_path / "checkpoint.json").write_text(json.dumps(side_car))
     out = tmp_path / "out"
     small = json.dumps({"imbalance_factor": 4, "n_max": 12})
-    code, _, err = run(
-        "augmentation-control",
-        out,
-        "--data",
-        "synthetic",
-        "--data-args",
-        small,
-        "--steps",
-        3,
-        "--checkpoint",
-        tmp_path / "checkpoint.pt",
-    )
+    call = ("augmentation-control", out, "--data", "synthetic", "--data-args", small, "--steps", 3, "--checkpoint")
+    code, _, err = run(*call, tmp_path / "checkpoint.pt", "--class", 9)
+    assert (code, out.exists()) == (2, False)
+    assert err.startswith("error: --class 9: the data of ")
+    code, _, err = run(*call, tmp_path / "checkpoint.pt", "--class", 4, "--class", 1)
     assert code == 0, err
     regression, network = load(AugmentationControl, out / "augmentation_control.json").panels
     assert (regression.convex, network.convex) == (True, False)
@@ -270,6 +263,7 @@ def test_a_checkpoint_is_measured_on_the_data_of_its_side_car(tmp_path, run):
     assert network.provenance.checkpoint_sha256 == side_car["sha256"]
     assert network.provenance.data == "patterns IF 4"
     assert network.provenance.training == {"optimizer": "sgd", "seed": 3, "augment": "crop"}
-    assert [entry.samples for entry in network.of("redrawn")] == counts
+    assert [(entry.label, entry.samples) for entry in network.of("redrawn")] == [(1, counts[1]), (4, counts[4])]
+    assert [entry.label for entry in regression.of("redrawn")] == list(range(5))
     assert all(entry.refusal for entry in network.of("redrawn"))
     assert "trained with crop; here: random crop (padding 1)" in (out / "augmentation_control.md").read_text()

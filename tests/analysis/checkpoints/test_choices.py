@@ -174,7 +174,7 @@ def test_states_in_a_file_are_counted_by_their_shapes(tmp_path):
 
 
 def test_a_saddle_says_how_high_it_lies():
-    from saddlescope.analysis.measures.saddle import verdict
+    from saddlescope.analysis.measures.verdict import verdict
     from saddlescope.analysis.records.spectra import Extreme
 
     low, high = (

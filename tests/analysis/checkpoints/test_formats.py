@@ -223,13 +223,13 @@ def test_a_folder_of_torch_distributed_checkpoint(tmp_path):
     state = {"model": STATE, "optimizer": {"lr": 0.1, "exp": torch.ones(3)}, "step": 7}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that there is one process
-        dcp.save(state, checkpoint_id=tmp_path / "step-7", no_dist=True)
+        dcp.save(state, checkpoint_id=tmp_path / "step-7")
     assert find_checkpoints([str(tmp_path)]) == [tmp_path / "step-7"]
     assert same(load_weights(tmp_path / "step-7"))
     (part,) = (tmp_path / "step-7").glob("*.distcp")
     whole = part.read_bytes()
     part.write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(CheckpointError, match="cannot be read as a distributed checkpoint"):
+    with pytest.raises(CheckpointError, match="ends before a chunk of model"):
         load_weights(tmp_path / "step-7")
 
 

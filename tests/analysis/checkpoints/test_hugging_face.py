@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.checkpoints.discovery import find_checkpoints
 from saddlescope.analysis.checkpoints.user_code import SubjectError
 from saddlescope.analysis.checkpoints.weights import CheckpointError

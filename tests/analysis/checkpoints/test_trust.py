@@ -1,4 +1,7 @@
-"""What comes with a file names code, files and folders: none of it is run, read or written unless the person says so."""
+"""What comes with a file names code, files and folders: none of it is run, read or written unless the person says so.
+
+Above 300 lines: every way in for hostile names is tried, with the same few that a side-car may hold.
+"""
 
 import json
 import pickle
@@ -8,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import tomli_w
-from saddlescope.analysis.checkpoints.analysis_inputs import Given
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.settings import AnalysisSettings

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.checkpoints import user_models
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.checkpoints.user_code import SubjectError
 from saddlescope.analysis.checkpoints.user_models import build_model
 from saddlescope.analysis.checkpoints.weights import CheckpointError

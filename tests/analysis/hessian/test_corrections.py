@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from saddlescope.analysis.hessian.corrections import Corrections
+from saddlescope.analysis.hessian.corrections import Corrections, reason
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.samples.samples import Samples
 from torch import nn
@@ -104,6 +104,8 @@ for _name in (
 ):
     RIGHT[_name] = (getattr(nn, _name), normal(3, 4))
 
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 7)
+
 
 def function_of(module, x):
     def call(x, *_):
@@ -122,7 +124,12 @@ def test_second_derivatives(name):
         call, inputs = function_of(make().double().eval(), x)
     with Corrections(), sdpa_kernel(SDPBackend.MATH):
         assert gradcheck(call, inputs, fast_mode=True)
-        assert gradgradcheck(call, inputs, fast_mode=True)
+        if name == "grid sample" and OLD:  # torch 2.6 has no second derivative of it: refused, not measured wrongly
+            with pytest.raises(RuntimeError) as refused:
+                gradgradcheck(call, inputs, fast_mode=True)
+            assert "cannot be differentiated twice" in reason(refused.value)
+        else:
+            assert gradgradcheck(call, inputs, fast_mode=True)
 
 
 def test_corrected_functions_are_torchs_own():

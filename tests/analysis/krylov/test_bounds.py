@@ -4,10 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from saddlescope.analysis.krylov.bounds import (
     end_intervals,
+    hidden_mass,
+    luck_needed,
     mass_bracket,
     ratio_interval,
     share_interval,
@@ -201,3 +204,61 @@ def test_the_error_of_several_starts_solves_its_equation():
         assert sum(min(0.0, math.log(1.648 * math.sqrt(n)) - root * (2 * m - 1)) for m in steps) == pytest.approx(
             math.log(delta)
         )
+
+
+def test_what_one_step_may_hide_is_cantellis_inequality():
+    """A measure with mean a and variance b^2 has at most b^2 / (b^2 + (x - a)^2) beyond x."""
+    for a, b, x in ((0.5, 2.0, -3.0), (-1.0, 0.1, 4.0)):
+        assert hidden_mass([a], [b], x) == pytest.approx(b**2 / (b**2 + (x - a) ** 2), rel=1e-14)
+    assert hidden_mass([1.0], [0.0], 2.0) == 0  # the start is an eigenvector
+
+
+@given(seed=st.integers(0, 10**6), m=st.integers(1, 25))
+@settings(deadline=None, max_examples=60)
+def test_no_start_has_more_beyond_than_may_be_hidden(diagonal, seed, m):
+    """And the Gauss rule with x for a node has just that."""
+    rng = np.random.default_rng(seed)
+    values = np.sort(rng.standard_t(2, 60))
+    start = torch.from_numpy(rng.normal(size=60) * np.exp(rng.normal(size=60)))
+    run = Lanczos(diagonal(values), start=start).run(m)
+    parts = (start / start.norm()).numpy() ** 2
+    for count in range(1, 10):
+        x = values[count - 1]
+        if x < run.ritz.values[0] - 1e-9:
+            assert parts[:count].sum() <= hidden_mass(*run.chain, x) * (1 + 1e-6) + 1e-13
+    x = run.ritz.values[0] - 0.1
+    alphas, betas = run.alphas, run.betas
+    # Gauss-Radau: the node x forced into the rule of one step more
+    last = x + betas[-1] ** 2 * np.linalg.inv(np.diag(np.array(alphas) - x) + tri(betas[:-1]))[-1, -1]
+    nodes, vectors = np.linalg.eigh(np.diag([*alphas, last]) + tri(betas))
+    assert nodes[0] == pytest.approx(x, abs=1e-8)
+    assert hidden_mass(alphas, betas, x) == pytest.approx(vectors[0, 0] ** 2, rel=1e-5, abs=1e-25)
+
+
+def tri(off):
+    return np.diag(off, 1) + np.diag(off, -1)
+
+
+def test_luck_of_three_dimensions_is_uniform():
+    """Archimedes: a coordinate of a point on the sphere in three dimensions is uniform."""
+    for part in (0.01, 0.3, 1.0):
+        assert luck_needed(3, part**2) == pytest.approx(part)
+        assert luck_needed(3, part**2 / 4, dilution=2) == pytest.approx(part)
+    assert luck_needed(3, 0.5, dilution=2) == 1
+    assert (luck_needed(1, 0.5), luck_needed(1, 1.0)) == (0, 1)
+
+
+def test_few_starts_hide_as_much(diagonal):
+    """Stop where the luck needed to hide an eigenvalue 1.9 % beyond is at most a fifth: one was hidden in no more than that."""
+    values = np.concatenate([[-1.02, -1.0], np.linspace(-0.9, 1, 298)])
+    hidden = 0
+    for seed in range(200):
+        operator = diagonal(values)
+
+        def stop(run):
+            return luck_needed(300, hidden_mass(*run.chain, 1.019 * run.ritz.values[0])) <= 0.2
+
+        run = Lanczos(operator, seed).run(100, stop)
+        assert stop(run)
+        hidden += 1.019 * run.ritz.values[0] >= -1.02
+    assert 0 < hidden <= 0.2 * 200

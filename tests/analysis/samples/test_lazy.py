@@ -1,4 +1,7 @@
-"""Samples read as they are needed: equal to those in memory, bounded, and every data set that must be refused."""
+"""Samples read as they are needed: equal to those in memory, bounded, and every data set that must be refused.
+
+Above 300 lines: every path of lazy samples is held against the same data sets in memory.
+"""
 
 import json
 import threading
@@ -8,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from saddlescope.analysis.checkpoints.analysis_inputs import Given, SubjectError, open_checkpoint
+from saddlescope.analysis.checkpoints.analysis_inputs import SubjectError, open_checkpoint
+from saddlescope.analysis.checkpoints.checkpoint_flags import Given
 from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings

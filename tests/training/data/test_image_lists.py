@@ -1,4 +1,7 @@
-"""Photos named by lists: their pixels by hand, their draws, every bad list, and training on them."""
+"""Photos named by lists: their pixels by hand, their draws, every bad list, and training on them.
+
+Above 300 lines: from a pixel to a trained run, all on the same small sets of photos, which are written here.
+"""
 
 import hashlib
 import json

@@ -2,6 +2,8 @@
 
 The reference below shares nothing with the code under test: the forward pass, batch statistics, perturbations, running
 statistics, clipping, momentum and weight decay are spelled out; only gradients come from autograd.
+
+Above 300 lines: the rules stand beside each other, as in a paper's table, and the tests below go over all of them.
 """
 
 import math

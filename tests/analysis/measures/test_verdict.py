@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
-from saddlescope.analysis.measures import saddle as leaving
+from saddlescope.analysis.measures.verdict import Search, verdict
 from saddlescope.analysis.records.spectra import Extreme
 
 
@@ -34,7 +34,7 @@ def extreme(value, low=None, high=None, noise=0.0, confidence=0.999):
     ],
 )
 def test_truth_table(value, low, noise, gradient, curvature, stationary, label):
-    answer = leaving.verdict(extreme(value, low, value, noise), extreme(100), gradient, 10, size=1000)
+    answer = verdict(extreme(value, low, value, noise), extreme(100), gradient, 10, search=Search(1000))
     assert (answer.curvature, answer.stationary, answer.label) == (curvature, stationary, label)
     assert answer.tau == pytest.approx(0.1)
     if curvature == "negative curvature":
@@ -49,29 +49,29 @@ def test_truth_table(value, low, noise, gradient, curvature, stationary, label):
 def test_the_example_of_the_mathematics_page():
     """Tail gradient 15, lambda_min -24: negative curvature, and whether it is a saddle depends on the weights' norm."""
     for norm, label in ((20, "saddle"), (10, "negative curvature, not stationary")):
-        answer = leaving.verdict(extreme(-24, -25), extreme(300), 15, norm)
+        answer = verdict(extreme(-24, -25), extreme(300), 15, norm)
         assert answer.displacement == pytest.approx(1.25)
         assert answer.label == label
         assert "-24" in answer.sentence
 
 
 def test_thresholds_are_settable_and_printed():
-    answer = leaving.verdict(extreme(-24, -25), extreme(300), 15, 10, relative_tau=0.1, threshold=0.5)
+    answer = verdict(extreme(-24, -25), extreme(300), 15, 10, relative_tau=0.1, threshold=0.5)
     assert (answer.label, answer.tau) == ("no negative curvature above tau", 30)
-    answer = leaving.verdict(extreme(-24, -25), extreme(200), 15, 10, relative_tau=0.1, threshold=0.5)
+    answer = verdict(extreme(-24, -25), extreme(200), 15, 10, relative_tau=0.1, threshold=0.5)
     assert (answer.label, answer.tau, answer.threshold) == ("saddle", 20, 0.5)
     assert "50 %" in answer.sentence
 
 
 def test_corners_of_the_verdict():
-    assert leaving.verdict(extreme(-1, -1), extreme(-0.5), 0, 1).tau == 0  # all negative
-    assert leaving.verdict(extreme(-1, -1), extreme(1), 1, 0).displacement_ratio is None  # weights of norm 0
-    assert leaving.verdict(extreme(-1, -1), extreme(1), 0, 0).label == "saddle"
-    flat = leaving.verdict(extreme(0, 0, 0, confidence=1), extreme(0), 0, 1)
+    assert verdict(extreme(-1, -1), extreme(-0.5), 0, 1).tau == 0  # all negative
+    assert verdict(extreme(-1, -1), extreme(1), 1, 0).displacement_ratio is None  # weights of norm 0
+    assert verdict(extreme(-1, -1), extreme(1), 0, 0).label == "saddle"
+    flat = verdict(extreme(0, 0, 0, confidence=1), extreme(0), 0, 1)
     assert flat.label == "no negative curvature above tau"  # nothing lies below 0
-    sure = leaving.verdict(extreme(1, 1, 1, confidence=1), extreme(2), 0, 1)
+    sure = verdict(extreme(1, 1, 1, confidence=1), extreme(2), 0, 1)
     assert "probability" not in sure.sentence
-    assert "float64" in leaving.verdict(extreme(0, -1, 0, noise=1), extreme(100), 0, 1, size=100).sentence
+    assert "float64" in verdict(extreme(0, -1, 0, noise=1), extreme(100), 0, 1, search=Search(100)).sentence
 
 
 @pytest.mark.parametrize("starts", [1, 3])
@@ -82,7 +82,7 @@ def test_the_steps_that_would_decide_do_decide(diagonal, starts):
     def answer(steps):
         spectrum = measure_spectrum(diagonal(values), steps=steps, min_steps=steps, starts=starts)
         low, high = spectrum.lambda_min, spectrum.lambda_max
-        return leaving.verdict(low, high, 0, 1, size=3000, starts=starts, looks=spectrum.looks)
+        return verdict(low, high, 0, 1, search=Search(3000, starts, looks=spectrum.looks))
 
     first = answer(30)
     assert first.curvature == "undetermined"

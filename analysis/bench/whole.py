@@ -1,0 +1,228 @@
+"""``saddlescope bench``: whole commands, ours and the scripts that users of the peers would write, each a fresh process.
+
+Commands are interleaved (A B C A B C ...); wall and processor time and peak memory are those of the process,
+errors are against a converged reference. The scripts are in ``scripts/``. Each is run at its library's defaults, and at the
+settings that suit it best, found beforehand and not counted; ours at its defaults.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..records.base import write_text_atomically
+from .cases import BenchError, relative_error
+from .run import BenchRunError, Say, _child, _versions, machine
+from .whole_cases import WHOLE_CASES
+from .whole_table import whole_table
+
+FORMAT, VERSION = "saddlescope-bench-whole", 1
+SCRIPTS = Path(__file__).resolve().parent / "scripts"
+#: samples at once where nobody chose
+BATCH = 64
+_OURS = "import saddlescope; saddlescope.main()"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One thing that is run.
+
+    Attributes:
+        title: for the table.
+        question: ``ends`` or ``verdict``.
+        peer: of the inner bench's names; ``ours``.
+        best: at settings that were found beforehand.
+        arguments: of the interpreter.
+    """
+
+    title: str
+    question: str
+    peer: str
+    best: bool
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a process took and said."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    lambda_min: float | None
+    lambda_max: float | None
+
+
+def bench_whole(
+    out: Path,
+    *,
+    cases: Sequence[str] = (),
+    competitors: Sequence[str] = (),
+    rounds: int = 3,
+    data_root: str | None = None,
+    say: Say = print,
+) -> Path:
+    """Measures, and writes ``out/whole.json`` and ``out/whole.md`` after every case.
+
+    Args:
+        out: folder; networks and samples are kept in ``out/subjects``.
+        cases: of :data:`~saddlescope.analysis.bench.whole_cases.WHOLE_CASES`; default: all. Those of an earlier run are kept.
+        competitors: ``curvlinops``, ``eigenthings``, ``pyhessian``; default: all. We take part in any case.
+        rounds: how often everything is run, in turn.
+        data_root: folder to look for CIFAR-10 in first.
+        say: told what is being done.
+
+    Returns:
+        ``out/whole.json``.
+
+    Raises:
+        BenchError: unknown case or competitor, or a peer that is not installed.
+        BenchRunError: a command failed.
+    """
+    unknown = [name for name in cases if name not in WHOLE_CASES]
+    if unknown:
+        raise BenchError(f"--case {unknown[0]}: not known; there are {', '.join(WHOLE_CASES)}")
+    peers = ("curvlinops", "eigenthings", "pyhessian")
+    strangers = [name for name in competitors if name not in (*peers, "ours")]
+    if strangers:
+        raise BenchError(f"--competitor {strangers[0]}: not known; there are {', '.join(peers)}")
+    chosen = [name for name in peers if not competitors or name in competitors]
+    versions = _versions(["ours", *chosen])
+    path = out / "whole.json"
+    stored: dict[str, Any] = {}
+    if path.exists():
+        stored = {entry["case"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["cases"]}
+    for name in cases or WHOLE_CASES:
+        job = {"case": name, "out": str(out.resolve()), "data_root": data_root}
+        try:
+            folder = Path(_child("prepare-whole", job, say)["folder"])
+        except BenchRunError as error:
+            if cases or "was not found" not in str(error):
+                raise
+            say(f"case {name} is left out: {error}")
+            continue
+        say(f"{name}: converged reference, and the peers' best settings")
+        known = _child("find-out", {"folder": str(folder)}, say)
+        commands = [one for one in _commands(folder, known) if one.peer in ("ours", *chosen)]
+        runs: dict[Command, list[Ran]] = {command: [] for command in commands}
+        for index in range(rounds):
+            for command in commands:
+                say(f"{name}: round {index + 1} of {rounds}, {command.question}, {command.title}")
+                runs[command].append(_run(command, folder))
+        stored[name] = {
+            "case": name,
+            "title": WHOLE_CASES[name].title,
+            "known": {key: known[key] for key in ("parameters", "samples", "lambda_min", "lambda_max", "steps")},
+            "entries": [_entry(command, ran, runs, known) for command, ran in runs.items()],
+        }
+        record = {
+            "format": FORMAT,
+            "version": VERSION,
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "versions": versions,
+            "cases": [stored[key] for key in WHOLE_CASES if key in stored],
+        }
+        out.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(path, json.dumps(record, indent=1) + "\n")
+        write_text_atomically(out / "whole.md", whole_table(record))
+    if not stored:
+        raise BenchError("nothing was measured: no case could be prepared; see --data-root")
+    return path
+
+
+def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
+    """Everything that is run for a case, in the order of a round."""
+    where, batch = str(folder), str(BATCH)
+    best, steps = known["eigsh"], known["eigenthings"]
+    mine, theirs = (str(known["batch"].get(name, BATCH)) for name in ("curvlinops", "eigenthings"))
+
+    def eigsh(size: str, ncv: int, ends: Sequence[str]) -> tuple[str, ...]:
+        return (str(SCRIPTS / "curvlinops_eigsh.py"), where, size, str(ncv), *ends)
+
+    def things(size: str, low: int, high: int) -> tuple[str, ...]:
+        return (str(SCRIPTS / "eigenthings.py"), where, size, str(low), str(high))
+
+    def ours(goal: str) -> tuple[str, ...]:
+        options = (
+            "--data",
+            f"{where}/data.npz",
+            "--groups",
+            "all",
+            "--goal",
+            goal,
+            "--again",
+            "--json",
+            "--out",
+            f"{where}/ours",
+        )
+        return ("-c", _OURS, "analyze", f"{where}/weights.pt", "--model", f"{where}/network.py:build", *options)
+
+    titles = "curvlinops + eigsh", "hessian-eigenthings", "PyHessian, density"
+    return [
+        Command("saddlescope analyze --goal ends", "ends", "ours", False, ours("ends")),
+        Command(titles[0], "ends", "curvlinops", False, eigsh(batch, 0, ["BE"])),
+        Command(titles[0], "ends", "curvlinops", True, eigsh(mine, best["ends"]["ncv"], best["ends"]["ends"])),
+        Command(titles[1], "ends", "eigenthings", False, things(batch, 0, 0)),
+        Command(titles[1], "ends", "eigenthings", True, things(theirs, steps[0], steps[1])),
+        Command(titles[2], "ends", "pyhessian", False, (str(SCRIPTS / "pyhessian_density.py"), where, batch)),
+        Command("saddlescope analyze --goal verdict", "verdict", "ours", False, ours("verdict")),
+        Command(titles[0], "verdict", "curvlinops", False, eigsh(batch, 0, ["SA"])),
+        Command(titles[0], "verdict", "curvlinops", True, eigsh(mine, best["verdict"]["ncv"], ["SA"])),
+        Command(titles[1], "verdict", "eigenthings", True, things(theirs, steps[0], -1)),
+    ]
+
+
+def _run(command: Command, folder: Path) -> Ran:
+    """One process, from its start to its end.
+
+    Raises:
+        BenchRunError: it failed; what it last said.
+    """
+    with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *command.arguments], stdout=said, stderr=errors, cwd=folder)
+        _, status, used = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - began
+        process.returncode = os.waitstatus_to_exitcode(status)
+        said.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            last = errors.read().strip().splitlines()[-1:] or ["no message"]
+            raise BenchRunError(f"{folder.name}, {command.title}: exit code {process.returncode}, {last[0]}")
+        found = json.loads(said.read())
+    if command.peer == "ours":
+        group = found["groups"]["all"]
+        found = {name: group[name]["value"] for name in ("lambda_min", "lambda_max")}
+    peak = used.ru_maxrss if sys.platform == "darwin" else used.ru_maxrss * 1024
+    return Ran(seconds, used.ru_utime + used.ru_stime, peak, found.get("lambda_min"), found.get("lambda_max"))
+
+
+def _entry(command: Command, ran: list[Ran], runs: dict[Command, list[Ran]], known: dict[str, Any]) -> dict[str, Any]:
+    """Medians, and ratios to ours of the same round and question."""
+    ours = next(found for other, found in runs.items() if other.peer == "ours" and other.question == command.question)
+    errors = {end: None if (value := getattr(ran[0], end)) is None else relative_error(value, known[end]) for end in _ENDS}
+    return {
+        **{key: value for key, value in asdict(command).items() if key != "arguments"},
+        "arguments": [part.replace(str(SCRIPTS), "scripts") for part in command.arguments if part != _OURS],
+        "rounds": len(ran),
+        "seconds": [one.seconds for one in ran],
+        "cpu_seconds": [one.cpu_seconds for one in ran],
+        "ratio": statistics.median(one.seconds / us.seconds for one, us in zip(ran, ours, strict=True)),
+        "cpu_ratio": statistics.median(one.cpu_seconds / us.cpu_seconds for one, us in zip(ran, ours, strict=True)),
+        "peak_bytes": max(one.peak_bytes for one in ran),
+        "errors": errors,
+    }
+
+
+_ENDS = ("lambda_min", "lambda_max")

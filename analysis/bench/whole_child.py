@@ -1,0 +1,104 @@
+"""What is found out beforehand about a case of whole commands: its ends, and the settings that suit the peers best."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import diags_array
+
+from ..hessian.losses import loss_of
+from ..hessian.operator import HessianOperator
+from ..hessian.subject import Subject
+from ..krylov.lanczos import Lanczos, ritz_of
+from ..records.base import write_text_atomically
+from ..samples.provenance import Source
+from ..samples.samples import Samples
+from .cases import Problem, relative_error
+from .child_process import _micro_batch
+from .peers import COMPETITORS, Plan, eigsh_extremes, fixed_start, installed
+from .whole_cases import network_of
+
+#: residual of the reference's ends relative to their size (the error is about its square), and its least and most steps
+RTOL, LEAST, MOST = 2e-3, 40, 200
+#: relative error of an end that settings must reach on the reference
+REACHED = 1e-2
+
+
+def find_out(folder: Path) -> dict[str, Any]:
+    """Both ends, converged, and what suits the peers best, kept in ``folder/known.json``.
+
+    Steps and variants are tried on the reference's tridiagonal matrix, on which a Krylov solver does what it does on the
+    Hessian from the same start; batch sizes are timed.
+    """
+    stored = folder / "known.json"
+    if stored.exists():
+        known: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
+        return known
+    problem = _problem(folder)
+    assert problem.samples is not None
+    operator = HessianOperator(problem.model, problem.samples)
+    run = Lanczos(operator, start=fixed_start(problem.size)).run(min(MOST, operator.size), _settled)
+    low, high = float(run.ritz.values[0]), float(run.ritz.values[-1])
+    known = {
+        "parameters": problem.size,
+        "samples": problem.samples.num_samples,
+        "lambda_min": low,
+        "lambda_max": high,
+        "steps": run.steps,
+        "residuals": [float(run.ritz.residuals[end]) for end in (0, -1)],
+        "eigsh": {"ends": _eigsh(run, low, high, (("BE",), ("SA", "LA"))), "verdict": _eigsh(run, low, high, (("SA",),))},
+        "eigenthings": _steps(run, low, high),
+        "batch": {
+            name: _micro_batch(COMPETITORS[name], problem)
+            for name in ("curvlinops", "eigenthings")
+            if installed(name) is not None
+        },
+    }
+    write_text_atomically(stored, json.dumps(known))
+    return known
+
+
+def _problem(folder: Path) -> Problem:
+    model = network_of(folder)
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    data = np.load(folder / "data.npz")
+    samples = Samples.from_tensors(torch.from_numpy(data["x"]), torch.from_numpy(data["y"]), int(data["y"].max()) + 1)
+    return Problem(Subject(model.eval(), samples, loss_of(None, samples), Source()), samples)
+
+
+def _settled(run: Lanczos) -> bool:
+    if run.steps < LEAST or run.steps % 10:
+        return False
+    values, residuals = run.ritz.values, run.ritz.residuals
+    return all(residuals[end] <= RTOL * abs(values[end]) for end in (0, -1))
+
+
+def _eigsh(run: Lanczos, low: float, high: float, ways: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
+    """The calls and Lanczos vectors that reach the ends with the fewest products."""
+    couplings = run.betas[: run.steps - 1]
+    tridiagonal = diags_array([couplings, run.alphas, couplings], offsets=[-1, 0, 1]).tocsr()
+    first = np.zeros(run.steps)
+    first[0] = 1.0
+    tried = []
+    for ends in ways:
+        for ncv in (10, 15, 20, 30, 40):
+            if ncv < run.steps:
+                found = eigsh_extremes(lambda v: tridiagonal @ v, run.steps, Plan(ends=ends, ncv=ncv), start=first)
+                pairs = [(found.lambda_min, low)] + ([(found.lambda_max, high)] if ends != ("SA",) else [])
+                missed = any(value is None or relative_error(value, true) > REACHED for value, true in pairs)
+                tried.append({"ends": ends, "ncv": ncv, "products": found.products, "missed": missed})
+    return min(tried, key=lambda one: (one["missed"], one["products"]))
+
+
+def _steps(run: Lanczos, low: float, high: float) -> tuple[int, int]:
+    """Fewest steps after which the smallest, and the largest, Ritz value is right."""
+    found = [run.steps, run.steps]
+    for steps in range(run.steps, 2, -1):
+        values = ritz_of(run.alphas[:steps], run.betas).values
+        right = relative_error(values[0], low) <= REACHED, relative_error(values[-1], high) <= REACHED
+        found = [steps if one else before for one, before in zip(right, found, strict=True)]
+    return found[0], found[1]

@@ -1,0 +1,231 @@
+"""One class group from its samples to its record: every measure of it, in the order in which they need each other."""
+
+from __future__ import annotations
+
+import torch
+
+from ..hessian.gauss_newton import measure_gauss_newton
+from ..hessian.operator import HessianOperator
+from ..hessian.suspects import stale_statistics
+from ..krylov.guards import RandomOperatorError
+from ..krylov.linear_operator import OperatorError
+from ..krylov.spectrum import Spectrum
+from ..records.results import GroupResult
+from ..records.saddles import Certificate, Escape, Verdict
+from ..records.spectra import GaussNewton, SamplingError
+from . import saddle as leaving
+from .differences import AnotherFunctionError, look
+from .exact import in_float64, rechecked
+from .group_spectrum import group_spectrum
+from .measurement import Measurement
+from .subsampling import sampling_error
+from .verdict import Search, verdict
+
+
+def measure_group(work: Measurement, name: str) -> GroupResult:
+    """Everything that is asked about one group.
+
+    Args:
+        work: what the groups share; the group's vectors and its part of the additivity are left there.
+        name: of the group.
+
+    Raises:
+        OperatorError: weights, loss or products are not finite, or the products are not those of the loss's Hessian.
+        RandomOperatorError: data or model change between two products.
+    """
+    return _Group(work, name).measure()
+
+
+class _Group:
+    """A group while it is measured.
+
+    Attributes:
+        subsets: sets of samples, the one that is measured first.
+        population: samples of the whole group.
+        operator: of the first set.
+        judge: the same in float64; ``operator`` itself where it is, or where the loss is not to be had in float64.
+        enough: from here down the verdict is "saddle": ``s* = 2 |g| / |lambda_min|`` is at most the share of |w| that counts.
+        held: whether extremes are held against ``judge``.
+    """
+
+    def __init__(self, work: Measurement, name: str) -> None:
+        self.work, self.name, self.settings = work, name, work.settings
+        self.subsets, self.population = work.subsets(name)
+        self.operator = work.operator(self.subsets[0])
+        work.parameters = self.operator.size
+        self.mean, self.gradient = self.operator.loss_and_gradient()
+        self.warnings = stale_statistics(self.operator.model)
+        self.judge = self._judge()
+        self.weight_norm = float(self.operator.weights().double().norm())
+        self.gradient_norm = float(self.gradient.double().norm())
+        far = self.settings.stationarity * self.weight_norm
+        self.enough = -2 * self.gradient_norm / far if self.weight_norm > 0 else None
+        self.held = self.judge is not self.operator and self.settings.engine == "saddlescope"
+
+    def measure(self) -> GroupResult:
+        """The group's record."""
+        settings, work = self.settings, self.work
+        spectrum = self._spectrum()
+        sampling = self._sampling(spectrum)
+        answer = self._verdict(spectrum)
+        negative = answer.curvature == "negative curvature" and "min" in spectrum.vectors
+        for key, vector in spectrum.vectors.items():
+            if work.kept.vectors is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
+                work.vectors[f"{self.name}/{key}"] = vector
+            if work.kept.warm is not None and key in ("min", "max"):
+                work.ends[f"{self.name}/{key}"] = vector.detach().to("cpu", copy=True)
+        certificate = self._certificate(spectrum, answer.tau) if negative and settings.escape else None
+        escape = self._escape(spectrum) if negative and settings.escape else None
+        gauss_newton = self._gauss_newton(spectrum if negative else None) if settings.gauss_newton else None
+        self.judge.release()
+        operator, right = self.operator, work.known.right
+        result = GroupResult(
+            classes=work.scheme.groups[self.name],
+            size=operator.num_samples,
+            loss=self.mean,
+            accuracy=None if right is None else float(right[work.indices[self.name]].mean()),
+            gradient_norm=self.gradient_norm,
+            weight_norm=self.weight_norm,
+            lambda_min=spectrum.lambda_min,
+            lambda_max=spectrum.lambda_max,
+            lowest=spectrum.lowest if settings.k > 1 else [],
+            highest=spectrum.highest if settings.k > 1 else [],
+            negative_ratio=spectrum.negative_ratio,
+            negative_mass=spectrum.negative_mass,
+            negative_energy=spectrum.negative_energy,
+            saddle_index=spectrum.saddle_index,
+            trace=spectrum.trace,
+            density=spectrum.density,
+            noise=spectrum.noise,
+            certificate=certificate,
+            escape=escape,
+            gauss_newton=gauss_newton,
+            sampling=sampling,
+            verdict=answer,
+            steps=spectrum.steps,
+            matvecs=operator.matvecs,
+            dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
+            warnings=self.warnings,
+        )
+        operator.release()
+        return result
+
+    def _judge(self) -> HessianOperator:
+        """What the products are held against, after a look at it."""
+        if self.operator.dtype != torch.float64:
+            try:
+                judge = in_float64(self.operator)
+                self.warnings += look(judge, seed=self.settings.seed)
+                return judge
+            except AnotherFunctionError:
+                raise
+            except OperatorError as error:  # a loss with float32 constants, say; what is wrong in float32, too, is said below
+                self.warnings.append(f"not re-evaluated in float64: {error}")
+        self.warnings += look(self.operator, seed=self.settings.seed)
+        return self.operator
+
+    def _spectrum(self) -> Spectrum:
+        """The spectrum, its extremes held against float64; in float64 altogether where float32 is too coarse."""
+        settings = self.settings
+        try:
+            spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
+        except RandomOperatorError as error:
+            if self.judge is self.operator or settings.engine != "saddlescope":
+                raise
+            # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
+            self.operator.release()
+            self.operator = self.judge = in_float64(self.operator, settings.memory)
+            self.mean, self.gradient = self.operator.loss_and_gradient()
+            spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
+            self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
+        self.warnings += look(self.judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
+        self.held = self.judge is not self.operator and settings.engine == "saddlescope"
+        if self.held:
+            spectrum = rechecked(spectrum, self.judge)
+        self.warnings = [*spectrum.warnings, *self.warnings]
+        return spectrum
+
+    def _sampling(self, spectrum: Spectrum) -> SamplingError | None:
+        """What it costs that a part of the group was measured; a group that was measured whole adds to the additivity."""
+        looked_at, subsets = len(self.subsets[0]), self.subsets
+        if len(subsets) == 1:
+            if self.population > looked_at:
+                self.warnings.append(
+                    f"measured on {looked_at} of {self.population} samples, chosen once; no sampling error measured here"
+                )
+            else:
+                self.work.add_product(self.name, self.operator)
+            return None
+        self.operator.release()
+        further = [self.work.operator(part) for part in subsets[1:]]
+        if self.operator.dtype != further[0].dtype:
+            further = [in_float64(part, self.settings.memory) for part in further]
+        others = [
+            group_spectrum(self.work, self.name, part, rows, self.enough)
+            for part, rows in zip(further, subsets[1:], strict=True)
+        ]
+        sampling = sampling_error(subsets, self.population, [spectrum, *others])
+        self.warnings.append(
+            f"measured on {looked_at} of {self.population} samples: lambda_min {sampling.lambda_min.value:.3g} "
+            f"+- {sampling.lambda_min.standard_error or 0:.2g} over {len(subsets)} disjoint subsets, on average below the "
+            "whole group's"
+        )
+        return sampling
+
+    def _verdict(self, spectrum: Spectrum) -> Verdict:
+        settings = self.settings
+        return verdict(
+            spectrum.lambda_min,
+            spectrum.lambda_max,
+            self.gradient_norm,
+            self.weight_norm,
+            loss=self.mean,
+            relative_tau=settings.tau,
+            threshold=settings.stationarity,
+            search=Search(self.operator.size, settings.starts, settings.delta, spectrum.looks),
+        )
+
+    def _certificate(self, spectrum: Spectrum, tau: float) -> Certificate:
+        shrink = torch.finfo(self.judge.dtype).eps / torch.finfo(self.operator.dtype).eps
+        file = self.work.kept.vectors
+        return leaving.certificate(
+            self.judge,
+            spectrum.vectors["min"],
+            tau=tau,
+            noise=spectrum.noise.absolute * shrink,
+            vectors_file=file.name if file is not None else "",
+            key=f"{self.name}/min",
+            quotient=spectrum.lambda_min.rayleigh_quotient if self.held else None,
+        )
+
+    def _escape(self, spectrum: Spectrum) -> Escape:
+        v, quotient = spectrum.vectors["min"], spectrum.lambda_min.value
+        gradient, objective = self.gradient, self.work.objective
+        slope = float(torch.dot(v.double(), gradient.double()))
+        if slope > 0:  # both signs are eigenvectors; this one points downhill
+            v, slope = -v, -slope
+        test = None
+        if self.settings.wants_escape_test:
+            reach = leaving.natural_reach(slope, quotient, self.mean, self.weight_norm)
+            test = leaving.escape_test(self.operator, v, loss=self.mean, slope=slope, quotient=quotient, reach=reach)
+        if not objective.wants_rates:
+            return leaving.escape(v=v, gradient=gradient, test=test)
+        try:
+            rates, curvature = objective.escape_rates(self.judge, v)
+        except OperatorError as error:
+            self.warnings.append(f"no escape rates: {error}")
+            return leaving.escape(v=v, gradient=gradient, test=test)
+        decay = objective.weight_decay
+        return leaving.escape(v=v, gradient=gradient, test=test, rates=rates, objective_curvature=curvature, weight_decay=decay)
+
+    def _gauss_newton(self, negative: Spectrum | None) -> GaussNewton:
+        settings = self.settings
+        return measure_gauss_newton(
+            self.operator,
+            negative.vectors["min"] if negative is not None else None,
+            steps=settings.steps,
+            min_steps=settings.min_steps,
+            rtol=settings.rtol,
+            delta=settings.delta,
+            seed=settings.seed,
+        )

@@ -1,0 +1,139 @@
+"""What an analysis will take, as it is said: a record of it, and a table."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from .memory_cost import free_on_disk
+
+
+@dataclass(frozen=True)
+class GroupCost:
+    """What one group takes.
+
+    Attributes:
+        samples: that a product is over.
+        subsets: disjoint subsets that are measured instead of the whole group; 1: the group itself.
+        seconds_a_product: in the settings' precision, graphs kept where they fit.
+        seconds_in_float64: of two products that share a graph, for the recheck; 0 where there is none.
+        products: at most, of all subsets.
+        minutes: as many Lanczos steps as are usual, between the least and the most.
+        minutes_at_most: all Lanczos steps done, and curvature found negative.
+        graph_bytes: kept graphs.
+        memory_bytes: resident at the largest, after as many steps as are usual.
+        memory_bytes_at_most: after all steps.
+        disk_bytes: of the Krylov basis, at most, what goes to a file.
+    """
+
+    group: str
+    samples: int
+    subsets: int
+    seconds_a_product: float
+    seconds_in_float64: float
+    products: int
+    minutes: float
+    minutes_at_most: float
+    graph_bytes: int
+    memory_bytes: int
+    memory_bytes_at_most: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the analysis of one checkpoint takes, and how many checkpoints there are.
+
+    Attributes:
+        basis_bytes: of the Krylov basis of one start.
+        graph_budget_bytes: graphs are kept up to here and recomputed beyond.
+        shared_minutes: of what is done once for all groups: reading, a pass over the data, net rates.
+    """
+
+    checkpoint: str
+    checkpoints: int
+    starts: int
+    steps: int
+    parameters: int
+    basis_bytes: int
+    graph_budget_bytes: int
+    groups: list[GroupCost]
+    shared_minutes: float = 0.0
+
+    @property
+    def minutes(self) -> float:
+        """Of one checkpoint, as it usually goes."""
+        return self.shared_minutes + sum(group.minutes for group in self.groups)
+
+    @property
+    def minutes_at_most(self) -> float:
+        """Of one checkpoint whose every run takes all its steps."""
+        return self.shared_minutes + sum(group.minutes_at_most for group in self.groups)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Resident at the largest, in one process."""
+        return max(group.memory_bytes for group in self.groups)
+
+    @property
+    def memory_bytes_at_most(self) -> int:
+        """The same after all steps."""
+        return max(group.memory_bytes_at_most for group in self.groups)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Of the Krylov basis, at most, what goes to a file for temporary files."""
+        return max(group.disk_bytes for group in self.groups)
+
+    def record(self) -> dict[str, object]:
+        """For ``--dry-run --json``."""
+        total: dict[str, object] = {"minutes": self.minutes, "minutes_at_most": self.minutes_at_most}
+        names = ("memory_bytes", "memory_bytes_at_most", "disk_bytes")
+        total |= {name: getattr(self, name) for name in names}
+        return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
+
+
+def print_cost(cost: Cost) -> None:
+    """Prints time and memory of one checkpoint's analysis and of all of them."""
+    title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
+    table = Table(title=escape(title))
+    for heading in ("group", "samples", "seconds a product", "products, at most", "minutes", "at most", "graph memory"):
+        table.add_column(heading, justify="left" if heading == "group" else "right")
+    for group in cost.groups:
+        table.add_row(
+            escape(group.group),
+            str(group.samples) if group.subsets == 1 else f"{group.subsets} x {group.samples}",
+            f"{group.seconds_a_product:.3g}",
+            str(group.products),
+            f"{group.minutes:.2g}",
+            f"{group.minutes_at_most:.2g}",
+            f"{group.graph_bytes / 2**20:,.0f} MiB",
+        )
+    console = Console()
+    console.print(table)
+    console.print(_memory(cost))
+    console.print(
+        f"{cost.parameters:,} parameters. About {cost.minutes:.2g} minutes a checkpoint "
+        f"({cost.shared_minutes:.2g} of them for all groups together), at most {cost.minutes_at_most:.2g}; about "
+        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}. Float64 rechecks and escape rates are counted."
+    )
+
+
+def _memory(cost: Cost) -> str:
+    """What is held where, in sentences."""
+    budget, basis = f"{cost.graph_budget_bytes / 2**20:,.0f} MiB", f"{cost.basis_bytes / 2**20:,.0f} MiB"
+    said = (
+        f"About {cost.memory_bytes / 2**20:,.0f} MiB of memory, at most {cost.memory_bytes_at_most / 2**20:,.0f}: graphs and "
+        f"Krylov vectors (at most {basis}) have a budget of {budget} (--memory), beyond it graphs are recomputed"
+    )
+    if not cost.disk_bytes:
+        return said + "."
+    return (
+        f"{said} and vectors go to disk: at most {cost.disk_bytes / 2**20:,.0f} MiB in {tempfile.gettempdir()} (TMPDIR), where "
+        f"{free_on_disk() / 2**20:,.0f} MiB are free."
+    )

@@ -61,7 +61,7 @@ def test_a_run_is_a_curve_along_training(runs):
 
 def test_a_named_run_is_checked_step_by_step(runs, tmp_path):
     baseline = tmp_path / "baseline.json"
-    saved = command("baseline", "save", f"mine={runs / 'one'}", "-o", baseline)
+    saved = command("baseline", "save", f"mine={runs / 'one'}", "-o", baseline, "--by-seed")
     assert saved.exit_code == 0, saved.output
     assert list(json.loads(baseline.read_text())["series"]) == ["mine/step-0/head-tail", "mine/step-500/head-tail"]
     assert command("check", f"mine={runs / 'again'}", "--baseline", baseline).exit_code == 0

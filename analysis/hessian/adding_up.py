@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,7 +93,7 @@ def _why(operator: Summing, few: np.ndarray, first: int) -> str:
             seen.clear()
             batch = next(operator.samples.subset(rows).batches(len(rows), operator.device, operator.dtype))
             with evaluation_mode(operator.model):
-                losses = without_gradients(lambda batch=batch: operator.loss(operator.model, batch))
+                losses = without_gradients(partial(operator.loss, operator.model, batch))
             found.append([leaf for leaf in tree_leaves(seen) if isinstance(leaf, Tensor)])
     finally:
         hook.remove()

@@ -81,8 +81,8 @@ def column_of(text: str, raw: Any, names: Sequence[str] | None = None) -> Column
     name, cuts = parse_column(text)
     values = _plain(raw)
     if not isinstance(values, np.ndarray) and values and all(isinstance(value, list | tuple | set) for value in values):
-        sizes, kinds = {len(value) for value in values}, {one for value in values for one in value}
-        if len(sizes) > 1 or not kinds <= {0, 1} or all(len(set(value)) == len(value) for value in values):
+        sizes, known = {len(value) for value in values}, {one for value in values for one in value}
+        if len(sizes) > 1 or not known <= {0, 1} or all(len(set(value)) == len(value) for value in values):
             return _of_lists(name, values)
         values = np.array(values)  # a value twice in a row: zeros and ones
     array = values if isinstance(values, np.ndarray) else _array(name, values)

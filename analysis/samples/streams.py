@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import IterableDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from .batches import Labels, SamplesError, same, without_names
 from .labels import LabelError, labels_in
@@ -43,7 +43,7 @@ def of_stream(
                     "makes the Hessian a random matrix and fakes saddles in small classes; give the data without"
                 )
     if parts and isinstance(stream, IterableDataset) and not _is_batch(parts[0], labels):
-        return Samples.from_dataset(parts, num_classes, labels, column)
+        return Samples.from_dataset(cast("Dataset[Any]", parts), num_classes, labels, column)
     return Samples.from_batches(parts, num_classes, labels, column)
 
 

@@ -94,7 +94,7 @@ def column_of(text: str, raw: Any, names: Sequence[str] | None = None) -> Column
     if array.dtype.kind not in "biuf":
         if cuts:
             raise ColumnError(
-                f"column {name} holds words ({array[0]!r} ...), which cannot be cut at numbers; leave the cuts out"
+                f"column {name} holds words ({str(array[0])!r} ...), which cannot be cut at numbers; leave the cuts out"
             )
         kinds_found, codes = np.unique(array.astype(str), return_inverse=True)
         return Column(name, tuple(map(str, kinds_found)), codes.astype(np.int64))

@@ -107,8 +107,22 @@ def analyze(
     layers: Annotated[bool, typer.Option("--layers", help="Every part of the model by itself.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Dense float64 Hessian, whole spectrum; for small models.")] = False,
     engine: Annotated[str | None, typer.Option(help="saddlescope, or pyhessian for its estimates as published.")] = None,
+    products: Annotated[
+        str | None,
+        typer.Option(
+            help="exact; differences (of the gradient; their error is measured); auto, the default: differences where an "
+            "operation has no second derivative."
+        ),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32 or float64.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    mesh: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SAMPLESxVECTORS",
+            help="Under torchrun, 2x4: samples shared over all 8 processes, each vector spread over 4.",
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the random starts.")] = None,
     memory: Annotated[str | None, typer.Option(help="Budget for kept graphs: 2GB, 500MB.")] = None,
     subsample: Annotated[int | None, typer.Option(min=2, help="Largest number of samples a group; error measured.")] = None,
@@ -156,8 +170,10 @@ def analyze(
         "k": k,
         "params": params,
         "engine": "exact" if exact else engine,
+        "products": products,
         "dtype": dtype,
         "device": device,
+        "mesh": mesh,
         "seed": seed,
         "subsample": subsample,
     }

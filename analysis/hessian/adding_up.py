@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from ..krylov.linear_operator import OperatorError
+from ..krylov.space import space_of
 from ..samples.samples import Samples
 from ..samples.stores import BatchStore
 from .losses import BatchLoss
@@ -32,6 +33,7 @@ class Summing(Protocol):
     micro_batch: int
     dtype: torch.dtype
     device: torch.device
+    size: int
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over samples and its gradient."""
@@ -73,7 +75,7 @@ def _require_sum(operator: Summing, few: np.ndarray) -> None:
             f"the summed loss of {len(few)} samples is {values[0]:.6g} in one batch and {values[2] + values[3]:.6g} in two: "
             f"{_why(operator, few, first)}"
         )
-    apart = _difference(slopes)
+    apart = _difference(operator, slopes)
     if apart > DIFFERS and operator.dtype != torch.float64:
         apart = _in_float64(operator, parts, apart)
     if apart > DIFFERS:
@@ -135,17 +137,18 @@ def _sums(operator: Summing, parts: list[np.ndarray]) -> tuple[list[float], list
     return values, slopes
 
 
-def _difference(slopes: list[Tensor]) -> float:
+def _difference(operator: Summing, slopes: list[Tensor]) -> float:
     """Of the gradient of all and that of its parts, relative to the parts'."""
-    whole, _, one, other = slopes
-    scale = float(one.norm() + other.norm())
-    difference = float((whole - one - other).norm())
+    space, (whole, _, one, other) = space_of(operator), slopes
+    scale = space.norm(one) + space.norm(other)
+    difference = space.norm(whole - one - other)
     return difference / scale if scale > 0 and math.isfinite(difference) else 0.0
 
 
 def _in_float64(operator: Summing, parts: list[np.ndarray], apart: float) -> float:
     """The same in double precision; what was found before where model or loss cannot work in it."""
     try:
-        return _difference(_sums(operator.with_model(copied(operator.model).double()), parts)[1])
+        wide = operator.with_model(copied(operator.model).double())
+        return _difference(wide, _sums(wide, parts)[1])
     except OperatorError:
         return apart

@@ -80,14 +80,26 @@ _ADVICE = (
     ("once_differentiable", "write the backward pass in operations that can be differentiated, without once_differentiable"),
     ("double backward", "leave out torch.compile for the analysis"),
     ("Checkpointing is not compatible", "call checkpoint with use_reentrant=False"),
+    ("use_reentrant=True, torch.utils.checkpoint", "call checkpoint with use_reentrant=False"),
     ("cudnn RNN", "switch cuDNN off: torch.backends.cudnn.enabled = False"),
 )
+
+
+def lacks_second_derivative(error: Exception) -> bool:
+    """Whether what autograd raised says that an operation can be differentiated once only."""
+    words = ("derivative for", "once_differentiable", "double backward", "cudnn RNN")
+    return is_reentrant(error) or any(word in str(error) for word in words)
+
+
+def is_reentrant(error: Exception) -> bool:
+    """Whether it is reentrant checkpointing that ``torch.autograd.grad`` does not go through."""
+    return any(word in str(error) for word in ("Checkpointing is not compatible", "use_reentrant=True, torch.utils.checkpoint"))
 
 
 def reason(error: Exception) -> str:
     """One sentence for what autograd raised."""
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = "".join(f"; {what}" for word, what in _ADVICE if word in str(error))
-    twice = any(word in str(error) for word in ("derivative for", "once_differentiable", "double backward"))
+    twice = lacks_second_derivative(error)
     what = "an operation of the model cannot be differentiated twice" if twice else "the loss cannot be differentiated"
     return f"{what}: {said}{advice}"

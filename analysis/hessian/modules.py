@@ -15,10 +15,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..krylov.linear_operator import OperatorError
+from .sharded_models import is_sharded, whole_copy
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of its own, which the analysis may move and change."""
+    """A copy of its own, which the analysis may move and change; whole where the model is spread over processes."""
+    if is_sharded(model):
+        return whole_copy(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own, of exported programs
         with _CopiedActivations():

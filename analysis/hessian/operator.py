@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,14 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..krylov.basis import BasisChoice, Place
-from ..krylov.linear_operator import NotFiniteError, OperatorError
+from ..krylov.linear_operator import NoSecondDerivativeError, NotFiniteError, OperatorError
 from ..samples.memory import graph_budget, saved_bytes
 from ..samples.micro_batch import fitting
 from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
-from .corrections import Corrections, reason
+from .corrections import Corrections
+from .gradients import derivatives, slopes_of
 from .losses import BatchLoss, loss_of, summed
 from .modules import eager, evaluation_mode, select_parameters, without_gradients
 
@@ -131,7 +133,7 @@ class HessianOperator:
         self.basis_bytes = min(self.vector_bytes, budget // 2)
         self.graph_budget = budget - self.basis_bytes
         self.micro_batch = self._micro_batch or fitting(samples, self.device, self.dtype)
-        self._kept: list[tuple[Tensor, ...]] | None = None
+        self._kept: list[tuple[Tensor | None, ...]] | None = None
         self._rest_from = 0
         self._kept_at: list[tuple[int, int]] = []  # the state of the model that the kept graphs belong to
         self.kept_bytes = 0
@@ -156,7 +158,7 @@ class HessianOperator:
             for batch in self._batches():
                 loss = self._batch_loss(batch)
                 total += loss.detach()
-                gradient += self._flat(self._derivatives(loss))
+                gradient += self._flat(slopes_of(loss, partial(self._batch_loss, batch), self.model, self.parameters))
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
         gradient = self._sum(gradient).div_(self.num_samples)
         if not math.isfinite(mean) or not finite(gradient):
@@ -251,9 +253,9 @@ class HessianOperator:
             self._kept.append(gradients)
             self._rest_from += batch_size(batch)
 
-    def _gradients(self, batch: Any) -> tuple[Tensor, ...]:
+    def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        return self._derivatives(self._recorded(batch), create_graph=True)
+        return derivatives(self._recorded(batch), self.parameters, create_graph=True)
 
     def _recorded(self, batch: Any) -> Tensor:
         """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""
@@ -271,14 +273,6 @@ class HessianOperator:
         """Summed loss of the first micro-batch, with its plain graph, for who wants to look at that."""
         with self.differentiable():
             return self._batch_loss(next(self._batches()))
-
-    def _derivatives(self, outputs: Any, vectors: Any = None, **flags: bool) -> tuple[Tensor, ...]:
-        try:
-            return torch.autograd.grad(outputs, self.parameters, vectors, allow_unused=True, **flags)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a backward pass of the user's
-            raise OperatorError(reason(error)) from error
 
     def _batch_loss(self, batch: Any) -> Tensor:
         loss = summed(self._losses(batch), batch_size(batch))
@@ -305,7 +299,7 @@ class HessianOperator:
         if not pairs:  # a loss that is linear in the parameters
             return torch.zeros(self.size, dtype=self.dtype, device=self.device)
         outputs, vectors = zip(*pairs, strict=True)
-        return self._flat(self._derivatives(outputs, vectors, retain_graph=retain))
+        return self._flat(derivatives(outputs, self.parameters, vectors, retain_graph=retain))
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over other samples, each shape as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
@@ -318,7 +312,8 @@ class HessianOperator:
                 loss = summed(self._losses(batch), batch_size(batch))
                 value += float(loss.detach())
                 if loss.requires_grad:  # one that does not is said where products are taken
-                    gradient += self._flat(self._derivatives(loss))
+                    again = partial(self._batch_loss, batch)
+                    gradient += self._flat(slopes_of(loss, again, self.model, self.parameters))
         return value, gradient
 
     def with_model(self, model: nn.Module, *, memory: int | None = 1) -> HessianOperator:
@@ -353,7 +348,10 @@ class HessianOperator:
             generator = torch.Generator().manual_seed(0)
             v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
             self.accelerator = None
-            plain = self._product(self._gradients(batch), v, retain=False)
+            try:
+                plain = self._product(self._gradients(batch), v, retain=False)
+            except NoSecondDerivativeError:  # said where products are taken
+                return None
             try:
                 self.accelerator = accelerator
                 fast = self._product(self._gradients(batch), v, retain=False)

@@ -27,7 +27,7 @@ class KrylovBasis:
     """Rows ``[m, n]`` to which rows are added.
 
     Args:
-        size: n.
+        size: n, or as many of the n numbers as lie in this process; products are then of these alone.
         dtype: of the rows.
         device: of the vectors that come and go.
         place: ``device``, ``cpu`` (the machine's memory), ``disk`` (an unnamed file in the folder for temporary files,

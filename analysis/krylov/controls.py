@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from .lanczos import Lanczos, random_start
+from .space import space_of
 
 #: further starts that a run prepares for, beyond those it knows of: an analysis may be added to later
 _PREPARED = 7
@@ -43,7 +44,6 @@ class Controls:
             forms.append(float(inside @ image))
             if seed in products:
                 product = products[seed]
-                squares.append(
-                    float(product.double().norm()) ** 2 - 2 * float(image @ run.project(product)) + float(image @ image)
-                )
+                square = space_of(run.operator).norm(product.double()) ** 2
+                squares.append(square - 2 * float(image @ run.project(product)) + float(image @ image))
         return cls(np.array(forms), np.maximum(squares, 0.0))

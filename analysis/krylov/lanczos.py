@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .basis import KrylovBasis, Place
 from .linear_operator import LinearOperator
+from .space import space_of
 from .tensor_files import save_tensors
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
@@ -64,9 +65,7 @@ def ritz_of(alphas: Sequence[float], betas: Sequence[float]) -> Ritz:
 
 def random_start(operator: LinearOperator, seed: int) -> Tensor:
     """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    v = torch.randn(operator.size, generator=generator, dtype=torch.float64)
-    return v.div(v.norm()).to(operator.device, operator.dtype)
+    return space_of(operator).random(seed).to(operator.device, operator.dtype)
 
 
 #: numbers of a vector that are widened to float64 at once
@@ -113,12 +112,13 @@ class Lanczos:
         self.restarts: list[int] = []
         self.dropped: list[float] = []
         self.exhausted = False
+        self._space = space_of(operator)
         first = (
             random_start(operator, seed)
             if start is None
-            else (start.double() / start.double().norm()).to(operator.device, operator.dtype)
+            else (start.double() / self._space.norm(start.double())).to(operator.device, operator.dtype)
         )
-        self._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        self._basis = KrylovBasis(self._space.local, operator.dtype, operator.device, place)
         self._basis.append(first)
         self._ritz: Ritz | None = None
 
@@ -159,7 +159,7 @@ class Lanczos:
         """Unit Ritz vector ``[n]`` of the Ritz value at ``index`` (negative: from the top)."""
         coefficients = torch.from_numpy(np.ascontiguousarray(self.ritz.vectors[:, index]))
         vector = self._basis.combined(coefficients)
-        return vector.div(vector.double().norm()).to(self.operator.device, self.operator.dtype)
+        return vector.div(self._space.norm(vector.double())).to(self.operator.device, self.operator.dtype)
 
     @property
     def chain(self) -> tuple[list[float], list[float]]:
@@ -171,7 +171,7 @@ class Lanczos:
 
     def project(self, z: Tensor) -> np.ndarray:
         """``Q^T z`` ``[m]`` in float64, Q the basis and z ``[n]``."""
-        return self._basis.overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
+        return self._overlap(z.to(self._basis.device, torch.float64), self.steps).cpu().numpy()
 
     def tridiagonal_times(self, y: np.ndarray) -> np.ndarray:
         """``T y`` for y ``[m]``."""
@@ -208,14 +208,15 @@ class Lanczos:
             basis, state = blocks[0], tensors["state"].tolist()
         except (SafetensorError, KeyError) as error:
             raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
-        if basis.shape[1] != operator.size or basis.dtype != operator.dtype:
+        local = space_of(operator).local
+        if basis.shape[1] != local or basis.dtype != operator.dtype:
             raise LanczosError(
-                f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {operator.size} in "
+                f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {local} in "
                 f"{operator.dtype}; delete it to begin again"
             )
         run = cls(operator, state[0], place=place)
         # Copied: products with rows that lie in the stored file as they may could differ in the last digit.
-        run._basis = KrylovBasis(operator.size, operator.dtype, operator.device, place)
+        run._basis = KrylovBasis(local, operator.dtype, operator.device, place)
         for block in blocks:
             for row in block:
                 run._basis.append(row)
@@ -228,9 +229,9 @@ class Lanczos:
         j = self.steps
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
-        alpha = wide_dot(w, q)
+        alpha = float(self._space.total(torch.tensor([wide_dot(w, self._space.dual(q))], dtype=torch.float64)))
         w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
-        beta = float(w.norm())
+        beta = self._space.norm(w)
         self.alphas.append(alpha)
         n = self.operator.size
         # Below this the new direction is round-off of the product, not information. (Its size does not grow with n: measured
@@ -250,7 +251,7 @@ class Lanczos:
     def _restart(self, filled: int) -> None:
         w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._basis.append(w.div_(w.norm()))
+        self._basis.append(w.div_(self._space.norm(w)))
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
@@ -269,8 +270,11 @@ class Lanczos:
         """
         w = w.to(self._basis.device, torch.float64)
         for _ in range(_MOST_PASSES):
-            before = float(w.norm())
-            self._basis.remove(w, self._basis.overlap(w, filled))
-            if float(w.norm()) > before / 2:
+            before = self._space.norm(w)
+            self._basis.remove(w, self._overlap(w, filled))
+            if self._space.norm(w) > before / 2:
                 break
         return w
+
+    def _overlap(self, w: Tensor, filled: int) -> Tensor:
+        return self._space.total(self._basis.overlap(self._space.dual(w), filled))

@@ -16,6 +16,15 @@ class NotFiniteError(OperatorError):
     """A product holds infinities or NaN at these weights."""
 
 
+class NoSecondDerivativeError(OperatorError):
+    """An operation of the model can be differentiated once, but not twice."""
+
+
+def product_error(operator: object) -> float:
+    """Norm of the error of a product with a unit vector, as an operator has measured it; 0 where rounding is all."""
+    return float(getattr(operator, "error", 0.0))
+
+
 class LinearOperator(Protocol):
     """A real symmetric matrix ``[n, n]`` known by its products. ``matvecs`` counts them."""
 

@@ -17,8 +17,9 @@ from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import guard
 from .lanczos import Lanczos
 from .lanczos_runs import Start, StartPlan, StartStore
-from .linear_operator import LinearOperator
+from .linear_operator import LinearOperator, product_error
 from .negative_energy import negative_energy
+from .space import space_of
 from .trace import trace
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.
@@ -138,7 +139,7 @@ def measure_spectrum(
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
     eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta / 2, looks)
     # The quotient has an error of its own: an interval does not end at it.
-    rounding = product_rounding(operator) * scale
+    rounding = product_rounding(operator) * scale + product_error(operator)
     apart = {end: abs(quotients[end] - ends[end][0]) for end in ends}
     fuzz = {end: max(noise.absolute, apart[end] + rounding) for end in ends}
     low, high = end_intervals(ends["min"][0], ends["max"][0], eps, fuzz["min"], fuzz["max"])
@@ -205,8 +206,13 @@ def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks:
 
 
 def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) -> OperatorNoise:
-    """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss."""
-    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale)})
+    """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss.
+
+    Or what an operator that measures its own error has found it to be in the meantime.
+    """
+    return noise.model_copy(
+        update={"absolute": max(noise.absolute, product_rounding(operator) * scale, product_error(operator))}
+    )
 
 
 def product_rounding(operator: LinearOperator) -> float:
@@ -249,9 +255,8 @@ def converged(run: Lanczos, k: int, rtol: float) -> bool:
 
 
 def _rayleigh(operator: LinearOperator, v: Tensor) -> float:
-    product = operator.matvec(v).double()
-    wide = v.double()
-    return float(torch.dot(product, wide) / torch.dot(wide, wide))
+    space, product = space_of(operator), operator.matvec(v)
+    return space.dot(product, v) / space.dot(v, v)
 
 
 def negative_ratio(lambda_min: Extreme, lambda_max: Extreme) -> Estimate:

@@ -12,7 +12,6 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..records.base import Estimate
@@ -20,6 +19,7 @@ from .bounds import student_half_width
 from .lanczos import random_start
 from .lanczos_runs import Start
 from .linear_operator import LinearOperator
+from .space import space_of
 
 
 def trace(operator: LinearOperator, runs: Sequence[Start], products: Mapping[int, Tensor], noise: float) -> Estimate:
@@ -35,7 +35,8 @@ def trace(operator: LinearOperator, runs: Sequence[Start], products: Mapping[int
         noise: norm of the error of a product with a unit vector.
     """
     n, controls = operator.size, runs[0].controls
-    probes = [float(torch.dot(random_start(operator, seed).double(), product.double())) for seed, product in products.items()]
+    space = space_of(operator)
+    probes = [space.dot(random_start(operator, seed), product) for seed, product in products.items()]
     probes += [float(run.weights @ run.nodes) for run in runs[1:]]
     count = min(len(probes), len(controls.forms))
     rests = n * (np.array(probes[:count]) - controls.forms[:count])

@@ -19,6 +19,7 @@ from ..hessian.modules import copied
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
+from ..krylov.sliced_files import save_index, save_slices
 from ..krylov.tensor_files import save_tensors
 from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
@@ -97,8 +98,7 @@ def analyze(
                 raise
             refused[name] = str(error)
     net_rates = work.net_rates(groups)
-    if vectors is not None and work.world.first:
-        save_tensors(work.vectors, vectors)
+    stored = _store_vectors(work) if vectors is not None else None
     if warm is not None:
         warm.update(work.ends)
     return CurvatureResult(
@@ -106,11 +106,29 @@ def analyze(
         groups=groups,
         additivity=work.additivity(),
         net_rates=net_rates,
-        vectors_file=vectors.name if vectors else None,
-        warnings=doubts(work.known, samples, work.subject.loss, work.subject.source.choices),
+        vectors_file=stored,
+        warnings=[*doubts(work.known, samples, work.subject.loss, work.subject.source.choices), *work.warnings],
         refused=refused,
         provenance=_provenance(work, subject.model, began),
     )
+
+
+def _store_vectors(work: Measurement) -> str | None:
+    """Stores the eigenvectors, of slices each process its own; returns the name of the file that the result names."""
+    world, path = work.world, work.kept.vectors
+    assert path is not None
+    if world.slices == 1:
+        if world.first:
+            save_tensors(work.vectors, path)
+        return work.vectors_file
+    ranges = world.ranges(work.parameters)
+    if world.keeps:
+        save_slices(work.vectors, path, ranges, world.slice)
+    world.wait()
+    itemsize = max((vector.element_size() for vector in work.vectors.values()), default=0)
+    if world.first:
+        save_index(list(work.vectors), path, ranges, itemsize)
+    return work.vectors_file
 
 
 def critical_steps(
@@ -176,6 +194,9 @@ def _begin(
     continued = kept.cache is not None and world.size == 1 and settings.goal == "spectrum"
     cache = kept.cache / cache_key(model, samples, settings, source) if kept.cache is not None and continued else None
     subject = replace(subject, model=own, source=source)
+    if world.size > 1:
+        world.require_same("weights", weights_sha256(own))
+        world.require_same("samples", samples.sha256())
     return Measurement(subject, settings, scheme, world, parts, replace(kept, cache=cache), progress)
 
 
@@ -224,7 +245,7 @@ def usable(name: str) -> torch.device:
 _NOT_OF_A_START = {
     "scheme", "eta", "many", "few", "groups", "only", "goal", "starts", "mass_width", "max_starts", "thresholds",
     "stationarity", "seed", "gauss_newton", "escape", "rates", "net_rates", "rho", "weight_decay",
-    "memory", "basis", "subsample", "escape_test", "keep_vectors",
+    "memory", "basis", "mesh", "subsample", "escape_test", "keep_vectors",
 }  # fmt: skip
 
 

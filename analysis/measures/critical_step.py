@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..records.steps import CriticalStep, GroupSteps
 from .measurement import Measurement
 from .optimizer_fields import Parts, Rule, fields
-from .saddle import shifted
 from .subsampling import looked_at
 
 #: What is looked at, as the length ``eta ||d||`` of the step relative to the norm of the weights: first, at most, at least.

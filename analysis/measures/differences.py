@@ -20,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..hessian.difference_products import DifferenceOperator
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..hessian.suspects import likely_causes
 from ..krylov.guards import RandomOperatorError, redrawn
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
-from .saddle import shifted
 
 #: Samples looked at, and of a small group at most one in so many.
 SAMPLES, SHARE = 4, 8
@@ -45,6 +46,10 @@ class AnotherFunctionError(OperatorError):
     """Products or gradients are not derivatives of the loss; the message names what is likely to blame."""
 
 
+class AnotherHessianError(AnotherFunctionError):
+    """The gradients are the loss's, and the products are not the gradient's."""
+
+
 def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
     """Holds an operator against differences, on a few of its samples.
 
@@ -58,7 +63,7 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
         Sentences about what could not be compared.
 
     Raises:
-        AnotherFunctionError: products or gradients are not derivatives.
+        AnotherFunctionError: products or gradients are not derivatives (AnotherHessianError: the products alone).
         RandomOperatorError: two passes differ.
     """
     few = _few(operator)
@@ -68,7 +73,7 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
         vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
     wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
     names = [name for name, v in wanted.items() if float(v.norm()) > 0]
-    if not names:
+    if not names or (gradient is None and isinstance(operator, DifferenceOperator)):
         return []
     directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
     unsettled = _compare(few, names, directions, gradient)
@@ -80,11 +85,13 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
     if unsettled:
         _require_repetition(few)
     few.release()
-    for refusal in unsettled.values():
-        if refusal:
-            raise AnotherFunctionError(refusal)
+    refusals = [refusal for refusal in unsettled.values() if refusal is not None]
+    for refusal in sorted(refusals, key=lambda one: isinstance(one, AnotherHessianError)):
+        raise refusal
     if not unsettled:
         return []
+    if isinstance(few, DifferenceOperator):
+        return [f"the gradient could not be held against differences of the loss ({', '.join(unsettled)}): too much rounding"]
     which = ", ".join(unsettled)
     return [f"products could not be held against differences of the gradient ({which}): too many kinks, or too much rounding"]
 
@@ -181,13 +188,16 @@ class _Comparison:
         return self.agrees
 
 
-def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None) -> dict[str, str]:
-    """The directions along which a derivative does not agree -> what to say of it; empty: open."""
-    products = few.matmat(directions)
+def _compare(
+    few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None
+) -> dict[str, AnotherFunctionError | None]:
+    """The directions along which a derivative does not agree -> what to raise for it; None: open."""
+    themselves = isinstance(few, DifferenceOperator)  # products that are differences measure their own error
+    products = torch.zeros_like(directions) if themselves else few.matmat(directions)
     noise = _noise(few)
-    unsettled = {}
+    unsettled: dict[str, AnotherFunctionError | None] = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
-        comparisons = {"second": _Comparison(product)}
+        comparisons: dict[str, _Comparison] = {} if themselves else {"second": _Comparison(product)}
         if gradient is not None:
             # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
             small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
@@ -203,7 +213,7 @@ def _compare(few: HessianOperator, names: list[str], directions: Tensor, gradien
         if not all(answers.values()):
             # Sentences only for what disagrees; the slope first: where the gradient is none, nothing after it is.
             wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
-            unsettled[name] = "" if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
+            unsettled[name] = None if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
     return unsettled
 
 
@@ -217,14 +227,14 @@ def _noise(few: HessianOperator) -> float:
         return float((few.loss_and_gradient()[1] - here).norm())
 
 
-def _refusal(few: HessianOperator, order: str, error: float) -> str:
+def _refusal(few: HessianOperator, order: str, error: float) -> AnotherFunctionError:
     causes = likely_causes(few, second=order == "second")
     if order == "first":
-        return (
+        return AnotherFunctionError(
             f"the gradient is not the derivative of the loss (on {few.num_samples} samples they differ along a direction by "
             f"{error:.1e} of their size), so no Hessian belongs to this loss; likely: {causes}"
         )
-    return (
+    return AnotherHessianError(
         f"the Hessian-vector products are those of another function: on {few.num_samples} samples they differ by {error:.1e} "
         f"of their size from differences of the gradient, which agree with each other; likely: {causes}"
     )

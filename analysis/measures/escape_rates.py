@@ -14,11 +14,11 @@ from torch import Tensor
 
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..records.saddles import EscapeRate, NetRate
 from ..records.spectra import Extreme
 from .extremes import measure_ends
 from .optimizer_fields import Parts, Rule, fields, sum_of
-from .saddle import shifted
 
 #: Distances at which a rate is measured, relative to the norm of the weights: about a step of training, and, in float64, so
 #: short a way that no unit of a ReLU network switches on it.

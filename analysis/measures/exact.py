@@ -15,7 +15,8 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
 from ..krylov.guards import RandomOperatorError
-from ..krylov.linear_operator import LinearOperator
+from ..krylov.linear_operator import LinearOperator, product_error
+from ..krylov.space import space_of
 from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
@@ -61,10 +62,11 @@ def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
     ends = {"min": spectrum.lowest, "max": spectrum.highest}
     pairs = {f"{end}-{rank}" if rank > 1 else end: pair for end in ends for rank, pair in enumerate(ends[end], start=1)}
     vectors = torch.stack([spectrum.vectors[name] for name in pairs], dim=1).to(judge.device, judge.dtype)
-    images, squares = judge.matmat(vectors), (vectors * vectors).sum(0)
-    quotients = (images * vectors).sum(0) / squares
-    residuals = (images - vectors * quotients).norm(dim=0) / squares.sqrt()
-    rounding = product_rounding(judge) * max(abs(pair.value) for pair in pairs.values())
+    space, images = space_of(judge), judge.matmat(vectors)
+    squares = space.dots(vectors, vectors)
+    quotients = space.dots(images, vectors) / squares
+    residuals = space.norms(images - vectors * quotients) / squares.sqrt()
+    rounding = product_rounding(judge) * max(abs(pair.value) for pair in pairs.values()) + product_error(judge)
     held: dict[str, Extreme] = {}
     for (name, pair), quotient, residual in zip(pairs.items(), quotients.tolist(), residuals.tolist(), strict=True):
         # What the run in float32 left of a residual is in its own interval already.
@@ -111,7 +113,7 @@ def dense_matrix(operator: LinearOperator, progress: Progress | None = None) -> 
             progress(1)
     asymmetry = float((matrix - matrix.T).abs().max())
     relative = asymmetry / max(float(matrix.abs().max()), torch.finfo(matrix.dtype).tiny)
-    if relative > SYMMETRIC:
+    if relative > SYMMETRIC and asymmetry > 2 * product_error(operator):
         raise RandomOperatorError(
             f"the dense Hessian is not symmetric (its entries differ from their mirror images by up to {relative:.1e} of the "
             "largest one): model or loss use a backward pass that is not the derivative of the forward pass, or are random"
@@ -131,7 +133,7 @@ def exact_spectrum(
     matrix, asymmetry = dense_matrix(operator, progress)
     values, vectors = eigh(matrix.cpu().double().numpy())
     n, scale = len(values), float(np.abs(values).max(initial=0.0))
-    error = max(asymmetry * n**0.5, 8 * n**0.5 * float(torch.finfo(operator.dtype).eps) * scale)
+    error = max((asymmetry + product_error(operator)) * n**0.5, 8 * n**0.5 * float(torch.finfo(operator.dtype).eps) * scale)
     k = min(k, n)
 
     def extreme(value: float) -> Extreme:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
 from ..hessian.gauss_newton import measure_gauss_newton
 from ..hessian.operator import HessianOperator
 from ..hessian.suspects import stale_statistics
 from ..krylov.guards import RandomOperatorError
-from ..krylov.linear_operator import OperatorError
+from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..krylov.spectrum import Spectrum
 from ..records.results import GroupResult
 from ..records.saddles import Certificate, Escape, Verdict
 from ..records.spectra import GaussNewton, SamplingError
 from . import saddle as leaving
-from .differences import AnotherFunctionError, look
+from .differences import AnotherFunctionError, AnotherHessianError
 from .exact import in_float64, rechecked
 from .group_spectrum import group_spectrum
 from .measurement import Measurement
@@ -23,7 +24,7 @@ from .verdict import Search, verdict
 
 
 def measure_group(work: Measurement, name: str) -> GroupResult:
-    """Everything that is asked about one group.
+    """Everything that is asked about one group, by differences where exact products are not to be had and that is allowed.
 
     Args:
         work: what the groups share; the group's vectors and its part of the additivity are left there.
@@ -33,7 +34,14 @@ def measure_group(work: Measurement, name: str) -> GroupResult:
         OperatorError: weights, loss or products are not finite, or the products are not those of the loss's Hessian.
         RandomOperatorError: data or model change between two products.
     """
-    return _Group(work, name).measure()
+    try:
+        return _Group(work, name, []).measure()
+    except (NoSecondDerivativeError, AnotherHessianError) as error:
+        if work.by_differences or work.settings.products != "auto" or work.settings.engine == "pyhessian":
+            raise
+        why = str(error)
+    work.by_differences = True
+    return _Group(work, name, [f"measured by differences of the gradient: {why}"]).measure()
 
 
 class _Group:
@@ -48,13 +56,17 @@ class _Group:
         held: whether extremes are held against ``judge``.
     """
 
-    def __init__(self, work: Measurement, name: str) -> None:
+    def __init__(self, work: Measurement, name: str, warnings: list[str]) -> None:
         self.work, self.name, self.settings = work, name, work.settings
         self.subsets, self.population = work.subsets(name)
-        self.operator = work.operator(self.subsets[0])
+        self.operator, self.warnings = work.operator(self.subsets[0]), warnings
+        if isinstance(self.operator, DifferenceOperator):
+            self.operator, why = in_float64_if_possible(self.operator, self.settings.memory)
+            kind = str(self.operator.dtype).removeprefix("torch.")
+            self.warnings += [f"differences in {kind}, not in float64: {why}"] if why else []
         work.parameters = self.operator.size
         self.mean, self.gradient = self.operator.loss_and_gradient()
-        self.warnings = stale_statistics(self.operator.model)
+        self.warnings += stale_statistics(self.operator.model)
         self.judge = self._judge()
         self.weight_norm = float(self.operator.weights().double().norm())
         self.gradient_norm = float(self.gradient.double().norm())
@@ -71,12 +83,16 @@ class _Group:
         negative = answer.curvature == "negative curvature" and "min" in spectrum.vectors
         for key, vector in spectrum.vectors.items():
             if work.kept.vectors is not None and (settings.kept_vectors == "both" or key.partition("-")[0] == "min"):
-                work.vectors[f"{self.name}/{key}"] = vector
+                work.vectors[f"{self.name}/{key}"] = work.slice_of(vector)
             if work.kept.warm is not None and key in ("min", "max"):
                 work.ends[f"{self.name}/{key}"] = vector.detach().to("cpu", copy=True)
         certificate = self._certificate(spectrum, answer.tau) if negative and settings.escape else None
         escape = self._escape(spectrum) if negative and settings.escape else None
-        gauss_newton = self._gauss_newton(spectrum if negative else None) if settings.gauss_newton else None
+        gauss_newton = None
+        if settings.gauss_newton and work.by_differences:
+            self.warnings.append("no Gauss-Newton part: it needs exact products")
+        elif settings.gauss_newton:
+            gauss_newton = self._gauss_newton(spectrum if negative else None)
         self.judge.release()
         operator, right = self.operator, work.known.right
         result = GroupResult(
@@ -104,6 +120,7 @@ class _Group:
             verdict=answer,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
+            products="differences" if work.by_differences else "exact",
             dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
             warnings=self.warnings,
         )
@@ -112,16 +129,16 @@ class _Group:
 
     def _judge(self) -> HessianOperator:
         """What the products are held against, after a look at it."""
-        if self.operator.dtype != torch.float64:
+        if self.operator.dtype != torch.float64 and not isinstance(self.operator, DifferenceOperator):
             try:
                 judge = in_float64(self.operator)
-                self.warnings += look(judge, seed=self.settings.seed)
+                self.warnings += self.work.looked_at(judge)
                 return judge
             except AnotherFunctionError:
                 raise
             except OperatorError as error:  # a loss with float32 constants, say; what is wrong in float32, too, is said below
                 self.warnings.append(f"not re-evaluated in float64: {error}")
-        self.warnings += look(self.operator, seed=self.settings.seed)
+        self.warnings += self.work.looked_at(self.operator)
         return self.operator
 
     def _spectrum(self) -> Spectrum:
@@ -138,10 +155,15 @@ class _Group:
             self.mean, self.gradient = self.operator.loss_and_gradient()
             spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
-        self.warnings += look(self.judge, {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors})
+        found = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
+        self.warnings += self.work.looked_at(self.judge, found)
+        if isinstance(self.operator, DifferenceOperator):
+            self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals
         self.held = self.judge is not self.operator and settings.engine == "saddlescope"
         if self.held:
             spectrum = rechecked(spectrum, self.judge)
+        if isinstance(self.operator, DifferenceOperator):
+            self.warnings += self.operator.remarks()
         self.warnings = [*spectrum.warnings, *self.warnings]
         return spectrum
 
@@ -187,13 +209,13 @@ class _Group:
 
     def _certificate(self, spectrum: Spectrum, tau: float) -> Certificate:
         shrink = torch.finfo(self.judge.dtype).eps / torch.finfo(self.operator.dtype).eps
-        file = self.work.kept.vectors
+        noise = spectrum.lambda_min.noise if self.work.by_differences else spectrum.noise.absolute * shrink
         return leaving.certificate(
             self.judge,
             spectrum.vectors["min"],
             tau=tau,
-            noise=spectrum.noise.absolute * shrink,
-            vectors_file=file.name if file is not None else "",
+            noise=noise,
+            vectors_file=self.work.vectors_file or "",
             key=f"{self.name}/min",
             quotient=spectrum.lambda_min.rayleigh_quotient if self.held else None,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -26,7 +27,7 @@ def index_name(indices: np.ndarray) -> str:
 def group_spectrum(
     work: Measurement, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None
 ) -> Spectrum:
-    """Measures the spectrum that the settings ask for.
+    """Measures the spectrum that the settings ask for; the vectors found are whole, however those of the search are spread.
 
     This is where the settings' names end: the engines are functions of any operator and take their own.
 
@@ -40,6 +41,13 @@ def group_spectrum(
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
     """
+    found, world = _measured(work, name, operator, indices, enough), work.world
+    if world.slices == 1:
+        return found
+    return replace(found, vectors={key: world.whole(vector, operator.size) for key, vector in found.vectors.items()})
+
+
+def _measured(work: Measurement, name: str, operator: HessianOperator, indices: np.ndarray, enough: float | None) -> Spectrum:
     settings = work.settings
 
     def step(count: int) -> None:
@@ -58,10 +66,10 @@ def group_spectrum(
             progress=step,
         )
     if settings.goal != "spectrum":
-        part = part_of(indices, work.subject.samples.labels, operator.work)
+        part = None if settings.confirm else part_of(indices, work.subject.samples.labels, operator.work)
         return measure_ends(
-            operator,
-            part=None if part is None else operator.over(*work.shared(part)),
+            work.spread(operator),
+            part=None if part is None else work.spread(operator.over(*work.shared(part))),
             rough=rough_if_faster if settings.rough else None,
             steps=settings.steps,
             rtol=settings.rtol,
@@ -71,11 +79,13 @@ def group_spectrum(
             tau=settings.tau,
             enough=enough if settings.goal == "verdict" else None,
             knows=_knows(work, name, operator),
+            confirm=None if settings.confirm else False,
             place=operator.place(settings.basis),
             progress=step,
         )
+    kept = index_name(indices) + ("-differences" if work.by_differences else "")
     return measure_spectrum(
-        operator,
+        work.spread(operator),
         steps=settings.steps,
         min_steps=settings.min_steps,
         rtol=settings.rtol,
@@ -88,7 +98,7 @@ def group_spectrum(
         mass_width=settings.mass_width,
         max_starts=settings.max_starts,
         place=operator.place(settings.basis),
-        store=StartStore(work.kept.cache / index_name(indices)) if work.kept.cache is not None else None,
+        store=StartStore(work.kept.cache / kept) if work.kept.cache is not None else None,
         progress=step,
     )
 
@@ -99,4 +109,4 @@ def _knows(work: Measurement, name: str, operator: HessianOperator) -> Tensor | 
     low, high = (warm.get(f"{name}/{end}") for end in ("min", "max"))
     if low is None or high is None or low.shape != high.shape or len(low) != operator.size:
         return None
-    return half_way(low.to(operator.device), high.to(operator.device))
+    return work.slice_of(half_way(low.to(operator.device), high.to(operator.device)))

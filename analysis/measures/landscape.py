@@ -19,6 +19,7 @@ from ..hessian.evaluation import group_means
 from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied, select_parameters
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..records.results import Scheme
 from ..records.slices import Direction, Slice
 from ..samples.groups import group_indices
@@ -26,7 +27,6 @@ from ..samples.provenance import Source, describe
 from ..samples.samples import Samples
 from .convexity import Convexity, Ends, EndsOfGroups
 from .directions import Axis
-from .saddle import shifted
 
 #: called after each evaluated point
 Progress = Callable[[int], None]

@@ -11,17 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..hessian.difference_products import DifferenceOperator
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
+from ..hessian.sliced import SlicedOperator
 from ..hessian.subject import Subject
 from ..hessian.working_memory import fit_budget
+from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
+from ..krylov.linear_operator import LinearOperator, NoSecondDerivativeError, OperatorError
+from ..krylov.sliced_files import INDEX
 from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
 from ..records.settings import AnalysisSettings
 from ..samples.groups import asked_for, group_indices, is_partition
 from ..samples.samples import Samples
+from .differences import AnotherHessianError, look
 from .objective import Objective
 from .subsampling import disjoint_subsets
 
@@ -57,7 +63,9 @@ class Measurement:
     Attributes:
         indices: samples of each group, or those that stand for it.
         names: the groups that are measured.
-        vectors: eigenvectors to be stored, by ``group/end``.
+        vectors: eigenvectors to be stored, by ``group/end``, or slices of them.
+        by_differences: products are differences of the gradient; once a group needs them, so do all after it.
+        warnings: about all groups.
         ends: both ends' for a later analysis, on the CPU, where one is to begin with them.
         parameters: of the Hessian, once one was made.
     """
@@ -79,18 +87,22 @@ class Measurement:
         self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
         self.ends: dict[str, Tensor] = {}
+        self.warnings: list[str] = []
         self.parameters = 0
         self.objective = Objective(samples, settings, subject.source, self.shared, self.names)
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
         self._parts = [name for name in scheme.groups if name != "all"]
         self._adds_up = is_partition(scheme, samples) and set(self._parts) <= set(self.names)
         self._products: dict[str, tuple[int, Tensor]] = {}
+        self._by_differences: dict[str, bool] = {}
+        self.by_differences = settings.products == "differences"  # once a group needs them, so do all after it
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self.shared(indices)
-        operator = HessianOperator(
+        kind = DifferenceOperator if self.by_differences else HessianOperator
+        operator = kind(
             self.subject.model,
             samples,
             self.subject.loss,
@@ -100,7 +112,8 @@ class Measurement:
             vectors=settings.steps + 1,
             reduce=reduce,
         )
-        if settings.memory is not None and memory is None and settings.micro_batch is None:
+        fits = self.by_differences  # no graph is kept, and that of one gradient is half as large
+        if settings.memory is not None and memory is None and settings.micro_batch is None and not fits:
             fit_budget(operator, settings.memory)
         return operator
 
@@ -125,6 +138,38 @@ class Measurement:
         """Takes the common vector through a group that was measured whole, where the groups add up."""
         if self._adds_up:
             self._products[name] = self._common_product(operator)
+            self._by_differences[name] = self.by_differences
+
+    @property
+    def vectors_file(self) -> str | None:
+        """Name of the file that a result names for its eigenvectors."""
+        path = self.kept.vectors
+        if path is None:
+            return None
+        return path.name if self.world.slices == 1 else path.name + INDEX
+
+    def spread(self, operator: HessianOperator) -> LinearOperator:
+        """The operator with its vectors as they are spread over the processes."""
+        return operator if self.world.slices == 1 else SlicedOperator(operator, self.world)
+
+    def slice_of(self, vector: Tensor) -> Tensor:
+        """What this process keeps of a whole vector."""
+        return vector if self.world.slices == 1 else self.world.slice_of(vector)
+
+    def looked_at(self, judge: HessianOperator, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+        """Holds derivatives against differences, in each process on samples of its own; none goes on where one cannot."""
+        if self.world.size == 1:
+            return look(judge, vectors, seed=self.settings.seed)
+        said, trouble = list[str](), None
+        try:
+            said = look(judge, vectors, seed=self.settings.seed)
+        except (OperatorError, RandomOperatorError) as error:
+            trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
+        troubles = [one for one in self.world.everyone(trouble) if one is not None]
+        if troubles:
+            kind = AnotherHessianError if all(products for products, _ in troubles) else OperatorError
+            raise kind(troubles[0][1])
+        return said
 
     def additivity(self) -> float | None:
         """Relative error of ``N H v = sum_g n_g H_g v`` for one v; None without a partition whose groups were all measured.
@@ -138,6 +183,9 @@ class Measurement:
                 return None
             operator = self.operator(np.arange(self.subject.samples.num_samples), memory=1)
             self._products["all"] = self._common_product(operator)
+            self._by_differences["all"] = self.by_differences
+        if len({self._by_differences[name] for name in ["all", *self._parts]}) > 1:
+            return None  # exact products and differences are not added up
         total, whole = self._products["all"]
         parts = sum(
             (size * product for size, product in (self._products[name] for name in self._parts)), torch.zeros_like(whole)
@@ -157,6 +205,9 @@ class Measurement:
 
     def net_rates(self, groups: Mapping[str, GroupResult]) -> list[NetRate]:
         """Of the optimizers' whole fields, see :class:`~saddlescope.analysis.measures.objective.Objective`."""
+        if self.by_differences and self.objective.wants_net != "none":
+            self.warnings.append("no net rates: they need exact products")
+            return []
         whole = groups.get("all")
         known = whole.lambda_min if whole is not None and whole.sampling is None else None
         return self.objective.net_rates(self.operator, known)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
-from .saddle import shifted
+from ..hessian.shifted import shifted
 
 #: the part that is the whole training set
 ALL = "all"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..records.saddles import Certificate, Escape, EscapeRate, EscapeTest
 
 
@@ -85,22 +85,6 @@ def natural_reach(slope: float, quotient: float, loss: float, weight_norm: float
         return 0.05 * weight_norm
     downhill = (math.sqrt(slope * slope - max(loss, 0.0) * quotient) - abs(slope)) / -quotient
     return min(max(downhill, 1e-3 * weight_norm), 0.2 * weight_norm)
-
-
-@contextmanager
-def shifted(operator: HessianOperator, direction: Tensor, s: float) -> Iterator[None]:
-    """The model at ``w + s direction`` inside; its weights restored to the bit afterwards, also after an exception."""
-    saved = [p.detach().clone() for p in operator.parameters]
-    parts = direction.to(operator.device, operator.dtype).split([p.numel() for p in operator.parameters])
-    try:
-        with torch.no_grad():
-            for p, part in zip(operator.parameters, parts, strict=True):
-                p.add_(part.view_as(p), alpha=s)
-        yield
-    finally:
-        with torch.no_grad():
-            for p, before in zip(operator.parameters, saved, strict=True):
-                p.copy_(before)
 
 
 def _loss_at(operator: HessianOperator, v: Tensor, s: float) -> float:

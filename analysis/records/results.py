@@ -43,6 +43,9 @@ class GroupResult(Record):
     verdict: Verdict
     steps: list[int] = Field(description="Lanczos steps of each start")
     matvecs: int
+    products: Literal["exact", "differences"] = Field(
+        "exact", description="what all numbers rest on: exact Hessian-vector products, or differences of the gradient"
+    )
     dtype: str | None = Field(None, description="of the products, where float32 was asked for and did not do for this group")
     warnings: list[str] = []
 

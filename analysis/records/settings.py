@@ -37,6 +37,10 @@ class AnalysisSettings(BaseModel):
         description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
         "'critical-step': the learning rate at which a step starts to hurt a group, by forward passes",
     )
+    confirm: bool = Field(
+        True,
+        description="with goal ends: go on until an eigenvalue well beyond the ends is improbable; false: until they settle",
+    )
     rough: bool = Field(
         True,
         description="goals ends and verdict: look for the vectors with convolutions in bfloat16, where the processor has it",
@@ -59,6 +63,11 @@ class AnalysisSettings(BaseModel):
     dtype: Literal["float32", "float64"] = "float32"
     device: str = "cpu"
     engine: Literal["saddlescope", "pyhessian", "exact"] = "saddlescope"
+    products: Literal["auto", "exact", "differences"] = Field(
+        "auto",
+        description="Hessian-vector products: exact (double backward), by differences of the gradient, or differences only "
+        "where an operation has no second derivative or a wrong one",
+    )
     params: str | None = Field(None, description="glob pattern: the Hessian over these parameters only")
     gauss_newton: bool = Field(False, description="also measure the Gauss-Newton part G of H = G + E")
     escape: bool = Field(True, description="certificate, escape rates and escape test where curvature is negative")
@@ -88,6 +97,12 @@ class AnalysisSettings(BaseModel):
         "auto",
         description="where the vectors of the Krylov space are kept; auto: half of the budget on the device, the rest on disk",
     )
+    mesh: str | None = Field(
+        None,
+        pattern=r"^[1-9]\d*x[1-9]\d*$",
+        description="of several processes, samples x vectors: samples are shared over all, each vector of the Krylov space is "
+        "spread over the second number; default: whole vectors in each",
+    )
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
     deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
 
@@ -111,7 +126,7 @@ class AnalysisSettings(BaseModel):
     def measure_as(self, stored: Mapping[str, Any]) -> bool:
         """Whether stored settings mean the same measurement; fields that were not known then have their defaults."""
         try:
-            return AnalysisSettings.model_validate({**stored, "basis": self.basis}) == self
+            return AnalysisSettings.model_validate({**stored, "basis": self.basis, "mesh": self.mesh}) == self
         except ValidationError:
             return False
 
@@ -135,6 +150,20 @@ class AnalysisSettings(BaseModel):
             raise ValueError("'many' and 'few' go together: give both or neither")
         if self.many is not None and self.few is not None and self.few > self.many + 1:
             raise ValueError(f"few = {self.few} above many = {self.many}: a class would be both")
+        return self
+
+    @model_validator(mode="after")
+    def _exact_products_for_peers(self) -> AnalysisSettings:
+        if self.products == "differences" and self.engine == "pyhessian":
+            raise ValueError("engine 'pyhessian' estimates without error bounds: it takes no products by differences")
+        if self.products == "differences" and self.gauss_newton:
+            raise ValueError("the Gauss-Newton part needs exact products: leave out gauss_newton, or products = 'differences'")
+        return self
+
+    @model_validator(mode="after")
+    def _mesh_has_a_krylov_space(self) -> AnalysisSettings:
+        if self.mesh is not None and self.engine != "saddlescope":
+            raise ValueError(f"mesh spreads a Krylov space over processes: engine '{self.engine}' has none that could be")
         return self
 
     @model_validator(mode="after")

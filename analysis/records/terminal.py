@@ -37,7 +37,7 @@ def show(result: CurvatureResult, console: Console | None = None, *, quick: bool
     source = result.provenance
     trained = source.training.get("optimizer")
     title = f"{source.checkpoint}: {source.model}, {source.data}, {source.loss}" + (f", {trained}" if trained else "")
-    table = _table("\n".join([title, *map(str, source.choices)]))
+    table = _table("\n".join([title, *map(str, source.choices), *_products(result)]))
     _columns(table, ("group", "samples", "loss", "accuracy", "||grad||", "lambda_min", "lambda_max", "ratio"))
     for name, group in result.groups.items():
         table.add_row(
@@ -111,6 +111,8 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
     names = checkpoint_names(results)
     console = console or Console()
     said = dict.fromkeys(str(choice) for result in results.values() for choice in result.provenance.choices)
+    for path, result in results.items():
+        said |= dict.fromkeys(f"{_name(names[path], result)}: {line}" for line in _products(result))
     table = _table(
         "\n".join(said),
         "not stationary: negative curvature, but the slope outweighs it. none: no eigenvalue below -tau.",
@@ -132,6 +134,17 @@ def compare(results: Mapping[Path, CurvatureResult], console: Console | None = N
     for path, result in results.items():
         for warning in result.warnings:
             console.print(f"{escape(_name(names[path], result))}: [yellow]warning[/yellow]: {escape(warning)}")
+
+
+def _products(result: CurvatureResult) -> list[str]:
+    """What the heading says of groups that do not rest on exact products."""
+    found = [name for name, group in result.groups.items() if group.products == "differences"]
+    if not found:
+        return []
+    which = "" if len(found) == len(result.groups) else f" of {', '.join(found)}"
+    return [
+        f"Hessian-vector products{which} by central differences of the gradient, not exact; their error is in the intervals"
+    ]
 
 
 def _table(title: str, caption: str | None = None) -> Table:

@@ -18,6 +18,7 @@ from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import weights_digest
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
+from ..krylov.sliced_files import files_of
 from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
@@ -140,13 +141,17 @@ def kind_of(item: CurvatureItem) -> type[CurvatureResult] | type[StepResult]:
     return StepResult if item.settings.goal == "critical-step" else CurvatureResult
 
 
+def _opens(path: Path) -> bool:
+    with safe_open(path, framework="pt"):
+        return True
+
+
 def _has_its_vectors(stored: CurvatureResult | StepResult, folder: Path) -> bool:
     if isinstance(stored, StepResult) or stored.vectors_file is None:
         return True
     try:
-        with safe_open(folder / stored.vectors_file, framework="pt"):
-            return True
-    except (FileNotFoundError, SafetensorError):
+        return all(_opens(path) for path in files_of(folder / stored.vectors_file))
+    except (FileNotFoundError, SafetensorError, ResultError):
         return False
 
 

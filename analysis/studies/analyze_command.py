@@ -79,7 +79,7 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         else:
             print_cost(cost)
         return
-    with world_of(request.settings.device) as world:
+    with world_of(request.settings.device, request.settings.mesh) as world:
         measure = [item for item in items if request.again or not curvature_is_current(item, request.given)]
         world.wait()  # before the first result changes what is current
         refused = None

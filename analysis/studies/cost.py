@@ -9,16 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
-from ..hessian.losses import loss_of
+from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
+from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..hessian.working_memory import fit_budget
-from ..krylov.linear_operator import OperatorError
-from ..measures.differences import look
+from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
+from ..measures.differences import AnotherHessianError, look
 from ..measures.exact import in_float64
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
@@ -28,6 +30,7 @@ from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
+from ..samples.samples import Samples
 from .cost_table import Cost, GroupCost
 from .memory_cost import group_memory, resident_bytes
 
@@ -80,6 +83,37 @@ class _Passes:
     pair64: float  # two products that share a graph
 
 
+def _measured(
+    model: nn.Module, samples: Samples, loss: BatchLoss, settings: AnalysisSettings
+) -> tuple[HessianOperator, _Passes]:
+    """The operator that a measurement will take, with exact products or without, and its times."""
+    if settings.products != "differences":
+        start = time.perf_counter()
+        operator = HessianOperator(
+            model,
+            samples,
+            loss,
+            params=settings.params,
+            micro_batch=settings.micro_batch,
+            memory=settings.memory,
+            vectors=settings.steps + 1,
+        )
+        setup = time.perf_counter() - start
+        try:
+            if settings.memory is not None and settings.micro_batch is None:
+                fit_budget(operator, settings.memory)
+            return operator, _timed(operator, setup, settings)
+        except (NoSecondDerivativeError, AnotherHessianError):
+            if settings.products == "exact" or settings.engine == "pyhessian":
+                raise
+    start = time.perf_counter()
+    narrow = DifferenceOperator(
+        model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
+    )
+    operator = in_float64_if_possible(narrow, settings.memory)[0]
+    return operator, _timed(operator, time.perf_counter() - start, settings)
+
+
 def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) -> _Passes:
     """Times everything on the operator's own samples."""
     count = operator.num_samples
@@ -89,7 +123,9 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
     gradient, forward = seconds(operator.loss_and_gradient), seconds(operator.mean_loss)
     judge = operator
     gradient64 = pair64 = 0.0
-    if operator.dtype != torch.float64:
+    if isinstance(operator, DifferenceOperator):  # held against half its step
+        pair64 = 2 * product
+    elif operator.dtype != torch.float64:
         try:
             judge = in_float64(operator)
         except OperatorError:  # it is not taken then, either
@@ -143,21 +179,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
         before = resident_bytes()
-        start = time.perf_counter()
-        operator = HessianOperator(
-            model,
-            samples,
-            loss,
-            params=settings.params,
-            micro_batch=settings.micro_batch,
-            memory=settings.memory,
-            vectors=settings.steps + 1,
-        )
-        if settings.memory is not None and settings.micro_batch is None:
-            fit_budget(operator, settings.memory)
-        setup = time.perf_counter() - start
+        operator, passes = _measured(model, samples, loss, settings)
         parameters = operator.size
-        passes = _timed(operator, setup, settings)
         usual, most = lanczos_steps(settings, parameters)
         mine = [
             _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given, given_again
+from ..hessian.difference_products import DifferenceOperator
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.shifted import shifted
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
+from ..krylov.sliced_files import load_vectors
 from ..measures.differences import AnotherFunctionError, look
-from ..measures.saddle import shifted, vector_sha256
+from ..measures.saddle import vector_sha256
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
 from ..samples.groups import group_indices
@@ -36,7 +39,7 @@ class Check:
     Attributes:
         group: name.
         stored: Rayleigh quotient in the result.
-        product: ``v^T H v`` by a Hessian-vector product in float64.
+        product: ``v^T H v`` by a Hessian-vector product in float64, taken as the result's are (``GroupResult.products``).
         difference: the same by central differences of the gradient in float64, which takes no second derivative.
         threshold: ``-tau - noise``, which both must be below.
         holds: they are, and the product is what is stored.
@@ -83,13 +86,17 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
             f"{result_path}: its eigenvectors {vectors_path.name} are missing; analyze the checkpoint again"
         )
     try:
-        vectors = load_file(vectors_path)
+        vectors = load_vectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
     indices = group_indices(result.scheme, subject.samples)
     for name in result.groups:
         own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
-        _look(subject, subject.samples.subset(indices[name]), own, source.params_pattern, f"{result_path}: group {name}")
+        part, group = subject.samples.subset(indices[name]), result.groups[name]
+        # Differences may be those of a kernel that knows no float64.
+        precise = "float64" if group.products == "exact" else group.dtype or source.dtype
+        kind = partial(_KINDS[group.products], copied(subject.model).to(getattr(torch, precise)))
+        _look(kind, subject, part, own, source.params_pattern, f"{result_path}: group {name}")
     checks = []
     for name, claim in claims.items():
         vector = vectors.get(claim.vector)
@@ -101,7 +108,9 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         if result.groups[name].sampling is not None:
             raise VerificationError(f"{result_path}: group {name} was subsampled; analyze it whole for a certificate")
         dtype = getattr(torch, claim.dtype)
-        product, difference = _quotients(subject, part, vector, source.params_pattern, dtype)
+        product, difference = _quotients(
+            _KINDS[result.groups[name].products], subject, part, vector, source.params_pattern, dtype
+        )
         # a model or loss that was edited may curve downwards, too, but that is not what the result says
         same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
         threshold = -result.groups[name].verdict.tau - claim.noise
@@ -111,9 +120,20 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
     return checks
 
 
-def _look(subject: Subject, samples: Samples, vectors: Mapping[str, Tensor], params: str | None, where: str) -> None:
+#: what the products of a result are taken with
+_KINDS: Mapping[str, type[HessianOperator]] = {"exact": HessianOperator, "differences": DifferenceOperator}
+
+
+def _look(
+    kind: Callable[..., HessianOperator],
+    subject: Subject,
+    samples: Samples,
+    vectors: Mapping[str, Tensor],
+    params: str | None,
+    where: str,
+) -> None:
     """Holds the products with the stored vectors against differences, as an analysis does (``differences.look``)."""
-    operator = HessianOperator(copied(subject.model).double(), samples, subject.loss, params=params, memory=1)
+    operator = kind(samples, subject.loss, params=params, memory=1)
     try:
         look(operator)
         look(operator, vectors)
@@ -122,10 +142,10 @@ def _look(subject: Subject, samples: Samples, vectors: Mapping[str, Tensor], par
 
 
 def _quotients(
-    subject: Subject, samples: Samples, vector: Tensor, params: str | None, dtype: torch.dtype
+    kind: type[HessianOperator], subject: Subject, samples: Samples, vector: Tensor, params: str | None, dtype: torch.dtype
 ) -> tuple[float, float]:
     model = copied(subject.model).to(dtype)
-    operator = HessianOperator(model, samples, subject.loss, params=params, accelerate=False, memory=1)
+    operator = kind(model, samples, subject.loss, params=params, accelerate=False, memory=1)
     v = vector.double() / vector.double().norm()
     product = float(torch.dot(operator.matvec(v).double(), v))
     if dtype != torch.float64:  # steps so small are below its rounding

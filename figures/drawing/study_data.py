@@ -80,6 +80,11 @@ class Finals:
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
         return {seed: result.groups[group] for seed, result in found if result is not None and group in result.groups}
 
+    @property
+    def entries(self) -> list[GroupResult]:
+        """Every result of a group that is shown; a result may lack some (``refused``)."""
+        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
+
     def complete(self, number: int) -> bool:
         """True if ``number`` is every seed of the study and there are several: only then a mean is drawn."""
         return number == len(self.seeds) > 1
@@ -94,7 +99,7 @@ def final_of(run: Run, scheme: str) -> CurvatureResult | None:
     """The whole-model curvature of the checkpoint that lies there now; a result of older weights is none."""
     if run.side_car is None:
         return None
-    for result in run.curvature:
+    for result in reversed(run.curvature):  # a checkpoint of the last step has the same weights, and was measured less
         whole = result.provenance.params_pattern is None
         if whole and result.scheme.name == scheme and result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result
@@ -136,7 +141,8 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     if not results:
         raise NothingToDraw(f"no final checkpoint was analysed under scheme '{scheme}'")
     refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
-    groups = list(next(iter(results.values())).scheme.groups)
+    first = next(iter(results.values()))
+    groups = [name for name in first.scheme.groups if any(name in result.groups for result in results.values())]
     shown = spread_names(groups)
     return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps, study.variants)
 

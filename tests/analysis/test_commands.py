@@ -243,3 +243,18 @@ def test_a_file_may_import_packages_of_the_folder_that_the_command_runs_in(proje
     (project / "scripts" / "factory.py").write_text("from training.nets import net\n")
     code, _, err = run("analyze", "ckpt.pt", "--model", "scripts/factory.py:net", "--data", "data.py:tensors", "--eta", "10")
     assert code == 0, err
+
+
+def test_results_by_differences_say_so_and_are_verified(project, run):
+    code, out, err = run("analyze", "ckpt.pt", *OURS, "--products", "differences")
+    assert code == 0, err
+    assert "by central differences of the gradient" in out
+    path = project / "curvature" / "ckpt.head-tail.json"
+    groups = load(CurvatureResult, path).groups
+    assert {group.products for group in groups.values()} == {"differences"}
+    assert groups["tail"].certificate.holds
+    code, out, err = run("verify", path, *OURS[:4])
+    assert code == 0, err
+    assert "tail: holds" in out
+    assert run("analyze", "ckpt.pt", *OURS, "--products", "guesses")[0] == 2
+    assert run("analyze", "ckpt.pt", *OURS, "--products", "differences", "--dry-run")[0] == 0

@@ -16,7 +16,7 @@ import torch
 from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
 from saddlescope.analysis.checkpoints.checkpoint_flags import Given, given_again
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.measures.saddle import shifted
+from saddlescope.analysis.hessian.shifted import shifted
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.samples.groups import group_indices

@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.shifted import shifted
 from saddlescope.analysis.measures.analyze import critical_steps
 from saddlescope.analysis.measures.critical_step import critical_step, group_steps
-from saddlescope.analysis.measures.saddle import shifted
 from saddlescope.analysis.records.base import load, save
 from saddlescope.analysis.records.steps import StepResult
 from saddlescope.analysis.records.study_plan import StudyAnalysis, curvature_item

@@ -1,0 +1,66 @@
+"""First derivatives of a loss, where ``torch.autograd.grad`` cannot give them, too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
+from .corrections import is_reentrant, lacks_second_derivative, reason
+
+
+def slopes_of(
+    loss: Tensor, again: Callable[[], Tensor], model: nn.Module, parameters: Sequence[nn.Parameter]
+) -> tuple[Tensor | None, ...]:
+    """Derivatives of a loss by some of the parameters of a model; ``None`` for those that it does not depend on.
+
+    Reentrant checkpointing accumulates into ``.grad`` only, so the loss is computed again for it; what ``.grad`` held before
+    is put back.
+
+    Args:
+        loss: with its graph, which is used up.
+        again: computes it once more.
+        model: of the parameters.
+        parameters: the ones to differentiate by.
+
+    Raises:
+        OperatorError: the loss cannot be differentiated.
+    """
+    try:
+        return derivatives(loss, parameters)
+    except NoSecondDerivativeError as error:
+        if not is_reentrant(error):
+            raise
+    held = [(p, p.grad) for p in model.parameters()]
+    for p, _ in held:
+        p.grad = None
+    try:
+        again().backward()  # type: ignore[no-untyped-call]
+        return tuple(p.grad for p in parameters)
+    finally:
+        for p, before in held:
+            p.grad = before
+
+
+def derivatives(
+    outputs: Tensor | Sequence[Tensor],
+    parameters: Sequence[nn.Parameter],
+    vectors: Sequence[Tensor] | None = None,
+    **flags: bool,
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad`` by parameters that need not be used, with errors that say what to do.
+
+    Raises:
+        NoSecondDerivativeError: an operation cannot be differentiated again.
+        OperatorError: an operation cannot be differentiated.
+    """
+    try:
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(outputs, parameters, vectors, allow_unused=True, **flags)
+        return found
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a backward pass of the user's
+        kind = NoSecondDerivativeError if lacks_second_derivative(error) else OperatorError
+        raise kind(reason(error)) from error

@@ -1,0 +1,232 @@
+"""Differences of the gradient of a model that is never whole: each process has its part of weights, gradients and vectors.
+
+One derivative is what any sharding can do: FSDP2 in any setting, tensor parallel layers, both. Products by differences
+need no more than gradients at two places (:mod:`~saddlescope.analysis.hessian.difference_products`), so the memory is that of a
+training step and the vectors', over the number of processes.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..krylov.linear_operator import OperatorError
+from ..krylov.space import Slices, Space
+from ..samples.samples import Samples
+from .adding_up import require_sums
+from .difference_products import DifferenceOperator
+from .distributed import speaking_of_loss
+from .losses import BatchLoss, loss_of
+from .operator import Reduce
+from .sharded_models import is_dtensor, local, ranges_of, reshard
+from .shifted import shifted
+
+#: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
+SLOPE = 0.05
+
+
+class ShardedDifferenceOperator(DifferenceOperator):
+    """The Hessian of a sharded model by differences of the gradient, over slices of vectors.
+
+    The model is used as it is, in its own precision; weights are moved and put back to the bit, ``grad`` is as before.
+    Every process makes the same calls. Vectors come and go as this process's slices ``[local]``.
+
+    Args:
+        model: all of whose weights are DTensors, of plain ``Shard`` and ``Replicate`` placements over all processes.
+        samples: this process's share of the samples, or all of them in every process (tensor parallel).
+        loss: as for :class:`HessianOperator`.
+        params: likewise.
+        micro_batch: likewise.
+        reduce: sums over the processes that share the samples, which are those that FSDP2 averages gradients over; None where
+            all have the same samples.
+
+    Attributes:
+        space: which of the n numbers are here.
+
+    Raises:
+        OperatorError: a weight is spread in a way that is not understood, or the gradient is not that of the loss.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: Samples,
+        loss: BatchLoss | None = None,
+        *,
+        params: str | None = None,
+        micro_batch: int | None = None,
+        reduce: Reduce | None = None,
+    ) -> None:
+        self.model, self.loss = model, loss_of(loss, samples)
+        reshard(model)
+        self.parameter_names, self._sharded = _selected(model, params)
+        self.size = sum(p.numel() for p in self._sharded)
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self._space = _space(self.parameter_names, self._sharded)
+        self._vectors = 0
+        self._micro_batch, self._memory, self.accelerator, self._work = micro_batch, 1, None, math.inf
+        self._take(samples, reduce)
+        if not bool(torch.isfinite(self._space.total(self.weights().double().abs().sum().reshape(1)))):
+            raise OperatorError("the weights hold NaN or infinity: the checkpoint is of a run that diverged")
+        require_sums(self)
+        self._require_slope()
+
+    @property
+    def space(self) -> Space:
+        """Which of the n numbers are here."""
+        return self._space
+
+    @property
+    def parameters(self) -> list[Tensor]:  # type: ignore[override]
+        """This process's parts of the weights, which share their memory."""
+        return [local(p) for p in self._sharded]
+
+    def _take(self, samples: Samples, reduce: Reduce | None) -> None:
+        super()._take(samples, reduce)
+        self._processes, self._rounds = 1, math.ceil(samples.num_samples / self.micro_batch)
+        if reduce is not None:
+            self._processes = round(float(reduce(torch.ones(1))))
+            # Every forward pass gathers weights, so all processes take as many as the one that takes most.
+            self._rounds = _most(sum(1 for _ in self._batches()))
+
+    def loss_and_gradient(self) -> tuple[float, Tensor]:
+        """Mean loss, and this process's slice of its gradient.
+
+        Raises:
+            OperatorError: the loss or the gradient is not finite.
+        """
+        total, gradient = self._backward(self._all_rounds())
+        mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
+        gradient = gradient / self.num_samples
+        finite = bool(torch.isfinite(self.space.total(gradient.double().abs().sum().reshape(1))))
+        if not math.isfinite(mean) or not finite:
+            raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
+        return mean, gradient
+
+    def mean_loss(self) -> float:
+        """Mean loss at the current weights; may be infinite."""
+        total = torch.zeros(1, dtype=torch.float64, device=self.device)
+        with self.differentiable():
+            for counts, batch in self._all_rounds():
+                total += counts * self._value(batch)
+        reshard(self.model)
+        return float(self._sum(total).item()) / self.num_samples
+
+    def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
+        """Summed loss over other samples, each shape as one batch, and the slice of its gradient (empty without ``slope``).
+
+        Of those of all processes that share samples: each gives some of its own.
+        """
+        batches = ((1.0, batch) for batch in samples.batches(samples.num_samples, self.device, self.dtype))
+        if slope:
+            total, gradient = self._backward(batches)
+        else:
+            total, gradient = torch.zeros((), dtype=torch.float64, device=self.device), torch.zeros(0, device=self.device)
+            with self.differentiable():
+                for _, batch in batches:
+                    total += self._value(batch)
+            reshard(self.model)
+        return float(self._sum(total.reshape(1)).item()), gradient
+
+    def with_model(self, model: nn.Module, *, memory: int | None = 1) -> Any:
+        """Nothing: there is no other model of these parts.
+
+        Raises:
+            OperatorError: always.
+        """
+        raise OperatorError("a sharded model has no copy in float64")
+
+    def _backward(self, batches: Iterator[tuple[float, Any]]) -> tuple[Tensor, Tensor]:
+        """Sum of the losses here, and the slice of the gradient of the sum everywhere."""
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        held = [(p, p.grad) for p in self.model.parameters()]
+        for p, _ in held:
+            p.grad = None
+        try:
+            with self.differentiable():
+                for counts, batch in batches:
+                    loss = self._batch_loss(batch)
+                    total += counts * loss.detach()
+                    with speaking_of_loss():
+                        (counts * loss).backward()  # type: ignore[no-untyped-call]
+            parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone() for p in self._sharded]
+        finally:
+            reshard(self.model)
+            for p, before in held:
+                p.grad = before
+        # FSDP2 hands out the mean over the processes that share the samples.
+        return total, torch.cat([part.reshape(-1) for part in parts]) * self._processes
+
+    def _all_rounds(self) -> Iterator[tuple[float, Any]]:
+        """Micro-batches, each with 1; with 0 where other processes have one more."""
+        taken, first = 0, None
+        for batch in self._batches():
+            first = batch if first is None else first
+            taken += 1
+            yield 1.0, batch
+        for _ in range(self._rounds - taken):
+            yield 0.0, first
+
+    def _require_slope(self) -> None:
+        mean, gradient = self.loss_and_gradient()
+        slope = self.space.norm(gradient.double())
+        if slope == 0:
+            return
+        length = self._norm(self.weights()) or 1.0
+        found = []
+        for relative in (1e-2, 1e-3):
+            way = min(relative * length, 0.1 * max(abs(mean), 1e-3) / slope)
+            losses = []
+            for side in (way, -way):
+                with shifted(self, gradient / slope, side):
+                    losses.append(self.mean_loss())
+            found.append((losses[0] - losses[1]) / (2 * way))
+        rounding = 100 * torch.finfo(self.dtype).eps * abs(mean) / way
+        if all(abs(one - slope) > SLOPE * slope + rounding for one in found):
+            raise OperatorError(
+                f"the gradient ({slope:.4g} long) is not the derivative of the loss (its slope there is {found[-1]:.4g}): "
+                "do 'samples' and 'reduce' say which processes share the samples, as the sharding has it?"
+            )
+
+
+def _selected(model: nn.Module, pattern: str | None) -> tuple[list[str], list[nn.Parameter]]:
+    free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    if plain := [name for name, p in free if not is_dtensor(p)]:
+        raise OperatorError(
+            f"parameter '{plain[0]}' is not spread over the processes, and others may be: shard all of the model"
+        )
+    globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
+    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+    if not chosen:
+        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'")
+    return [name for name, _ in chosen], [p for _, p in chosen]
+
+
+def _space(names: list[str], parameters: list[nn.Parameter]) -> Slices:
+    ranges, holders, place = list[tuple[int, int]](), list[Tensor](), 0
+    for name, p in zip(names, parameters, strict=True):
+        here, held = ranges_of(p, name)
+        ranges += [(place + begin, place + to) for begin, to in here]
+        holders.append(torch.full((sum(to - begin for begin, to in here),), float(held), dtype=torch.float64))
+        place += p.numel()
+    return Slices(place, ranges, partial(_summed, local(parameters[0]).device), torch.cat(holders))
+
+
+def _summed(device: torch.device, total: Tensor) -> Tensor:
+    carrier = total.to(device, copy=True)
+    with speaking_of_loss():
+        torch.distributed.all_reduce(carrier)
+    return carrier.to(total.device)
+
+
+def _most(count: int) -> int:
+    counts: list[Any] = [None] * torch.distributed.get_world_size()
+    with speaking_of_loss():
+        torch.distributed.all_gather_object(counts, count)
+    return max(counts)

@@ -67,7 +67,7 @@ def _problem(folder: Path) -> Problem:
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     data = np.load(folder / "data.npz")
     samples = Samples.from_tensors(torch.from_numpy(data["x"]), torch.from_numpy(data["y"]), int(data["y"].max()) + 1)
-    return Problem(Subject(model.eval(), samples, loss_of(None, samples.num_classes), Source()), samples)
+    return Problem(Subject(model.eval(), samples, loss_of(None, samples), Source()), samples)
 
 
 def _settled(run: Lanczos) -> bool:

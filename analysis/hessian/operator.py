@@ -92,7 +92,7 @@ class HessianOperator:
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
-        self.model, self.loss = model, loss_of(loss, samples.num_classes)
+        self.model, self.loss = model, loss_of(loss, samples)
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
@@ -299,7 +299,7 @@ class HessianOperator:
     def _losses(self, batch: Any) -> Tensor:
         try:
             return self.loss(self.model, batch)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
             if type(error).__module__.startswith("saddlescope."):
                 raise  # says itself what is wrong
             raise OperatorError(f"model or loss failed on a batch: {type(error).__name__}: {error}") from error

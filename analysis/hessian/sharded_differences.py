@@ -63,7 +63,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         micro_batch: int | None = None,
         reduce: Reduce | None = None,
     ) -> None:
-        self.model, self.loss = model, loss_of(loss, samples.num_classes)
+        self.model, self.loss = model, loss_of(loss, samples)
         reshard(model)
         self.parameter_names, self._sharded = _selected(model, params)
         self.size = sum(p.numel() for p in self._sharded)

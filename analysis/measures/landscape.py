@@ -83,12 +83,12 @@ def slice_loss(
         raise LandscapeError("a convexity map needs a plane, such as tail-plane; this slice is a line")
     where = torch.device(device)
     moved = copied(model).to(where, dtype)
-    output = loss_of(loss, samples.num_classes)
+    output = loss_of(loss, samples)
     operator = HessianOperator(moved, samples, output, params=params, accelerate=False)
     wrong = [len(axis.vector) for axis in axes if len(axis.vector) != operator.size]
     if wrong:
         raise LandscapeError(f"the axis has {wrong[0]} entries, the parameters {operator.size}: another model or --params")
-    indices = group_indices(scheme, samples.labels)
+    indices = group_indices(scheme, samples)
     directions = _directions(axes, model, samples, scheme, indices, loss, where, params)  # refuses before the points are paid
     spectra = EndsOfGroups(moved, samples, indices, output, convexity, params=params) if convexity is not None else None
     positions = [(x,) for x in grids[0]] if len(grids) == 1 else [(x, y) for x in grids[0] for y in grids[1]]

@@ -60,6 +60,7 @@ class Scheme(Record):
 
     name: FileName
     eta: int | None = None
+    column: str | None = Field(None, description="the groups are values of this column, not classes")
     groups: dict[str, list[int]]
     sizes: dict[str, int]
 

@@ -24,11 +24,14 @@ class AnalysisSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom"] = "head-tail"
+    scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom", "column"] = "head-tail"
     eta: int | None = Field(None, ge=1, description="a class is tail if it has fewer training samples; default: the side-car's")
     many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
     few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
+    column: str | None = Field(
+        None, min_length=1, description="for scheme = 'column': what is told of each sample, with cuts: length:16,64"
+    )
     goal: Literal["spectrum", "ends", "verdict", "critical-step"] = Field(
         "spectrum",
         description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
@@ -108,6 +111,11 @@ class AnalysisSettings(BaseModel):
         """``(many, few)``, where they are given."""
         return None if self.many is None or self.few is None else (self.many, self.few)
 
+    @property
+    def scheme_name(self) -> str:
+        """``head-tail``, ``column-domain``: what results are called by."""
+        return self.scheme if self.column is None else f"column-{re.sub(r'[^A-Za-z0-9_-]+', '-', self.column)}"
+
     def with_groups_of(self, side_car: Mapping[str, int]) -> AnalysisSettings:
         """The settings with the thresholds of the scheme taken from a side-car's ``groups`` where they leave them open."""
         wanted = {"head-tail": ("eta",), "many-medium-few": ("many", "few")}.get(self.scheme, ())
@@ -136,6 +144,8 @@ class AnalysisSettings(BaseModel):
     def _custom_needs_groups(self) -> AnalysisSettings:
         if (self.scheme == "custom") != (self.groups is not None):
             raise ValueError("scheme 'custom' and 'groups' go together: give both or neither")
+        if (self.scheme == "column") != (self.column is not None):
+            raise ValueError("scheme 'column' and 'column' go together: give both or neither")
         if (self.many is None) != (self.few is None):
             raise ValueError("'many' and 'few' go together: give both or neither")
         if self.many is not None and self.few is not None and self.few > self.many + 1:
@@ -197,7 +207,7 @@ def settings_from_flags(
 
     Args:
         flags: field -> value, ``None`` where the flag was not given.
-        groups: name of a scheme, or a JSON file ``{group: [classes]}``.
+        groups: name of a scheme, ``column:domain``, or a JSON file ``{group: [classes]}``.
         group: ``name=classes``, such as ``tail=7,8,9``.
         memory: ``2GB``.
         quick: a verdict within 30 steps over at most 256 samples a group, and no rates, for what was not said otherwise. (Where
@@ -218,6 +228,8 @@ def settings_from_flags(
         raise SettingsError("--group and --groups exclude each other: list all groups, or name a scheme")
     if group:
         table |= {"scheme": "custom", "groups": dict(_group(text) for text in group)}
+    elif groups is not None and groups.startswith("column:"):
+        table |= {"scheme": "column", "column": groups.removeprefix("column:")}
     elif groups is not None and groups.endswith(".json"):
         table |= {"scheme": "custom", "groups": _mapping(Path(groups))}
     elif groups is not None:

@@ -163,7 +163,7 @@ def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given
     settings = item.settings.with_groups_of(subject.groups)
     groups: Mapping[str, GroupResult | GroupSteps] = stored.groups
     name, group = next(iter(groups.items()))
-    indices = group_indices(stored.scheme, subject.samples.labels)[name]
+    indices = group_indices(stored.scheme, subject.samples)[name]
     indices = looked_at(indices, settings.subsample, settings.seed)
     model = subject.model.to(getattr(torch, stored.provenance.dtype))
     operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
@@ -204,7 +204,7 @@ def do_curvature(
             save(steps, item.output)
         return
     settings = item.settings.with_groups_of(subject.groups)
-    scheme = scheme_of(settings, subject.samples.class_counts)
+    scheme = scheme_of(settings, subject.samples)
     if begins is not None:
         begins({name: scheme.sizes[name] for name in asked_for(scheme, settings.only)})
     result = analyze(

@@ -163,10 +163,10 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
         dtype = torch.float64
-    loss = loss_of(subject.loss, subject.samples.num_classes)
+    loss = loss_of(subject.loss, subject.samples)
     model = copied(subject.model).to(device, dtype)
-    scheme = scheme_of(settings, subject.samples.class_counts)
-    indices = group_indices(scheme, subject.samples.labels)
+    scheme = scheme_of(settings, subject.samples)
+    indices = group_indices(scheme, subject.samples)
     asked = asked_for(scheme, settings.only)
     objective = Objective(subject.samples, settings, subject.source, lambda rows: (subject.samples.subset(rows), None), asked)
     groups, parameters = [], 0

@@ -89,7 +89,7 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         vectors = load_vectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
-    indices = group_indices(result.scheme, subject.samples.labels)
+    indices = group_indices(result.scheme, subject.samples)
     for name in result.groups:
         own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
         part, group = subject.samples.subset(indices[name]), result.groups[name]

@@ -195,9 +195,10 @@ def setting(provenance: Provenance) -> str:
 
 
 def group_title(result: CurvatureResult, group: str) -> str:
-    """``tail (7 classes, 138 samples)``."""
+    """``tail (7 classes, 138 samples)``, ``city (138 samples)``."""
     classes, size = len(result.scheme.groups[group]), result.scheme.sizes[group]
-    return f"{group} ({classes} class{'es' if classes != 1 else ''}, {size:,} sample{'s' if size != 1 else ''})"
+    members = f"{classes} class{'es' if classes != 1 else ''}, " if result.scheme.column is None else ""
+    return f"{group} ({members}{size:,} sample{'s' if size != 1 else ''})"
 
 
 def hessian_words(group: str) -> str:

@@ -31,7 +31,7 @@ def main(path: Path, group: str) -> None:
     )
     v = load_file(path.parent / str(result.vectors_file))[f"{group}/min"].double()
     v /= v.norm()
-    samples = subject.samples.subset(group_indices(result.scheme, subject.samples.labels)[group])
+    samples = subject.samples.subset(group_indices(result.scheme, subject.samples)[group])
     operator = HessianOperator(copy.deepcopy(subject.model).double(), samples, subject.loss, accelerate=False)
     print(f"v'Hv = {float(operator.matvec(v) @ v):.6f}")
     for power in range(-2, -10, -1):

@@ -159,7 +159,7 @@ def analyze(
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
     from .checkpoints.checkpoint_flags import given_from_flags
-    from .records.settings import settings_from_flags
+    from .records.setting_flags import settings_from_flags
     from .studies.analyze_command import Request, analyze_targets
 
     flags = {

@@ -29,7 +29,8 @@ from saddlescope.analysis.checkpoints.weights import fit_weights, load_weights
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, read_overrides
+from saddlescope.analysis.records.setting_flags import read_overrides
+from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings
 from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import read_manifest, read_metrics
 from saddlescope.analysis.records.study_plan import SliceItem, StudyAnalysis, curvature_item, run_folders

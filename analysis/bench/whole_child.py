@@ -17,8 +17,8 @@ from ..krylov.lanczos import Lanczos, ritz_of
 from ..records.base import write_text_atomically
 from ..samples.provenance import Source
 from ..samples.samples import Samples
+from .batch_sizes import best_micro_batch
 from .cases import Problem, relative_error
-from .child_process import _micro_batch
 from .peers import COMPETITORS, Plan, eigsh_extremes, fixed_start, installed
 from .whole_cases import network_of
 
@@ -53,7 +53,7 @@ def find_out(folder: Path) -> dict[str, Any]:
         "eigsh": {"ends": _eigsh(run, low, high, (("BE",), ("SA", "LA"))), "verdict": _eigsh(run, low, high, (("SA",),))},
         "eigenthings": _steps(run, low, high),
         "batch": {
-            name: _micro_batch(COMPETITORS[name], problem)
+            name: best_micro_batch(COMPETITORS[name], problem)
             for name in ("curvlinops", "eigenthings")
             if installed(name) is not None
         },

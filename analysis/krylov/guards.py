@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -119,3 +120,25 @@ def redrawn(what: str, difference: float) -> str:
         "Augmentation redrawn at every product fakes saddles in small classes. Give the clean data in a fixed order, turn "
         "off dropout and stochastic depth in eval mode, and try again"
     )
+
+
+def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float, asymmetry: float = 0.0) -> OperatorNoise:
+    """The guard's noise, or what its vectors may miss: the rounding of the largest eigenvalue, and what a run saw.
+
+    Or what an operator that measures its own error has found it to be in the meantime.
+
+    Args:
+        noise: of the guard.
+        operator: measured.
+        scale: its larger end's size.
+        asymmetry: of a run on it: its eigenvalues may be off by half of that.
+    """
+    error = product_error(operator)
+    seen = asymmetry / 2 if error == 0 else 0.0  # an operator that measures its error has measured that as well
+    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale, seen, error)})
+
+
+def product_rounding(operator: LinearOperator) -> float:
+    """Rounding of a quotient ``v^T H v`` of a unit vector, as a share of the larger end's size."""
+    # Second term: sums of n products in float64.
+    return float(8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * np.finfo(np.float64).eps)

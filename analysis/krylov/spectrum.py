@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
-from .guards import guard, require_symmetric
+from .guards import guard, product_rounding, require_symmetric, with_rounding
 from .lanczos import Lanczos
 from .lanczos_runs import Start, StartPlan, StartStore
 from .linear_operator import LinearOperator, product_error
@@ -211,28 +210,6 @@ def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks:
     eps = start_error(run.operator.size, [run.steps], delta / 2, looks, dilution)
     bound = end_intervals(low, high, eps, noise.absolute, noise.absolute)[0][0]
     return bound is not None and bound > edge
-
-
-def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float, asymmetry: float = 0.0) -> OperatorNoise:
-    """The guard's noise, or what its vectors may miss: the rounding of the largest eigenvalue, and what a run saw.
-
-    Or what an operator that measures its own error has found it to be in the meantime.
-
-    Args:
-        noise: of the guard.
-        operator: measured.
-        scale: its larger end's size.
-        asymmetry: of a run on it: its eigenvalues may be off by half of that.
-    """
-    error = product_error(operator)
-    seen = asymmetry / 2 if error == 0 else 0.0  # an operator that measures its error has measured that as well
-    return noise.model_copy(update={"absolute": max(noise.absolute, product_rounding(operator) * scale, seen, error)})
-
-
-def product_rounding(operator: LinearOperator) -> float:
-    """Rounding of a quotient ``v^T H v`` of a unit vector, as a share of the larger end's size."""
-    # Second term: sums of n products in float64.
-    return float(8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * np.finfo(np.float64).eps)
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:

@@ -12,10 +12,10 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from ..krylov.density import energy
-from ..krylov.guards import RandomOperatorError
+from ..krylov.guards import RandomOperatorError, product_rounding
 from ..krylov.linear_operator import LinearOperator, product_error
 from ..krylov.space import space_of
-from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
+from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from ..samples.memory import free_bytes

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..hessian.sample_parts import one_micro_batch
 from ..krylov.basis import Place
 from ..krylov.bounds import end_intervals, start_error
-from ..krylov.guards import guard, require_symmetric
+from ..krylov.guards import guard, require_symmetric, with_rounding
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
 from ..krylov.space import Space, space_of
@@ -34,7 +34,6 @@ from ..krylov.spectrum import (
     decided,
     negative_ratio,
     what_to_say,
-    with_rounding,
 )
 from ..records.base import Interval
 from ..records.spectra import Extreme, IndexBound

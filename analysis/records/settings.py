@@ -1,4 +1,7 @@
-"""What an analysis is asked to do: the ``[analysis]`` table of a recipe and the flags of ``saddlescope analyze``."""
+"""What an analysis is asked to do: the ``[analysis]`` table of a recipe and the flags of ``saddlescope analyze``.
+
+Above 300 lines: one table of fields, each with what it means, and which of them go together.
+"""
 
 from __future__ import annotations
 

@@ -80,6 +80,17 @@ class DifferenceOperator(HessianOperator):
     error = 0.0
     symmetry = 0.0
     step: Step | None = None
+    _bend: float
+    _size: float
+    _shrink: float
+    _at: list[float]
+    _centre: Tensor
+
+    def over(self, samples: Samples, reduce: Reduce | None = None, *, memory: int | None = None) -> DifferenceOperator:
+        """As of every operator; the step is chosen anew."""
+        other = super().over(samples, reduce, memory=memory)
+        assert isinstance(other, DifferenceOperator)
+        return other
 
     def matmat(self, v: Tensor) -> Tensor:
         """``H V`` for ``V [n, k]``, column by column.
@@ -143,7 +154,7 @@ class DifferenceOperator(HessianOperator):
     def _take(self, samples: Samples, reduce: Reduce | None) -> None:
         super()._take(samples, reduce)
         self.step, self.error, self.symmetry, self._bend, self._size = None, 0.0, 0.0, 0.0, 0.0
-        self._at: list[float] = []
+        self._at = []
         self._shrink = 1.0
 
     @property
@@ -199,7 +210,8 @@ class DifferenceOperator(HessianOperator):
         (batch,) = few.batches(few.num_samples, self.device, self.dtype)
         with self.differentiable(), ComputedTypes() as types:
             self._value(batch)
-        return max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
+        coarsest: torch.dtype = max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
+        return coarsest
 
     def _rounding(self, probes: list[Tensor], length: float) -> float:
         """Rounding of a gradient: what its second difference is over a way too short for anything else."""

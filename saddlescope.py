@@ -209,7 +209,10 @@ def _absolute(reference: str) -> str:
     place, colon, name = reference.rpartition(":")
     if colon and not place.endswith(".py"):
         return reference
-    return f"{Path(place).expanduser().resolve()}:{name}" if colon else str(Path(name).expanduser().resolve())
+    try:
+        return f"{Path(place).expanduser().resolve()}:{name}" if colon else str(Path(name).expanduser().resolve())
+    except (ValueError, RuntimeError, OSError):  # no path at all: a zero byte, a home that is nobody's
+        return reference
 
 
 def processors() -> int:

@@ -93,7 +93,10 @@ def analyze(
     labels: Labels = None,
     groups: Annotated[
         str | None,
-        typer.Option(help="head-tail, many-medium-few, per-class, all, or a JSON file: group -> classes."),
+        typer.Option(
+            help="head-tail, many-medium-few, per-class, all, column:NAME (what is told of each sample beside its class; "
+            "column:length:16,64 cuts numbers), or a JSON file: group -> classes."
+        ),
     ] = None,
     eta: Annotated[int | None, typer.Option(min=1, help="Classes with fewer training samples are tail.")] = None,
     group: Annotated[list[str] | None, typer.Option(metavar="NAME=CLASSES", help="One group: --group tail=7,8,9.")] = None,
@@ -156,7 +159,7 @@ def analyze(
     A checkpoint has one result for each scheme of groups; other settings replace it, and --out keeps both.
     """
     from .checkpoints.checkpoint_flags import given_from_flags
-    from .records.settings import settings_from_flags
+    from .records.setting_flags import settings_from_flags
     from .studies.analyze_command import Request, analyze_targets
 
     flags = {
@@ -174,10 +177,11 @@ def analyze(
         "seed": seed,
         "subsample": subsample,
     }
+    settings = settings_from_flags(
+        flags, groups=groups, group=group or [], memory=memory, quick=quick, overrides=overrides or []
+    )
     request = Request(
-        settings=settings_from_flags(
-            flags, groups=groups, group=group or [], memory=memory, quick=quick, overrides=overrides or []
-        ),
+        settings=settings,
         given=given_from_flags(
             model=model,
             model_args=model_args,
@@ -191,6 +195,7 @@ def analyze(
             num_classes=num_classes,
             logits=logits,
             labels=labels,
+            column=settings.column,
             data_root=data_root,
         ),
         every=every,

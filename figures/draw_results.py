@@ -19,7 +19,7 @@ from ..analysis.records.study import Run, Study
 from .drawing.appearance import OPTIMIZERS, Look
 from .drawing.canvas import FigureError, heading, new_figure
 from .drawing.scales import value_axis
-from .drawing.study_data import Drawing, Finals, Planned, count, refuse_mixed, setting, spread_names
+from .drawing.study_data import Drawing, Finals, Planned, count, measured_groups, refuse_mixed, setting, spread_names
 from .plots import density, escape, extremes
 
 #: colour of checkpoints whose optimizer is not recorded
@@ -64,7 +64,7 @@ def gather(paths: Sequence[Path]) -> Checkpoints:
     names = _unique(checkpoint_names(results))
     refuse_mixed({names[path]: result for path, result in results.items()})
     first = next(iter(results.values()))
-    groups = list(first.scheme.groups)
+    groups, refused = measured_groups({names[path]: result for path, result in results.items()})
     shown = spread_names(groups)
     return Checkpoints(
         scheme=first.scheme.name,
@@ -73,7 +73,7 @@ def gather(paths: Sequence[Path]) -> Checkpoints:
         seeds=[0],
         groups=shown,
         left_out=[group for group in groups if group not in shown],
-        gaps=[],
+        gaps=refused,
     )
 
 

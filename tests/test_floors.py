@@ -22,6 +22,7 @@ FLOORS = {
     "analysis/studies": "records krylov samples hessian measures checkpoints",
     "analysis/augmentation": "records krylov samples hessian checkpoints",
     "analysis/bench": "records krylov samples hessian measures checkpoints",
+    "analysis/bench/scripts": "",
     "analysis": "records checkpoints studies augmentation bench",
     "training/data": "files",
     "training/networks": "",

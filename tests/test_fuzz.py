@@ -1,6 +1,7 @@
 """Damaged and hostile files: every reader answers or says in one sentence what is wrong; nothing runs, and nothing is lost.
 
-``SADDLESCOPE_FUZZ=10000`` tries so many files of each kind instead of 200.
+``SADDLESCOPE_FUZZ=10000`` tries so many files of each kind instead of 200. Above 300 lines: the strategies, the readers and
+what 10,000 have shown belong together.
 """
 
 import argparse
@@ -28,7 +29,8 @@ from saddlescope.analysis.checkpoints.weights import fit_weights, load_weights
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings, read_overrides
+from saddlescope.analysis.records.setting_flags import read_overrides
+from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings
 from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import read_manifest, read_metrics
 from saddlescope.analysis.records.study_plan import SliceItem, StudyAnalysis, curvature_item, run_folders
@@ -42,6 +44,8 @@ from saddlescope.training.data.image_lists import read_list
 from saddlescope.training.networks.models import ModelError, build_model
 from saddlescope.training.runs.recipe import RECIPES, RecipeError, load_recipe
 from safetensors.torch import save_file
+
+from saddlescope import Permission, TrustError
 
 PRESCRIBED = Path(__file__).parent / "prescribed"
 COUNT = int(os.environ.get("SADDLESCOPE_FUZZ", "200"))
@@ -295,3 +299,9 @@ def test_what_torch_adds_to_its_errors_is_left_out():
     with pytest.raises(ModelError) as refused:
         build_model("digits-resnet", 10**30, in_channels=1)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "~nobody-here/nets.py:net"])
+def test_what_is_no_path_is_refused_as_a_stranger(name):
+    with pytest.raises(TrustError, match="is not run or opened unasked"):
+        Permission().check("x.json", {"model": (name, {})})

@@ -20,8 +20,9 @@ from torch.nn import functional
 
 from ..hessian.losses import BatchLoss
 from ..hessian.operator import HessianOperator
-from ..krylov.guards import RandomOperatorError, guard
+from ..krylov.guards import RandomOperatorError, guard, require_symmetric
 from ..krylov.lanczos import Lanczos, random_start
+from ..krylov.linear_operator import OperatorError
 from ..records.augmentation import ControlData, ControlEntry
 from ..samples.samples import Samples
 
@@ -209,11 +210,19 @@ def measure_entry(operator: HessianOperator, label: int, data: ControlData, step
     """Both ends of one Lanczos run, what the guard says to the operator, and what the lowest Ritz vector says by itself."""
     noise = repeat_difference(operator, seed)
     try:
+        if data != "redrawn":  # what changes at every pass is for the guard to say
+            operator.look(seed=seed)
         guard(operator, seed)
         refusal = None
-    except RandomOperatorError as error:
+    except (RandomOperatorError, OperatorError) as error:
         refusal = str(error)
     run = Lanczos(operator, seed).run(steps)
+    if refusal is None:
+        try:
+            scale = float(max(abs(run.ritz.values[0]), abs(run.ritz.values[-1])))
+            require_symmetric(run.asymmetry, scale, operator, run.steps)
+        except RandomOperatorError as error:
+            refusal = str(error)
     v = run.ritz_vector(0)
     return ControlEntry(
         label=label,

@@ -243,7 +243,7 @@ def open_problem(name: str, group: str, checkpoint: str | None, data_root: str |
         return Problem(operator=PrescribedOperator(spectrum), extremes=(float(spectrum.min()), float(spectrum.max())))
     subject = _subject(checkpoint, data_root)
     scheme = make_scheme("head-tail", subject.samples.class_counts, eta=subject.groups.get("eta"))
-    indices = group_indices(scheme, subject.samples.labels)[group]
+    indices = group_indices(scheme, subject.samples)[group]
     most = CASES[name].groups[group]
     if most is not None and most < len(indices):  # evenly over the classes, which lie one after another
         indices = indices[np.linspace(0, len(indices) - 1, most).astype(int)]

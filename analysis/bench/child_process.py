@@ -21,7 +21,8 @@ from ..krylov.spectrum import LOOK_EVERY
 from ..records.base import write_text_atomically
 from ..records.settings import AnalysisSettings
 from ..samples.provenance import file_sha256
-from .cases import CASES, Problem, micro_batches, open_problem, prepare, relative_error
+from .batch_sizes import best_micro_batch, processor_seconds
+from .cases import CASES, Problem, open_problem, prepare, relative_error
 from .density_accuracy import distance, probes_needed, truth
 from .peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, fixed_start, level_ground
 
@@ -31,8 +32,6 @@ REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 100, 400
 BESIDE = 5
 #: products that are timed of a run too long to finish
 TIMED = 5
-#: samples that micro-batches are tried on
-TRIED_ON = 256
 
 
 def main() -> None:
@@ -134,7 +133,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     tried: list[dict[str, Any]] = []
     seconds = 0.0
     if problem.samples is not None and not ours:
-        choice["micro_batch"] = _micro_batch(competitor, problem)
+        choice["micro_batch"] = best_micro_batch(competitor, problem)
     steps = _our_steps(known)
     products = dict.fromkeys(("extremes", "density"), steps + BESIDE)
     if ours and not competitor.together:
@@ -154,7 +153,7 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
     with level_ground(problem):
         product = competitor.product(problem, Plan(**choice))
         v = fixed_start(problem.size)
-        seconds = min(_timed(lambda: product(v)) for _ in range(2))
+        seconds = min(processor_seconds(lambda: product(v)) for _ in range(2))
     return {
         "takes_part": True,
         "title": competitor.title,
@@ -165,27 +164,6 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
         "products": products,
         "seconds_a_product": seconds,
     }
-
-
-def _timed(work: Callable[[], Any]) -> float:
-    began = time.process_time()
-    work()
-    return time.process_time() - began
-
-
-def _micro_batch(competitor: Any, problem: Problem) -> int:
-    """The size whose product takes the fewest seconds a sample, each tried twice."""
-    assert problem.samples is not None
-    few = Problem(problem.subject, problem.samples.subset(np.arange(min(TRIED_ON, problem.samples.num_samples))))
-    sizes = [size for size in micro_batches(problem.samples.num_samples) if size <= TRIED_ON]
-    v = fixed_start(problem.size)
-    best: dict[int, float] = {}
-    with level_ground(problem):
-        products = {size: competitor.product(few, Plan(micro_batch=size)) for size in sizes}
-        for _ in range(2):
-            for size, product in products.items():
-                best[size] = min(best.get(size, math.inf), _timed(lambda product=product: product(v)))  # type: ignore[misc]
-    return min(best, key=lambda size: best[size])
 
 
 def _eigsh_choices(known: dict[str, Any], size: int) -> list[dict[str, Any]]:

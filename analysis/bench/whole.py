@@ -144,7 +144,8 @@ def bench_whole(
 def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
     """Everything that is run for a case, in the order of a round."""
     where, batch = str(folder), str(BATCH)
-    best, steps, sizes = known["eigsh"], known["eigenthings"], {name: str(size) for name, size in known["batch"].items()}
+    best, steps = known["eigsh"], known["eigenthings"]
+    mine, theirs = (str(known["batch"].get(name, BATCH)) for name in ("curvlinops", "eigenthings"))
 
     def eigsh(size: str, ncv: int, ends: Sequence[str]) -> tuple[str, ...]:
         return (str(SCRIPTS / "curvlinops_eigsh.py"), where, size, str(ncv), *ends)
@@ -167,7 +168,6 @@ def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
         )
         return ("-c", _OURS, "analyze", f"{where}/weights.pt", "--model", f"{where}/network.py:build", *options)
 
-    mine, theirs = sizes["curvlinops"], sizes["eigenthings"]
     titles = "curvlinops + eigsh", "hessian-eigenthings", "PyHessian, density"
     return [
         Command("saddlescope analyze --goal ends", "ends", "ours", False, ours("ends")),

@@ -15,10 +15,11 @@ from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..krylov.lanczos import Lanczos, ritz_of
 from ..records.base import write_text_atomically
+from ..samples.provenance import Source
 from ..samples.samples import Samples
+from .batch_sizes import best_micro_batch
 from .cases import Problem, relative_error
-from .child_process import _micro_batch
-from .peers import COMPETITORS, Plan, eigsh_extremes, fixed_start
+from .peers import COMPETITORS, Plan, eigsh_extremes, fixed_start, installed
 from .whole_cases import network_of
 
 #: residual of the reference's ends relative to their size (the error is about its square), and its least and most steps
@@ -51,7 +52,11 @@ def find_out(folder: Path) -> dict[str, Any]:
         "residuals": [float(run.ritz.residuals[end]) for end in (0, -1)],
         "eigsh": {"ends": _eigsh(run, low, high, (("BE",), ("SA", "LA"))), "verdict": _eigsh(run, low, high, (("SA",),))},
         "eigenthings": _steps(run, low, high),
-        "batch": {name: _micro_batch(COMPETITORS[name], problem) for name in ("curvlinops", "eigenthings")},
+        "batch": {
+            name: best_micro_batch(COMPETITORS[name], problem)
+            for name in ("curvlinops", "eigenthings")
+            if installed(name) is not None
+        },
     }
     write_text_atomically(stored, json.dumps(known))
     return known
@@ -62,7 +67,7 @@ def _problem(folder: Path) -> Problem:
     model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     data = np.load(folder / "data.npz")
     samples = Samples.from_tensors(torch.from_numpy(data["x"]), torch.from_numpy(data["y"]), int(data["y"].max()) + 1)
-    return Problem(Subject(model.eval(), samples, loss_of(None, samples.num_classes)), samples)
+    return Problem(Subject(model.eval(), samples, loss_of(None, samples), Source()), samples)
 
 
 def _settled(run: Lanczos) -> bool:

@@ -81,7 +81,12 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     digest = weights_digest(checkpoint, given.key)
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
+    for reference in (given.model, given.loss):  # data may take minutes to load: a name that is not there is known before
+        if reference is not None and ".py:" in reference:
+            load_factory(reference)
     samples, data_name = _samples(checkpoint, given, side_car)
+    if given.loss is None or ":" not in given.loss:
+        samples.require_classes()
     counts = samples.class_counts.tolist()
     if given.model == "hf":
         model, complete = build_hugging_face(checkpoint, given.model_args)
@@ -151,11 +156,13 @@ def _samples(checkpoint: Path, given: Given, side_car: SideCar | None) -> tuple[
     root = {"root": given.data_root} if given.data_root is not None else {}
     if given.data is not None:
         own = ":" not in given.data and not Path(given.data).expanduser().exists()
-        samples = load_samples(given.data, {**given.data_args, **(root if own else {})}, given.num_classes, given.labels)
+        arguments = {**given.data_args, **(root if own else {})}
+        samples = load_samples(given.data, arguments, given.num_classes, given.labels, given.column)
         return samples, given.data
     assert side_car is not None
     data = side_car.data
-    samples = load_samples(data.factory, {**data.args, **given.data_args, **root}, len(data.class_counts))
+    arguments = {**data.args, **given.data_args, **root}
+    samples = load_samples(data.factory, arguments, len(data.class_counts), column=given.column)
     if samples.class_counts.tolist() != data.class_counts:
         raise SubjectError(
             f"{checkpoint}: trained on class counts {data.class_counts}, but {data.factory} now gives "

@@ -33,6 +33,7 @@ class Given:
         num_classes: C, where the labels do not show every class.
         logits: which part of the model's output the logits are, where that does not show.
         labels: which part of a batch the class labels are, where that does not show.
+        column: what else is told of each sample, that groups are made of.
         data_root: folder to look for the data in first, for data sets of the suite.
     """
 
@@ -47,6 +48,7 @@ class Given:
     num_classes: int | None = None
     logits: str | None = None
     labels: str | None = None
+    column: str | None = None
     data_root: str | None = None
     named: frozenset[str] = frozenset()
 
@@ -65,7 +67,7 @@ class Given:
             "data_args": dict(self.data_args),
         }
         fields |= {"loss": self.loss, "key": self.key, "num_classes": self.num_classes, "extra_keys": list(self.extra_keys)}
-        fields |= {"logits": self.logits, "labels": self.labels}
+        fields |= {"logits": self.logits, "labels": self.labels, "column": self.column}
         return {name: value for name, value in fields.items() if value not in (None, {}, [])}
 
 
@@ -125,6 +127,7 @@ class _Recorded(BaseModel):
     num_classes: int | None = Field(None, ge=2)
     logits: str | None = None
     labels: str | None = None
+    column: str | None = None
 
 
 def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
@@ -155,4 +158,5 @@ def given_again(record: Mapping[str, Any], given: Given, where: Path) -> Given:
         num_classes=given.num_classes or stored.num_classes,
         logits=given.logits or stored.logits,
         labels=given.labels or stored.labels,
+        column=given.column or stored.column,
     )

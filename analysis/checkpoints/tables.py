@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from ..records.results import Choice
+from ..samples.columns import column_of, parse_column
 from ..samples.labels import LABEL_KEYS
 from ..samples.samples import Samples, SamplesError
 
@@ -18,7 +20,13 @@ SUFFIXES = (".csv", ".parquet")
 _SAVED = ("dataset_info.json", "state.json")
 
 
-def read_table(path: Path, label: str | None = None, num_classes: int | None = None) -> Samples:
+def read_table(
+    path: Path,
+    label: str | None = None,
+    num_classes: int | None = None,
+    column: str | None = None,
+    inputs: Sequence[str] | None = None,
+) -> Samples:
     """The rows of a table: inputs ``[N, columns]`` in float32, in the order of the columns, and the class.
 
     Args:
@@ -26,9 +34,12 @@ def read_table(path: Path, label: str | None = None, num_classes: int | None = N
         label: column of the class: whole numbers, or words, which are numbered in the order of the alphabet; default: the one
             that is called ``labels``, ``label``, ``targets`` or ``target``.
         num_classes: C; default: from the labels.
+        column: what groups are made of, with cuts where numbers are to be cut (``age:30,60``): no input unless ``inputs`` says.
+        inputs: columns that are inputs, in their order; default: all but the class and ``column``.
 
     Raises:
-        SamplesError: unreadable; no such column, or several; a column that is no number; an empty cell.
+        SamplesError: unreadable; no such column, or several; an input that is no number; an empty cell.
+        ColumnError: ``column`` makes no groups.
     """
     import pandas as pd
 
@@ -47,22 +58,34 @@ def read_table(path: Path, label: str | None = None, num_classes: int | None = N
             f"--data {path}: which column is the class? Say it with --labels; the columns are {', '.join(names[:12])}"
         )
     table.columns = pd.Index(names)
-    classes, rest = table.pop(found[0]), table
+    grouped = None if column is None else parse_column(column)[0]
+    for name in [*([] if grouped is None else [grouped]), *(inputs or ())]:
+        if name not in names:
+            raise SamplesError(f"--data {path}: no column {name}; the columns are {', '.join(names[:12])}")
+    told = None if column is None else column_of(column, table[grouped].to_numpy())
+    classes = table[found[0]]
+    rest = table[list(inputs) if inputs is not None else [name for name in names if name not in (found[0], grouped)]]
     words = [name for name in rest if not pd.api.types.is_numeric_dtype(rest[name])]
     if words or rest.empty:
         what = f"column {words[0]} holds no numbers" if words else "there are no rows, or no columns beside the class"
-        raise SamplesError(f"--data {path}: {what}; leave such columns out, or encode them")
+        raise SamplesError(
+            f"--data {path}: {what}; leave such columns out, encode them, or name the inputs: --data-args "
+            '{"inputs": ["a", "b"]}'
+        )
     if classes.isna().any():
         raise SamplesError(f"--data {path}: the class of row {int(np.flatnonzero(classes.isna())[0])} is missing")
     numbers = pd.api.types.is_numeric_dtype(classes)
     kinds = [] if numbers else sorted(map(str, classes.unique()))
     targets = classes.to_numpy() if numbers else np.searchsorted(kinds, classes.astype(str).to_numpy())
-    inputs = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
-    samples = Samples.from_tensors(inputs, torch.tensor(np.array(targets)), num_classes)
+    rows = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
+    samples = Samples.from_tensors(rows, torch.tensor(np.array(targets)), num_classes)
     if kinds:
         value = ", ".join(f"{place} {kind}" for place, kind in enumerate(kinds[:12])) + (" ..." if len(kinds) > 12 else "")
         samples.choices = (Choice(name="classes", value=value, flag="--labels", guessed=False),)
-    return samples
+    if inputs is not None or grouped not in (None, found[0]):
+        value = ", ".join(map(str, rest.columns))
+        samples.choices += (Choice(name="inputs", value=value, flag="--data-args", guessed=inputs is None),)
+    return samples if told is None else samples.with_column(told.name, told)
 
 
 def is_saved_dataset(folder: Path) -> bool:

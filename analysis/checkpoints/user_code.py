@@ -25,7 +25,9 @@ from torch.utils.data import (
 from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
-from ..samples.samples import Labels, Samples, find_labels
+from ..samples.columns import ColumnError, parse_column
+from ..samples.samples import Labels, Samples
+from ..samples.streams import of_stream
 from .formats.errors import first_line
 from .image_folder import image_folder
 from .tables import SUFFIXES, as_tensors, is_saved_dataset, load_dataset, read_table
@@ -93,7 +95,11 @@ def build_loss(
 
 
 def load_samples(
-    reference: str, arguments: Mapping[str, Any], num_classes: int | None = None, labels: str | None = None
+    reference: str,
+    arguments: Mapping[str, Any],
+    num_classes: int | None = None,
+    labels: str | None = None,
+    column: str | None = None,
 ) -> Samples:
     """The samples that a reference names, kept for the next checkpoint on the same data.
 
@@ -104,77 +110,107 @@ def load_samples(
         arguments: keyword arguments.
         num_classes: C; default: from the labels.
         labels: which part of a batch or item, or which array of a file, the class labels are, where that does not show.
+        column: what else is told of each sample, for groups: a column of a table, an entry of items or batches, an attribute of
+            the data set.
 
     Raises:
         SubjectError: nothing that can be read as labelled samples.
         SamplesError: the samples cannot be analysed.
+        ColumnError: no such column, or it makes no groups.
     """
-    return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes, labels)
+    return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes, labels, column)
 
 
 @lru_cache(maxsize=2)
-def _load_samples(reference: str, arguments: str, num_classes: int | None, labels: str | None = None) -> Samples:
+def _load_samples(
+    reference: str, arguments: str, num_classes: int | None, labels: str | None = None, column: str | None = None
+) -> Samples:
     given = json.loads(arguments)
     path = Path(reference).expanduser()
     if ":" not in reference or path.exists():
         if path.suffix in SUFFIXES and path.is_file():
-            given = {"path": path, "label": labels, "num_classes": num_classes, **given}
+            given = {"path": path, "label": labels, "num_classes": num_classes, "column": column, **given}
             table: Samples = call(read_table, f"--data {reference}", given)
             return table
         if path.is_file():
-            return as_samples(_tensors_of(path, labels), reference, num_classes)
+            return as_samples(_tensors_of(path, labels, column), reference, num_classes, None, column)
         if path.is_dir() and is_saved_dataset(path):
-            return as_samples(load_dataset(path), reference, num_classes, labels)
+            return as_samples(load_dataset(path), reference, num_classes, labels, column)
         if path.is_dir():
             folder: Samples = call(image_folder, f"--data {reference}", {"path": path, "num_classes": num_classes, **given})
-            return folder
+            return as_samples(folder, reference, column=column)
         if "/" in reference or path.suffix in (".npz", ".pt", ".safetensors", *SUFFIXES):
             raise SubjectError(f"--data {reference}: no such file or folder")
-        return as_samples(call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes)
-    return as_samples(call(load_factory(reference), reference, given), reference, num_classes, labels)
+        return as_samples(
+            call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes, None, column
+        )
+    return as_samples(call(load_factory(reference), reference, given), reference, num_classes, labels, column)
 
 
-def as_samples(data: Any, reference: str = "data", num_classes: int | None = None, labels: Labels = None) -> Samples:
+def as_samples(
+    data: Any,
+    reference: str = "data",
+    num_classes: int | None = None,
+    labels: Labels = None,
+    column: str | None = None,
+) -> Samples:
     """Samples from what a data factory returned: ``(inputs, targets)``, a Dataset, a loader, or an iterable of batches.
+
+    A dictionary as the last part of a tuple holds columns, a value of each sample: ``(inputs, targets, {"domain": [...]})``,
+    ``(data_set, {"domain": [...]})``.
+
+    Args:
+        data: that.
+        reference: what returned it.
+        num_classes: C; default: from the labels.
+        labels: as for :meth:`~saddlescope.analysis.samples.samples.Samples.from_dataset`.
+        column: likewise.
 
     Raises:
         SubjectError: nothing of the kind.
-        SamplesError: the data cannot be analysed (they change between two looks, hold no labels ...).
+        SamplesError: the data cannot be analysed (they change between two looks ...).
+        ColumnError: no such column, or it makes no groups.
     """
+    name = None if column is None else parse_column(column)[0]
+    if type(data) is tuple and len(data) > 1 and isinstance(data[-1], Mapping) and not isinstance(data[0], Mapping):
+        *rest, columns = data
+        data = rest[0] if len(rest) == 1 else tuple(rest)
+        if column is not None and name in columns:
+            return as_samples(data, reference, num_classes, labels).with_column(column, columns[name])
     if isinstance(data, Samples):
+        if name is not None and name not in data.columns:
+            there = f"they have {', '.join(data.columns)}" if data.columns else "they have none"
+            raise ColumnError(f"no column {name} in the samples of {reference}: {there}; Samples.with_column gives them one")
         return data
     data = as_tensors(data)
     if isinstance(data, tuple | list) and len(data) > 1 and all(isinstance(part, Tensor | np.ndarray) for part in data):
         parts = tuple(torch.as_tensor(part).detach().cpu() for part in data)
-        targets = find_labels(parts, labels)  # refuses anything but one whole number per sample
-        if len(parts) == 2 and labels is None:
-            return Samples.from_tensors(parts[0], parts[1], num_classes)
-        return Samples(parts, targets, num_classes)
+        return Samples.from_batches([parts], num_classes, labels, column)
     if isinstance(data, DataLoader):
-        return _of_loader(data, reference, num_classes, labels)
+        return _of_loader(data, reference, num_classes, labels, column)
     if isinstance(data, IterableDataset):
-        return Samples.from_batches([default_collate([item]) for item in data], num_classes, labels)
+        return of_stream(data, num_classes, labels, column)
     if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
-        return Samples.from_batches([data], num_classes, labels)
+        return Samples.from_batches([data], num_classes, labels, column)
     if isinstance(data, list) and data and _is_batch(data[0]):
-        return Samples.from_batches(data, num_classes, labels)
+        return Samples.from_batches(data, num_classes, labels, column)
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
-        return Samples.from_dataset(data, num_classes, labels)
+        return Samples.from_dataset(data, num_classes, labels, column)
     if hasattr(data, "__iter__") and not isinstance(data, dict | str | Tensor):
-        return Samples.from_batches(data, num_classes, labels)
+        return of_stream(data, num_classes, labels, column)
     raise SubjectError(
         f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
     )
 
 
-def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None, labels: Labels) -> Samples:
+def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None, labels: Labels, column: str | None) -> Samples:
     """All samples of a loader in the order of its data set: a loader may shuffle and drop, and neither may count.
 
     Raises:
         SubjectError: the loader draws its samples, so that nobody knows which they are.
     """
     if isinstance(loader.dataset, IterableDataset):
-        return Samples.from_batches(loader, num_classes, labels)
+        return of_stream(loader, num_classes, labels, column)
     sampler = loader.sampler
     shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
     plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
@@ -184,19 +220,22 @@ def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None,
             f"{reference} returned a loader whose {name} chooses the samples; return the data set, or a Subset of it, instead"
         )
     if loader.collate_fn is default_collate:
-        return Samples.from_dataset(loader.dataset, num_classes, labels)
+        return Samples.from_dataset(loader.dataset, num_classes, labels, column)
     ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
-    return Samples.from_batches(ordered, num_classes, labels)
+    return Samples.from_batches(ordered, num_classes, labels, column)
 
 
 def _is_batch(item: Any) -> bool:
     """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
     parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
-    return bool(parts) and all(isinstance(part, Tensor) and part.dim() >= 1 for part in parts)
+    rows = {len(part) for part in parts if isinstance(part, Tensor) and part.dim() >= 1}
+    return bool(rows) and all(
+        part.dim() >= 1 if isinstance(part, Tensor) else isinstance(part, list) and {len(part)} == rows for part in parts
+    )
 
 
-def _tensors_of(path: Path, which: str | None = None) -> tuple[Any, Any]:
-    """Inputs and labels in a file of arrays; ``which`` are the labels, where that does not show."""
+def _tensors_of(path: Path, which: str | None = None, column: str | None = None) -> tuple[Any, ...]:
+    """Inputs and labels in a file of arrays, and the column that was asked for; ``which`` are the labels, if that is told."""
     try:
         if path.suffix == ".npz":
             content: Any = dict(np.load(path, allow_pickle=False))
@@ -217,7 +256,8 @@ def _tensors_of(path: Path, which: str | None = None) -> tuple[Any, Any]:
         labels = [key for key in ("labels", "targets", "y", "Y", "target", "label") if key in content]
         labels = labels if which is None else [which]
         if len(inputs) == len(labels) == 1:
-            return torch.as_tensor(content[inputs[0]]), torch.as_tensor(content[labels[0]])
+            pair = torch.as_tensor(content[inputs[0]]), torch.as_tensor(content[labels[0]])
+            return pair if column is None else (*pair, content)
         twice = next((found for found in (inputs, labels) if len(found) > 1), None)
         why = f", and {' and '.join(twice)} can both be meant" if twice else ""
         raise SubjectError(

@@ -20,9 +20,9 @@ from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..krylov.space import Space
 from ..samples.samples import Samples
 from .computed_types import ComputedTypes
+from .elsewhere import shifted
 from .modules import copied
 from .operator import HessianOperator, Reduce
-from .shifted import shifted
 
 #: Steps that are tried, relative to the norm of the weights, the longest first; each a tenth of the one before.
 #: By the coarsest type that the forward pass computes in: below its rounding nothing moves, and quotients agree on nothing.

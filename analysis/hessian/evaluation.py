@@ -86,7 +86,7 @@ def per_sample(
         dtype: of the floating-point inputs.
         size: samples a batch.
     """
-    loss = loss_of(loss, samples.num_classes)
+    loss = loss_of(loss, samples)
     outputs: list[Any] = []
     hook = model.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     losses: list[np.ndarray] = []
@@ -116,7 +116,7 @@ def _logits_and_labels(outputs: list[Any], batch: Any, loss: BatchLoss, num_clas
     classifies = isinstance(loss, ClassificationLoss)
     try:
         found = loss.find_logits(outputs[-1]) if isinstance(loss, ClassificationLoss) else find_logits(outputs[-1], num_classes)
-        labels = labels_in(batch, loss.labels if isinstance(loss, ClassificationLoss) else None)
+        labels = labels_in(batch, loss.labels, loss.beside) if isinstance(loss, ClassificationLoss) else labels_in(batch)
     except (LabelError, OutputError, LookupError, TypeError):
         return None
     logits = found.tensor

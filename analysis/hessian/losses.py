@@ -39,7 +39,10 @@ class ClassificationLoss:
         logits: which part of the model's output the logits are, by index or name; default: decided by shape.
         labels: key of the class labels in dictionary batches, or their index in a pair; default: one of the usual keys, and
             the second of a pair.
-        num_classes: C, by which shapes are told apart; :meth:`of_classes` sets it.
+        num_classes: C, by which shapes are told apart; :meth:`of_samples` sets it.
+
+    Attributes:
+        beside: entries of a batch that are neither inputs nor labels: columns that groups are made of.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class ClassificationLoss:
     ) -> None:
         self.output_loss = output_loss
         self.logits, self.labels, self.num_classes = logits, labels, num_classes
+        self.beside: tuple[str, ...] = ()
 
     def __call__(self, model: nn.Module, batch: Any) -> Tensor:
         """Per-sample losses ``[n]``.
@@ -64,10 +68,16 @@ class ClassificationLoss:
         outputs, targets = self.outputs_and_targets(model, batch)
         return self.output_loss(self.find_logits(outputs).tensor, targets)
 
-    def of_classes(self, num_classes: int) -> ClassificationLoss:
-        """The same loss, told how many classes there are."""
+    def of_samples(self, samples: Samples) -> ClassificationLoss:
+        """The same loss, told how many classes there are, and what of a batch is not for the model.
+
+        Raises:
+            SamplesError: cross-entropy, of samples that have no classes.
+        """
+        if self.output_loss is cross_entropy:
+            samples.require_classes()
         told = copy.copy(self)
-        told.num_classes = num_classes
+        told.num_classes, told.beside = None if samples.unlabelled else samples.num_classes, tuple(samples.columns)
         return told
 
     def find_logits(self, outputs: Any) -> Logits:
@@ -78,14 +88,15 @@ class ClassificationLoss:
         """What the model returns for a batch, and the batch's labels."""
         if isinstance(batch, Mapping):
             name = label_key(batch, self.labels)
-            return model(**{key: value for key, value in batch.items() if key != name}), batch[name]
-        if len(batch) != 2:
+            return model(**{key: value for key, value in batch.items() if key != name and key not in self.beside}), batch[name]
+        parts = [at for at in range(len(batch)) if str(at) not in self.beside]
+        if len(parts) != 2:
             raise LossError(
                 f"batches of {len(batch)} parts: which of them the model takes is not known; give pairs (inputs, targets), "
                 "dictionaries, or a loss(model, batch) that takes these"
             )
-        place = label_place(batch, self.labels)
-        return model(batch[1 - place]), batch[place]
+        place = label_place(batch, self.labels, self.beside)
+        return model(batch[sum(parts) - place]), batch[place]
 
 
 def classification_loss(output_loss: OutputLoss = cross_entropy) -> ClassificationLoss:
@@ -128,10 +139,14 @@ def logits_choice(loss: BatchLoss, model: nn.Module, samples: Samples) -> Choice
     )
 
 
-def loss_of(loss: BatchLoss | None, num_classes: int) -> BatchLoss:
-    """The loss that is meant (default: cross-entropy), told how many classes there are if it can use that."""
+def loss_of(loss: BatchLoss | None, samples: Samples) -> BatchLoss:
+    """The loss that is meant (default: cross-entropy), told of the samples what it can use.
+
+    Raises:
+        SamplesError: as :meth:`ClassificationLoss.of_samples`.
+    """
     loss = loss or ClassificationLoss()
-    return loss.of_classes(num_classes) if isinstance(loss, ClassificationLoss) else loss
+    return loss.of_samples(samples) if isinstance(loss, ClassificationLoss) else loss
 
 
 class LossError(ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -26,9 +26,10 @@ from ..samples.samples import Samples, batch_size
 from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
 from .corrections import Corrections
+from .differences import look_at
 from .gradients import derivatives, slopes_of
 from .losses import BatchLoss, loss_of, summed
-from .modules import eager, evaluation_mode, select_parameters, without_gradients
+from .modules import copied, eager, evaluation_mode, select_parameters, without_gradients
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,8 @@ class HessianOperator:
         OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
     """
 
+    products = "exact"
+
     def __init__(
         self,
         model: nn.Module,
@@ -89,7 +92,7 @@ class HessianOperator:
         reduce: Reduce | None = None,
         accelerate: bool = True,
     ) -> None:
-        self.model, self.loss = model, loss_of(loss, samples.num_classes)
+        self.model, self.loss = model, loss_of(loss, samples)
         self.parameter_names, self.parameters = select_parameters(model, params)
         self.size = sum(p.numel() for p in self.parameters)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
@@ -234,6 +237,13 @@ class HessianOperator:
         """Frees the kept graphs; the next product builds them again (call it after a change made through ``.data``)."""
         self._kept, self._rest_from, self.kept_bytes = None, 0, 0
 
+    def look(self, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+        """Holds products against differences of the gradient, and the gradient against those of the loss, in float64.
+
+        See :func:`~saddlescope.analysis.hessian.differences.look_at`.
+        """
+        return look_at(self, vectors, seed=seed)
+
     def _state(self) -> list[tuple[int, int]]:
         # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
         return [(t.data_ptr(), t._version) for t in (*self.model.parameters(), *self.model.buffers())]
@@ -289,7 +299,7 @@ class HessianOperator:
     def _losses(self, batch: Any) -> Tensor:
         try:
             return self.loss(self.model, batch)
-        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
             if type(error).__module__.startswith("saddlescope."):
                 raise  # says itself what is wrong
             raise OperatorError(f"model or loss failed on a batch: {type(error).__name__}: {error}") from error
@@ -315,6 +325,17 @@ class HessianOperator:
                     again = partial(self._batch_loss, batch)
                     gradient += self._flat(slopes_of(loss, again, self.model, self.parameters))
         return value, gradient
+
+    def in_float64(self, memory: int | None = 1) -> HessianOperator:
+        """The same Hessian over a float64 copy of the model.
+
+        What was found out about the model and its loss is no other in float64; the look at the products there is at these.
+
+        Args:
+            memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
+                operator that keeps its own. ``None``: a quarter of what is free.
+        """
+        return self.with_model(copied(self.model).double(), memory=memory)
 
     def with_model(self, model: nn.Module, *, memory: int | None = 1) -> HessianOperator:
         """The same Hessian of another model of the same modules and parameters: of a copy in float64, say.

@@ -22,10 +22,10 @@ from ..samples.samples import Samples
 from .adding_up import require_sums
 from .difference_products import DifferenceOperator
 from .distributed import speaking_of_loss
+from .elsewhere import shifted
 from .losses import BatchLoss, loss_of
 from .operator import Reduce
 from .sharded_models import is_dtensor, local, ranges_of, reshard
-from .shifted import shifted
 
 #: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
 SLOPE = 0.05
@@ -63,7 +63,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         micro_batch: int | None = None,
         reduce: Reduce | None = None,
     ) -> None:
-        self.model, self.loss = model, loss_of(loss, samples.num_classes)
+        self.model, self.loss = model, loss_of(loss, samples)
         reshard(model)
         self.parameter_names, self._sharded = _selected(model, params)
         self.size = sum(p.numel() for p in self._sharded)

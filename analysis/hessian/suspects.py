@@ -12,10 +12,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
-from .operator import HessianOperator
+from .elsewhere import GroupHessian
 
 
-def likely_causes(operator: HessianOperator, *, second: bool) -> str:
+def likely_causes(operator: GroupHessian, *, second: bool) -> str:
     """What to look at first, and what to do about it.
 
     Args:
@@ -30,13 +30,13 @@ def likely_causes(operator: HessianOperator, *, second: bool) -> str:
     if custom:
         advice = "differentiates what forward computed, from its saved inputs, not a derivative saved there" if second else "is"
         fix = f"see that its backward {advice}" if second else "its backward is not the derivative of its forward"
-        found.append(f"the custom autograd function {_listed(custom)} ({fix})")
+        found.append(f"the custom autograd function {listed(custom)} ({fix})")
     computed = computed_weights(operator.model)
     if computed:
-        found.append(f"the weights computed by {_listed(computed)}")
+        found.append(f"the weights computed by {listed(computed)}")
     compiled = [name or type(module).__name__ for name, module in operator.model.named_modules() if _is_compiled(module)]
     if compiled:
-        found.append(f"the compiled or scripted part {_listed(compiled)}")
+        found.append(f"the compiled or scripted part {listed(compiled)}")
     if not found:
         kind = "a fused kernel or hook with a wrong second derivative, or a factor that is detached from the graph"
         first = "detach() in model or loss, a straight-through estimator, a gradient that is scaled or reversed, or a hook"
@@ -44,7 +44,28 @@ def likely_causes(operator: HessianOperator, *, second: bool) -> str:
     return "; ".join(found)
 
 
-def custom_functions(operator: HessianOperator) -> list[str]:
+def strange_weights(operator: GroupHessian, gradient: torch.Tensor) -> list[str]:
+    """Names of parameters that the loss does not depend on, though it does on twins of theirs that are not in the model.
+
+    A copied model computes with the weights of the one that it was copied from where a function that belongs to that one was
+    copied along, as a compiled ``forward`` is.
+
+    Args:
+        operator: of the model.
+        gradient: of its loss ``[n]``.
+    """
+    parts = gradient.split([p.numel() for p in operator.parameters])
+    unused = [p for p, part in zip(operator.parameters, parts, strict=True) if not bool(part.any())]
+    if not unused:
+        return []
+    own = {id(p) for p in operator.model.parameters()}
+    leaves = (getattr(node, "variable", None) for node in _all_nodes(operator.recorded_loss()))
+    others = [leaf.detach() for leaf in leaves if leaf is not None and id(leaf) not in own]
+    twins = {id(p) for p in unused for one in others if one.shape == p.shape and torch.equal(one.to(p.dtype), p.detach())}
+    return [name for name, p in operator.model.named_parameters() if id(p) in twins]
+
+
+def custom_functions(operator: GroupHessian) -> list[str]:
     """Names of the ``torch.autograd.Function`` classes in the graph of the loss, ours left out."""
     names = {type(node).__name__.removesuffix("Backward"): type(node).__module__ for node in _nodes(operator.recorded_loss())}
     return sorted(names)
@@ -68,7 +89,7 @@ def stale_statistics(model: nn.Module) -> list[str]:
     if not stale:
         return []
     return [
-        f"the running statistics of BatchNorm {_listed(stale)} are mean 0 and variance 1 and were never updated, though its "
+        f"the running statistics of BatchNorm {listed(stale)} are mean 0 and variance 1 and were never updated, though its "
         "weights were: an averaged model needs torch.optim.swa_utils.update_bn before it is analysed"
     ]
 
@@ -82,14 +103,17 @@ def _is_stale(norm: _BatchNorm) -> bool:
 
 
 def _nodes(loss: torch.Tensor) -> Iterator[Any]:
+    return (node for node in _all_nodes(loss) if issubclass(type(node), BackwardCFunction))
+
+
+def _all_nodes(loss: torch.Tensor) -> Iterator[Any]:
     seen, todo = set(), [loss.grad_fn]
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        if issubclass(type(node), BackwardCFunction):
-            yield node
+        yield node
         todo.extend(child for child, _ in node.next_functions)
 
 
@@ -97,6 +121,7 @@ def _is_compiled(module: nn.Module) -> bool:
     return isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod")
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first three, and how many more there are."""
     shown = ", ".join(f"'{name}'" for name in names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

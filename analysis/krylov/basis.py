@@ -141,7 +141,7 @@ class KrylovBasis:
         try:
             with self._file.open("r+b") as stream:
                 stream.seek(self._place(row))
-                stream.write(memoryview(q.view(torch.uint8).numpy()))
+                stream.write(q.view(torch.uint8).numpy().data)
         except OSError as error:
             raise OSError(
                 f"{self._file}: a Krylov vector of {q.nbytes / 2**20:,.0f} MiB cannot be written ({error.strerror}): set "
@@ -153,7 +153,7 @@ class KrylovBasis:
         assert self._file is not None
         with self._file.open("rb", buffering=0) as stream:
             stream.seek(self._place(row, column))
-            view = memoryview(into.view(torch.uint8).numpy())
+            view = into.view(torch.uint8).numpy().data
             while view:
                 read = stream.readinto(view)
                 if not read:

@@ -4,10 +4,14 @@ The three-term recurrence loses orthogonality as soon as a Ritz pair converges (
 again and again. So every new vector is orthogonalised against its two neighbours, then against the whole basis as many times as
 its loss of length calls for. Coefficients, and the eigenproblem of the tridiagonal matrix, are float64 on the CPU; products and
 basis have the operator's dtype.
+
+What the first of these passes takes away is the part of ``A q`` along the basis that the recurrence of a symmetric A does not
+have: it tells, for nothing, how asymmetric the operator is on the whole Krylov space.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +105,8 @@ class Lanczos:
             subspace); its coupling is exactly zero, which is how repeated eigenvalues are found.
         dropped: for each restart the norm of the round-off that was dropped; it counts in the residuals.
         exhausted: the whole space has been spanned, T's eigenvalues are the operator's.
+        asymmetry: Frobenius norm of the upper part of ``Q^T A Q - T``, which is 0 for a symmetric A. The symmetric part of A
+            differs from T on the basis by half of it at most.
     """
 
     def __init__(
@@ -112,6 +118,7 @@ class Lanczos:
         self.restarts: list[int] = []
         self.dropped: list[float] = []
         self.exhausted = False
+        self.asymmetry = 0.0
         self._space = space_of(operator)
         first = (
             random_start(operator, seed)
@@ -190,6 +197,7 @@ class Lanczos:
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
             "dropped": torch.tensor(self.dropped, dtype=torch.float64),
             "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
+            "asymmetry": torch.tensor([self.asymmetry], dtype=torch.float64),
         }
         save_tensors(tensors, path)
 
@@ -223,6 +231,7 @@ class Lanczos:
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
+        run.asymmetry = float(tensors.get("asymmetry", torch.zeros(1)).item())
         return run
 
     def _step(self) -> None:
@@ -230,7 +239,8 @@ class Lanczos:
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
         alpha = float(self._space.total(torch.tensor([wide_dot(w, self._space.dual(q))], dtype=torch.float64)))
-        w = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        w, taken = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        self.asymmetry = math.hypot(self.asymmetry, float(taken.norm()))
         beta = self._space.norm(w)
         self.alphas.append(alpha)
         n = self.operator.size
@@ -249,7 +259,7 @@ class Lanczos:
             self._basis.append(w.div_(beta))
 
     def _restart(self, filled: int) -> None:
-        w = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        w, _ = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
         self._basis.append(w.div_(self._space.norm(w)))
 
@@ -262,19 +272,22 @@ class Lanczos:
             _take(w, self.betas[-1], self._basis[j - 1])
         return w
 
-    def _orthogonalise(self, w: Tensor, filled: int) -> Tensor:
-        """``w`` in float64 without its parts along the first ``filled`` basis vectors.
+    def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor]:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors, and these parts as they were.
 
         Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
         what it leaves along the basis, relative to the rest, above round-off.
         """
         w = w.to(self._basis.device, torch.float64)
+        first: Tensor | None = None
         for _ in range(_MOST_PASSES):
-            before = self._space.norm(w)
-            self._basis.remove(w, self._overlap(w, filled))
+            before, overlap = self._space.norm(w), self._overlap(w, filled)
+            first = overlap if first is None else first
+            self._basis.remove(w, overlap)
             if self._space.norm(w) > before / 2:
                 break
-        return w
+        assert first is not None
+        return w, first
 
     def _overlap(self, w: Tensor, filled: int) -> Tensor:
         return self._space.total(self._basis.overlap(self._space.dual(w), filled))

@@ -45,6 +45,7 @@ class Start:
         block_nodes, block_norms: Ritz values of that first space, and the norms whose product its breakdown neglected.
         vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
         controls: what the run knows of other probes, for the trace.
+        asymmetry: as of the run.
     """
 
     seed: int
@@ -59,6 +60,7 @@ class Start:
     block_nodes: np.ndarray
     block_norms: np.ndarray
     controls: Controls
+    asymmetry: float = 0.0
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -84,6 +86,7 @@ class Start:
             block_nodes=eigvalsh_tridiagonal(alphas, betas) if block else np.array([]),
             block_norms=np.array([run.dropped[0], *betas]) if block else np.array([]),
             controls=Controls.of(run, products, further),
+            asymmetry=run.asymmetry,
             vectors={name: run.ritz_vector(index) for name, index in names},
         )
 
@@ -110,6 +113,7 @@ class Start:
         arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
+        tensors["asymmetry"] = torch.tensor([self.asymmetry], dtype=torch.float64)
         save_tensors(tensors | {f"vector {name}": vector for name, vector in self.vectors.items()}, path)
 
     @classmethod
@@ -132,6 +136,7 @@ class Start:
             exhausted=bool(exhausted),
             complete=bool(complete),
             controls=controls,
+            asymmetry=float(tensors["asymmetry"].item()) if "asymmetry" in tensors else 0.0,  # of an earlier version
             vectors=vectors,
             **arrays,
         )

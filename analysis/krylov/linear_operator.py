@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -44,6 +45,10 @@ class LinearOperator(Protocol):
     def release(self) -> None:
         """Forgets what was kept to make the next product cheaper; nothing, by default."""
         return
+
+    def look(self, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+        """Holds products against another way to the same numbers, where there is one: see ``hessian.differences``."""
+        return []
 
 
 class MatrixOperator(LinearOperator):

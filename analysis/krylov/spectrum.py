@@ -7,14 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
-from .guards import guard
+from .guards import guard, product_rounding, require_symmetric, with_rounding
 from .lanczos import Lanczos
 from .lanczos_runs import Start, StartPlan, StartStore
 from .linear_operator import LinearOperator, product_error
@@ -71,6 +70,7 @@ def measure_spectrum(
     max_starts: int = 32,
     place: Place = "device",
     store: StartStore | None = None,
+    looked: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
     """Measures both ends and the density of a symmetric operator.
@@ -91,12 +91,15 @@ def measure_spectrum(
         max_starts: but no more than so many in all.
         place: where the Krylov basis is kept.
         store: where finished and running starts are kept, to be continued and added to.
+        looked: the caller holds the products against another way to the same numbers itself (``LinearOperator.look``).
         progress: called with 1 after each Lanczos step.
 
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
+        OperatorError: its products are those of another function.
     """
     before = operator.matvecs
+    said = [] if looked else operator.look(seed=seed)
     guarded = guard(operator, seed)
     noise = guarded.noise
     if store is not None:
@@ -132,8 +135,12 @@ def measure_spectrum(
                 vectors |= {name: vector for name, vector in run.vectors.items() if name.startswith(end)}
         run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
         runs.append(run)
+    if not looked:
+        said += operator.look({end: vector for end, (_, vector) in ends.items()})
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))
-    noise = with_rounding(noise, operator, scale)
+    asymmetry = max(run.asymmetry for run in runs)
+    require_symmetric(asymmetry, scale, operator, max(run.steps for run in runs))
+    noise = with_rounding(noise, operator, scale, asymmetry)
     quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
     exhausted = any(run.exhausted for run in runs)
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
@@ -190,7 +197,7 @@ def measure_spectrum(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=vectors,
-        warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)),
+        warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)) + said,
     )
 
 
@@ -203,22 +210,6 @@ def decided(run: Lanczos, tau: float, noise: OperatorNoise, delta: float, looks:
     eps = start_error(run.operator.size, [run.steps], delta / 2, looks, dilution)
     bound = end_intervals(low, high, eps, noise.absolute, noise.absolute)[0][0]
     return bound is not None and bound > edge
-
-
-def with_rounding(noise: OperatorNoise, operator: LinearOperator, scale: float) -> OperatorNoise:
-    """The guard's noise, or the rounding of the largest eigenvalue, which the Ritz values carry and its vectors may miss.
-
-    Or what an operator that measures its own error has found it to be in the meantime.
-    """
-    return noise.model_copy(
-        update={"absolute": max(noise.absolute, product_rounding(operator) * scale, product_error(operator))}
-    )
-
-
-def product_rounding(operator: LinearOperator) -> float:
-    """Rounding of a quotient ``v^T H v`` of a unit vector, as a share of the larger end's size."""
-    # Second term: sums of n products in float64.
-    return float(8 * torch.finfo(operator.dtype).eps + operator.size**0.5 * np.finfo(np.float64).eps)
 
 
 def what_to_say(lowest: Extreme, highest: Extreme, steps: int) -> list[str]:

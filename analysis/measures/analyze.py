@@ -86,7 +86,7 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    known = loss_of(with_logits(loss, logits), samples.num_classes)
+    known = loss_of(with_logits(loss, logits), samples)
     subject = Subject(whole(model), samples, known, source or Source())
     work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
@@ -161,7 +161,7 @@ def critical_steps(
         As :func:`analyze`.
     """
     began = time.monotonic()
-    subject = Subject(whole(model), samples, loss_of(loss, samples.num_classes), source or Source())
+    subject = Subject(whole(model), samples, loss_of(loss, samples), source or Source())
     work = _begin(subject, settings, scheme, world)
     groups = measure_steps(work)
     return StepResult(
@@ -189,7 +189,7 @@ def _begin(
         torch.use_deterministic_algorithms(True, warn_only=True)
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
-    scheme = scheme or scheme_of(settings, samples.class_counts)
+    scheme = scheme or scheme_of(settings, samples)
     own = copied(model).to(device, dtype)
     chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..hessian.losses import BatchLoss
 from ..hessian.operator import HessianOperator
 from ..krylov.basis import BasisChoice
-from ..krylov.guards import guard
+from ..krylov.guards import guard, require_symmetric
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import NotFiniteError
 from ..samples.groups import GroupError
@@ -135,6 +135,7 @@ class EndsOfGroups:
         self._shown[name] = between_ends(run)
         values, residuals = run.ritz.values, run.ritz.residuals
         # Products are rounded: an end smaller than that (a convex loss has many zeros) is known as well as it can be.
+        require_symmetric(run.asymmetry, max(abs(values[0]), abs(values[-1])), operator, run.steps)
         rounding = 8 * torch.finfo(operator.dtype).eps * run.scale
         known = [one or residuals[end] <= rounding for end, one in zip((0, -1), ends_settled(run, rtol), strict=True)]
         low, high = (float(values[end]) if one else None for end, one in zip((0, -1), known, strict=True))

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from ..hessian.elsewhere import shifted
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
 from ..records.steps import CriticalStep, GroupSteps
 from .measurement import Measurement
 from .optimizer_fields import Parts, Rule, fields

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
+from ..krylov.linear_operator import LinearOperator
 from ..records.saddles import EscapeRate, NetRate
 from ..records.spectra import Extreme
 from .extremes import measure_ends
@@ -89,7 +90,7 @@ def objective_curvature(parts: Parts, v: Tensor, weight_decay: float = 0.0) -> f
     return float(torch.dot(product.double(), wide.double()) / torch.dot(wide.double(), wide.double())) + weight_decay
 
 
-class SymmetricField:
+class SymmetricField(LinearOperator):
     """The symmetric part of ``DG(w)`` as a linear operator, by exact Hessian products.
 
     With H and H' the Hessians of a part at w and at ``w + rho g / |g|``, ``c = rho / |g|`` and P the projector onto the

@@ -11,13 +11,11 @@ import torch
 from scipy.linalg import eigh
 from torch import Tensor
 
-from ..hessian.modules import copied
-from ..hessian.operator import HessianOperator
 from ..krylov.density import energy
-from ..krylov.guards import RandomOperatorError
+from ..krylov.guards import RandomOperatorError, product_rounding
 from ..krylov.linear_operator import LinearOperator, product_error
 from ..krylov.space import space_of
-from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio, product_rounding
+from ..krylov.spectrum import NO_RATIO, THRESHOLDS, Progress, Spectrum, negative_ratio
 from ..records.base import Estimate
 from ..records.spectra import Density, Extreme, IndexBound, MassAtThreshold, OperatorNoise, Probe
 from ..samples.memory import free_bytes
@@ -33,18 +31,6 @@ SYMMETRIC = 1e-5
 
 class TooLargeError(ValueError):
     """The dense Hessian does not fit the limit or the memory; the message says what would."""
-
-
-def in_float64(operator: HessianOperator, memory: int | None = 1) -> HessianOperator:
-    """The same Hessian over a float64 copy of the model.
-
-    Args:
-        operator: in float32.
-        memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
-            operator that keeps its own. ``None``: a quarter of what is free.
-    """
-    # What was found out about the model and its loss is no other in float64; the look at the products there is at these.
-    return operator.with_model(copied(operator.model).double(), memory=memory)
 
 
 def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:

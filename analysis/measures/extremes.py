@@ -1,7 +1,7 @@
-"""Both ends of a spectrum, or a verdict on the lower one, and nothing else: few steps, from a start that knows the way.
+"""Both ends of a spectrum, or a verdict on the lower one, and nothing else: few steps, perhaps from a start that knows the way.
 
-Extreme eigenvectors of a part of a group's samples point roughly where the group's own do, at a fraction of the price. A random
-vector is mixed into the start, so that the two-sided interval of a random start still holds, a little wider: with
+Extreme eigenvectors of a part of a group's samples, or of an earlier checkpoint, point roughly where the group's own do. A
+random vector is mixed into such a start, so that the two-sided interval of a random start still holds, a little wider: with
 ``s = (w + r) / |w + r|``, w a unit vector that does not know r, and r uniform on the sphere, the part of s along an eigenvector
 is below t with at most the probability that the part of r alone is below 2 t. (An interval around the middle of a symmetric
 unimodal density loses when it is moved: T. W. Anderson, Proc. AMS 6, 1955.)
@@ -23,7 +23,7 @@ from torch import Tensor
 from ..hessian.sample_parts import one_micro_batch
 from ..krylov.basis import Place
 from ..krylov.bounds import end_intervals, start_error
-from ..krylov.guards import guard
+from ..krylov.guards import guard, require_symmetric, with_rounding
 from ..krylov.lanczos import Lanczos, random_start
 from ..krylov.linear_operator import LinearOperator
 from ..krylov.space import Space, space_of
@@ -34,7 +34,6 @@ from ..krylov.spectrum import (
     decided,
     negative_ratio,
     what_to_say,
-    with_rounding,
 )
 from ..records.base import Interval
 from ..records.spectra import Extreme, IndexBound
@@ -63,6 +62,7 @@ def measure_ends(
     knows: Tensor | None = None,
     confirm: bool | None = None,
     place: Place = "device",
+    looked: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
     """Measures the smallest and the largest eigenvalue of a symmetric operator.
@@ -87,6 +87,7 @@ def measure_ends(
         confirm: go on, up to the step limit, until settled ends are confirmed, too. What ``part`` or ``knows`` say saves no
             step of that: only what is random in a start tells that nothing is hidden. Default: without ``knows``.
         place: where the Krylov basis is kept.
+        looked: as in :func:`~saddlescope.analysis.krylov.spectrum.measure_spectrum`.
         progress: called with 1 after each step on ``operator``.
 
     Returns:
@@ -95,8 +96,10 @@ def measure_ends(
 
     Raises:
         RandomOperatorError: the operator changes between products or is not symmetric.
+        OperatorError: its products are those of another function.
     """
     before = operator.matvecs
+    said = [] if looked else operator.look(seed=seed)
     noise = guard(one_micro_batch(operator if part is None else part), seed).noise
     confirm = knows is None if confirm is None else confirm
     # A verdict is reached in fewer steps than a look at the part takes.
@@ -150,8 +153,12 @@ def measure_ends(
         run = run_with(operator, fresh, Settled(rtol), done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution())
         ends = _of_run(run, eps, doubts_of(run))
+    if not looked:
+        said += operator.look(dict(zip(("min", "max"), ends.vectors, strict=True)))
     low, high = ends.values
-    noise = with_rounding(noise, operator, max(abs(low), abs(high)))
+    scale = max(abs(low), abs(high))
+    require_symmetric(ends.asymmetry, scale, operator, run.steps)
+    noise = with_rounding(noise, operator, scale, ends.asymmetry)
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
     def extreme(value: float, residual: float, interval: Interval, settled: bool, doubt: float) -> Extreme:
@@ -185,7 +192,7 @@ def measure_ends(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=dict(zip(("min", "max"), ends.vectors, strict=True)),
-        warnings=what_to_say(lowest, highest, run.steps),
+        warnings=what_to_say(lowest, highest, run.steps) + said,
     )
 
 
@@ -201,6 +208,7 @@ class _Ends:
         eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
         bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
         exhausted: these are the ends, without any doubt.
+        asymmetry: of the operator on the space that they were found in, as ``Lanczos.asymmetry``.
     """
 
     values: tuple[float, float]
@@ -211,6 +219,7 @@ class _Ends:
     eps: float | None
     bounds: np.ndarray
     exhausted: bool
+    asymmetry: float
 
     def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
         """As :func:`ends_settled`."""
@@ -222,7 +231,7 @@ def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _End
     ritz = run.ritz
     both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
     vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], gaps_of(run), doubt, vectors, eps, ritz.values, run.exhausted)
+    return _Ends(both[0], both[1], gaps_of(run), doubt, vectors, eps, ritz.values, run.exhausted, run.asymmetry)
 
 
 def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float]) -> _Ends:
@@ -238,7 +247,9 @@ def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float])
     low, high = (vector.to(operator.dtype) for vector in vectors.T)
     # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
     gaps = gaps_of(run)
-    return _Ends((float(values[0]), float(values[1])), tuple(residuals), gaps, doubt, (low, high), None, values, False)
+    asymmetry = float(abs(small[0, 1] - small[1, 0]))
+    pair = float(values[0]), float(values[1])
+    return _Ends(pair, tuple(residuals), gaps, doubt, (low, high), None, values, False, asymmetry)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:

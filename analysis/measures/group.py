@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
+from ..hessian.differences import AnotherFunctionError, AnotherHessianError
 from ..hessian.gauss_newton import measure_gauss_newton
 from ..hessian.operator import HessianOperator
 from ..hessian.suspects import stale_statistics
@@ -15,8 +16,7 @@ from ..records.results import GroupResult
 from ..records.saddles import Certificate, Escape, Verdict
 from ..records.spectra import GaussNewton, SamplingError
 from . import saddle as leaving
-from .differences import AnotherFunctionError, AnotherHessianError
-from .exact import in_float64, rechecked
+from .exact import rechecked
 from .group_spectrum import group_spectrum
 from .measurement import Measurement
 from .subsampling import sampling_error
@@ -101,6 +101,7 @@ class _Group:
             loss=self.mean,
             accuracy=None if right is None else float(right[work.indices[self.name]].mean()),
             gradient_norm=self.gradient_norm,
+            objective_gradient_norm=None if self.decayed is None else self.decayed[1],
             weight_norm=self.weight_norm,
             lambda_min=spectrum.lambda_min,
             lambda_max=spectrum.lambda_max,
@@ -127,11 +128,19 @@ class _Group:
         operator.release()
         return result
 
+    @property
+    def decayed(self) -> tuple[float, float] | None:
+        """Weight decay of the training and the gradient norm of its objective, for the group of all samples."""
+        decay = self.work.objective.weight_decay
+        if decay <= 0 or self.name != "all" or self.population > len(self.subsets[0]):
+            return None
+        return decay, float((self.gradient.double() + decay * self.operator.weights().double()).norm())
+
     def _judge(self) -> HessianOperator:
         """What the products are held against, after a look at it."""
         if self.operator.dtype != torch.float64 and not isinstance(self.operator, DifferenceOperator):
             try:
-                judge = in_float64(self.operator)
+                judge = self.operator.in_float64()
                 self.warnings += self.work.looked_at(judge)
                 return judge
             except AnotherFunctionError:
@@ -151,7 +160,7 @@ class _Group:
                 raise
             # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
             self.operator.release()
-            self.operator = self.judge = in_float64(self.operator, settings.memory)
+            self.operator = self.judge = self.operator.in_float64(settings.memory)
             self.mean, self.gradient = self.operator.loss_and_gradient()
             spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
@@ -181,7 +190,7 @@ class _Group:
         self.operator.release()
         further = [self.work.operator(part) for part in subsets[1:]]
         if self.operator.dtype != further[0].dtype:
-            further = [in_float64(part, self.settings.memory) for part in further]
+            further = [part.in_float64(self.settings.memory) for part in further]
         others = [
             group_spectrum(self.work, self.name, part, rows, self.enough)
             for part, rows in zip(further, subsets[1:], strict=True)
@@ -202,6 +211,7 @@ class _Group:
             self.gradient_norm,
             self.weight_norm,
             loss=self.mean,
+            decayed=self.decayed,
             relative_tau=settings.tau,
             threshold=settings.stationarity,
             search=Search(self.operator.size, settings.starts, settings.delta, spectrum.looks),

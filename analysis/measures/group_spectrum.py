@@ -66,7 +66,7 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             progress=step,
         )
     if settings.goal != "spectrum":
-        part = part_of(indices, work.subject.samples.labels, operator.work)
+        part = None if settings.confirm else part_of(indices, work.subject.samples.labels, operator.work)
         return measure_ends(
             work.spread(operator),
             part=None if part is None else work.spread(operator.over(*work.shared(part))),
@@ -79,7 +79,9 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             tau=settings.tau,
             enough=enough if settings.goal == "verdict" else None,
             knows=_knows(work, name, operator),
+            confirm=None if settings.confirm else False,
             place=operator.place(settings.basis),
+            looked=True,
             progress=step,
         )
     kept = index_name(indices) + ("-differences" if work.by_differences else "")
@@ -98,6 +100,7 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
         max_starts=settings.max_starts,
         place=operator.place(settings.basis),
         store=StartStore(work.kept.cache / kept) if work.kept.cache is not None else None,
+        looked=True,
         progress=step,
     )
 

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..hessian.elsewhere import shifted
 from ..hessian.evaluation import group_means
 from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied, select_parameters
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
 from ..records.results import Scheme
 from ..records.slices import Direction, Slice
 from ..samples.groups import group_indices
@@ -74,6 +74,7 @@ def slice_loss(
     Raises:
         LandscapeError: axes that do not fit the parameters, or more than two; a convexity map on a line.
         GroupError: a convexity map of a group that is not there.
+        OperatorError: gradients or products at the centre are not derivatives of the loss.
     """
     began = time.monotonic()
     if len(axes) not in (1, 2) or len(axes) != len(grids):
@@ -82,12 +83,13 @@ def slice_loss(
         raise LandscapeError("a convexity map needs a plane, such as tail-plane; this slice is a line")
     where = torch.device(device)
     moved = copied(model).to(where, dtype)
-    output = loss_of(loss, samples.num_classes)
+    output = loss_of(loss, samples)
     operator = HessianOperator(moved, samples, output, params=params, accelerate=False)
     wrong = [len(axis.vector) for axis in axes if len(axis.vector) != operator.size]
     if wrong:
         raise LandscapeError(f"the axis has {wrong[0]} entries, the parameters {operator.size}: another model or --params")
-    indices = group_indices(scheme, samples.labels)
+    indices = group_indices(scheme, samples)
+    directions = _directions(axes, model, samples, scheme, indices, loss, where, params)  # refuses before the points are paid
     spectra = EndsOfGroups(moved, samples, indices, output, convexity, params=params) if convexity is not None else None
     positions = [(x,) for x in grids[0]] if len(grids) == 1 else [(x, y) for x in grids[0] for y in grids[1]]
     table: list[tuple[dict[str, float | None], dict[str, float | None]]] = []
@@ -102,7 +104,7 @@ def slice_loss(
             progress(1)
     shape = [len(grid) for grid in grids]
     return Slice(
-        directions=_directions(axes, model, samples, scheme, indices, loss, where, params),
+        directions=directions,
         axes=[list(grid) for grid in grids],
         loss={name: _shaped([row[0][name] for row in table], shape) for name in indices},
         accuracy={name: _shaped([row[1][name] for row in table], shape) for name in indices if table[0][1][name] is not None},
@@ -152,6 +154,8 @@ def _directions(
     slopes, curvatures = {}, {}
     for name in scheme.groups:
         operator = HessianOperator(precise, samples.subset(indices[name]), loss, params=params, memory=1)
+        operator.look()
+        operator.look({str(axis): vector for axis, vector in enumerate(vectors.T)})
         slopes[name] = (operator.loss_and_gradient()[1] @ vectors).tolist()
         curvatures[name] = (operator.matmat(vectors) * vectors).sum(0).tolist()
     return [

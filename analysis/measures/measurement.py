@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..hessian.difference_products import DifferenceOperator
+from ..hessian.differences import AnotherHessianError, look
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
@@ -27,7 +28,6 @@ from ..records.saddles import NetRate
 from ..records.settings import AnalysisSettings
 from ..samples.groups import asked_for, group_indices, is_partition
 from ..samples.samples import Samples
-from .differences import AnotherHessianError, look
 from .objective import Objective
 from .subsampling import disjoint_subsets
 
@@ -83,7 +83,7 @@ class Measurement:
         self.subject, self.settings, self.scheme, self.world = subject, settings, scheme, world
         self.parts, self.kept, self.progress = parts, kept, progress
         samples = subject.samples
-        self.indices = group_indices(scheme, samples.labels) if parts is None else {name: parts[name][0] for name in parts}
+        self.indices = group_indices(scheme, samples) if parts is None else {name: parts[name][0] for name in parts}
         self.names = asked_for(scheme, settings.only)
         self.vectors: dict[str, Tensor] = {}
         self.ends: dict[str, Tensor] = {}
@@ -92,7 +92,7 @@ class Measurement:
         self.objective = Objective(samples, settings, subject.source, self.shared, self.names)
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
         self._parts = [name for name in scheme.groups if name != "all"]
-        self._adds_up = is_partition(scheme, len(samples.class_counts)) and set(self._parts) <= set(self.names)
+        self._adds_up = is_partition(scheme, samples) and set(self._parts) <= set(self.names)
         self._products: dict[str, tuple[int, Tensor]] = {}
         self._by_differences: dict[str, bool] = {}
         self.by_differences = settings.products == "differences"  # once a group needs them, so do all after it

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..hessian.elsewhere import shifted
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
 
 #: the part that is the whole training set
 ALL = "all"

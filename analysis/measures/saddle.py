@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..hessian.elsewhere import shifted
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
 from ..records.saddles import Certificate, Escape, EscapeRate, EscapeTest
 
 
@@ -27,7 +27,7 @@ def certificate(
     """Re-evaluates ``v^T H v`` by a fresh product; give an operator in float64 for a proof beyond float32 noise.
 
     Args:
-        operator: the group's Hessian, preferably ``exact.in_float64(operator)``.
+        operator: the group's Hessian, preferably ``operator.in_float64()``.
         v: unit vector ``[n]`` as it is stored.
         tau: threshold of the verdict.
         noise: measured noise of the operator that found v (scaled to float64 where the re-evaluation is).

@@ -41,6 +41,7 @@ def verdict(
     weight_norm: float,
     *,
     loss: float | None = None,
+    decayed: tuple[float, float] | None = None,
     relative_tau: float = 1e-3,
     threshold: float = 0.1,
     search: Search | None = None,
@@ -53,6 +54,8 @@ def verdict(
         gradient_norm: ``||grad L_g||``.
         weight_norm: ``||w||`` over the same parameters.
         loss: ``L_g``, for the sentence: a saddle far up, or early in training, is to be read as one.
+        decayed: weight decay of the training and the gradient norm of its objective, for the sentence: training comes to
+            rest where that vanishes, not the loss's own.
         relative_tau: curvature above ``-tau`` does not count as negative.
         threshold: largest ``s* / ||w||`` that counts as stationary.
         search: how ``lambda_min`` was looked for; it tells how many more steps would decide an open question.
@@ -65,6 +68,8 @@ def verdict(
         ratio = displacement / weight_norm if weight_norm > 0 else (math.inf if displacement > 0 else 0.0)
         stationary = ratio <= threshold
         height = (f"loss {loss:.3g}, " if loss is not None else "") + f"gradient norm {gradient_norm:.3g}"
+        if decayed is not None:
+            height += f" ({decayed[1]:.3g} of the objective with weight decay {decayed[0]:.3g})"
         where = "at most" if stationary else "more than"
         sentence = (
             f"{'Saddle' if stationary else 'Negative curvature, not stationary'}: {ends}; {height}; the slope is outweighed at "

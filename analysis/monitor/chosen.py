@@ -71,7 +71,7 @@ def choose(samples: Samples, scheme: Scheme, most: int, seed: int) -> Chosen:
     """
     rows = {
         name: disjoint_subsets(indices, most, seed) if len(indices) > most else [indices]
-        for name, indices in group_indices(scheme, samples.labels).items()
+        for name, indices in group_indices(scheme, samples).items()
     }
     union = np.unique(np.concatenate([part for parts in rows.values() for part in parts]))
     places = {name: [np.searchsorted(union, part) for part in parts] for name, parts in rows.items()}
@@ -79,7 +79,7 @@ def choose(samples: Samples, scheme: Scheme, most: int, seed: int) -> Chosen:
     return Chosen(held.in_memory(), places, {name: _digest(parts[0]) for name, parts in rows.items()})
 
 
-def as_samples(data: Data) -> Samples:
+def as_samples(data: Data, column: str | None = None) -> Samples:
     """Samples of what a training script has at hand: a map-style data set, or all inputs and targets.
 
     Raises:
@@ -94,7 +94,7 @@ def as_samples(data: Data) -> Samples:
             f"a monitor watches samples that stand still: give it Samples, (inputs, targets), or a data set with items and a "
             f"length and no random transforms; this is {type(data).__name__}"
         )
-    return Samples.from_dataset(data)  # type: ignore[arg-type]
+    return Samples.from_dataset(data, column=column)  # type: ignore[arg-type]
 
 
 def _digest(rows: np.ndarray) -> str:

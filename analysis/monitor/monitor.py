@@ -13,11 +13,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..hessian.losses import BatchLoss
+from ..hessian.losses import BatchLoss, loss_of
 from ..measures.analyze import analyze
+from ..measures.objective import training_parts
+from ..measures.optimizer_fields import rules
 from ..records.results import CurvatureResult
 from ..records.settings import AnalysisSettings, parse_settings
 from ..samples.groups import scheme_of
@@ -53,7 +56,8 @@ class Monitor:
         at_most: share of the wall-clock time since now that measuring may take; None: no limit.
         most: samples of a group that are watched, chosen once.
         loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
-        optimizer: adds the sharpness, ``lambda_max`` against ``2 / lr``; of several learning rates the largest.
+        optimizer: adds the sharpness, ``lambda_max`` against ``2 / lr``; of several learning rates the largest. With
+            ``escape=True`` its weight decay is that of the escape rates.
         folder: the run's; results go to ``<folder>/curvature``. Default: a new ``runs/monitor-<time>``.
         resume: the folder holds results of an earlier part of this training.
         facts: stored with each result (``{"optimizer": "sam", "seed": 0}``), for figures and checks.
@@ -98,11 +102,13 @@ class Monitor:
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
             self.settings = _settings(eta, goal, seed, settings)
-            given = as_samples(samples)
-            self.scheme = scheme_of(self.settings, given.class_counts)
+            given = as_samples(samples, self.settings.column)
+            loss_of(loss, given)
+            self.scheme = scheme_of(self.settings, given)
             self.chosen = choose(given, self.scheme, most, seed)
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
+            self._rates = self._rated(given.class_counts) if self.settings.escape and self.settings.rates is not False else []
             self._run = RunFolder(folder, resume)
         self.facts = dict(facts or {})
         self.skipped = 0
@@ -168,7 +174,7 @@ class Monitor:
             except Exception as error:
                 reason = f"{type(error).__name__}: {error}"
                 self._expected = max(self._expected or 0.0, so_far())
-        numbers = flat(result, self.scheme.groups, self._lr())
+        numbers = flat(result, self.scheme.groups, self._lr(), self._rates)
         numbers |= {f"{PREFIX}/time_share": self.time.share, f"{PREFIX}/skipped": float(self.skipped)}
         if reason:
             self._say(f"no curvature at step {step}, training goes on: {reason}")
@@ -231,7 +237,12 @@ class Monitor:
             index_sha256=self.chosen.sha256,
             training={**self.facts, "step": step, "watched": watched},
             command="saddlescope.Monitor",
+            objective={} if self.optimizer is None else {"weight_decay": self._largest("weight_decay")},
         )
+
+    def _rated(self, class_counts: np.ndarray) -> list[str]:
+        """Names of the optimizers whose escape rates are measured."""
+        return [rule.name for rule in rules(self.settings.rho, list(training_parts(class_counts, self.settings.eta)))]
 
     def _keep(self, result: CurvatureResult, step: int, parts: Parts, seconds: float) -> None:
         self.result = result
@@ -249,7 +260,11 @@ class Monitor:
         return torch.float64 if next(model.parameters()).dtype == torch.float64 else getattr(torch, self.settings.dtype)
 
     def _lr(self) -> float | None:
-        return None if self.optimizer is None else max(float(group["lr"]) for group in self.optimizer.param_groups)
+        return None if self.optimizer is None else self._largest("lr")
+
+    def _largest(self, number: str) -> float:
+        assert self.optimizer is not None
+        return max(float(group.get(number, 0.0)) for group in self.optimizer.param_groups)
 
     def _say(self, sentence: str) -> None:
         """Once: what goes wrong at one step goes wrong at most of them. The log has all."""
@@ -276,6 +291,8 @@ def _settings(eta: int | None, goal: str, seed: int, others: Mapping[str, Any]) 
     for name in ("device", "subsample", "only"):
         if name in others:
             raise MonitorError(f"leave out '{name}': a monitor measures every group, where the model is, on `most` samples")
-    scheme = "custom" if "groups" in others else "head-tail" if eta is not None else "all"
-    table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **others}
+    named = "custom" if "groups" in others else "column" if "column" in others else None
+    scheme = named or ("head-tail" if eta is not None else "all")
+    asked: dict[str, Any] = {"rates": True} if others.get("escape") else {}
+    table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **asked, **others}
     return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")

@@ -43,20 +43,31 @@ OF_GROUP: dict[str, Callable[[GroupResult], float]] = {
 }
 #: lambda_max / (2 / lr): above 1, gradient descent with this learning rate does not settle along that eigenvector
 SHARPNESS = "sharpness_lr_half"
+#: before the name of an optimizer: how fast it leaves along the group's most negative direction, over about a step of training
+ESCAPE_RATE = "escape_rate_"
 
 
-def flat(result: CurvatureResult | None, groups: Iterable[str], lr: float | None) -> dict[str, float]:
+def _rate(group: GroupResult | None, optimizer: str) -> float:
+    known = group.escape.rates if group is not None and group.escape is not None else []
+    return next((rate.far_rate for rate in known if rate.optimizer == optimizer), math.nan)
+
+
+def flat(
+    result: CurvatureResult | None, groups: Iterable[str], lr: float | None, optimizers: Iterable[str] = ()
+) -> dict[str, float]:
     """``curvature/<group>/<number>`` -> value; the same keys whatever was measured.
 
     Args:
         result: None gives NaN throughout.
         groups: names.
         lr: learning rate, for the sharpness; None leaves it out.
+        optimizers: whose escape rates are among the numbers.
     """
     found: dict[str, float] = {}
     for name in groups:
         group = result.groups.get(name) if result is not None else None
         numbers = {number: math.nan if group is None else float(read(group)) for number, read in OF_GROUP.items()}
+        numbers |= {f"{ESCAPE_RATE}{optimizer}": _rate(group, optimizer) for optimizer in optimizers}
         if lr is not None:
             numbers[SHARPNESS] = numbers["lambda_max"] * lr / 2
         found |= {f"{PREFIX}/{name}/{number}": value for number, value in numbers.items()}

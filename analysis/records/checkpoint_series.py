@@ -106,7 +106,8 @@ def _run(folder: Path, optimizer: str, seed: int, placed: list[tuple[int, Curvat
 
 
 def _placed(result: CurvatureResult, position: int) -> CurvatureResult:
-    training = {**result.provenance.training, "epoch": position}
+    # Under "epoch" alone: a step beside it is a point of an escape experiment, which is no curve along training.
+    training = {name: value for name, value in result.provenance.training.items() if name != "step"} | {"epoch": position}
     return result.model_copy(update={"provenance": result.provenance.model_copy(update={"training": training})})
 
 

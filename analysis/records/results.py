@@ -24,6 +24,11 @@ class GroupResult(Record):
     loss: float
     accuracy: float | None = None
     gradient_norm: float = Field(ge=0)
+    objective_gradient_norm: float | None = Field(
+        None,
+        ge=0,
+        description="of the training objective, with its weight decay; of the group of all samples only",
+    )
     weight_norm: float = Field(ge=0)
     lambda_min: Extreme
     lambda_max: Extreme
@@ -55,6 +60,7 @@ class Scheme(Record):
 
     name: FileName
     eta: int | None = None
+    column: str | None = Field(None, description="the groups are values of this column, not classes")
     groups: dict[str, list[int]]
     sizes: dict[str, int]
 

@@ -6,11 +6,8 @@ Above 300 lines: one table of fields, each with what it means, and which of them
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, model_validator
@@ -27,15 +24,22 @@ class AnalysisSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom"] = "head-tail"
+    scheme: Literal["all", "head-tail", "many-medium-few", "per-class", "custom", "column"] = "head-tail"
     eta: int | None = Field(None, ge=1, description="a class is tail if it has fewer training samples; default: the side-car's")
     many: int | None = Field(None, ge=0, description="many: more samples; default: the side-car's, else by the data's size")
     few: int | None = Field(None, ge=0, description="few: fewer samples; default: as for many")
     groups: dict[str, list[int]] | None = Field(None, description="group -> classes, for scheme = 'custom'")
+    column: str | None = Field(
+        None, min_length=1, description="for scheme = 'column': what is told of each sample, with cuts: length:16,64"
+    )
     goal: Literal["spectrum", "ends", "verdict", "critical-step"] = Field(
         "spectrum",
         description="'ends': lambda_min and lambda_max alone; 'verdict': stop once it is decided (lambda_min is then a bound); "
         "'critical-step': the learning rate at which a step starts to hurt a group, by forward passes",
+    )
+    confirm: bool = Field(
+        True,
+        description="with goal ends: go on until an eigenvalue well beyond the ends is improbable; false: until they settle",
     )
     rough: bool = Field(
         True,
@@ -107,6 +111,11 @@ class AnalysisSettings(BaseModel):
         """``(many, few)``, where they are given."""
         return None if self.many is None or self.few is None else (self.many, self.few)
 
+    @property
+    def scheme_name(self) -> str:
+        """``head-tail``, ``column-domain``: what results are called by."""
+        return self.scheme if self.column is None else f"column-{re.sub(r'[^A-Za-z0-9_-]+', '-', self.column)}"
+
     def with_groups_of(self, side_car: Mapping[str, int]) -> AnalysisSettings:
         """The settings with the thresholds of the scheme taken from a side-car's ``groups`` where they leave them open."""
         wanted = {"head-tail": ("eta",), "many-medium-few": ("many", "few")}.get(self.scheme, ())
@@ -135,6 +144,8 @@ class AnalysisSettings(BaseModel):
     def _custom_needs_groups(self) -> AnalysisSettings:
         if (self.scheme == "custom") != (self.groups is not None):
             raise ValueError("scheme 'custom' and 'groups' go together: give both or neither")
+        if (self.scheme == "column") != (self.column is not None):
+            raise ValueError("scheme 'column' and 'column' go together: give both or neither")
         if (self.many is None) != (self.few is None):
             raise ValueError("'many' and 'few' go together: give both or neither")
         if self.many is not None and self.few is not None and self.few > self.many + 1:
@@ -181,100 +192,6 @@ def parse_settings(table: dict[str, Any], where: str = "[analysis]") -> Analysis
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "settings"
         raise SettingsError(f"{where}: field '{field}': {first['msg']} (given: {first.get('input')!r})") from None
-
-
-def settings_from_flags(
-    flags: dict[str, Any],
-    *,
-    groups: str | None,
-    group: Sequence[str],
-    memory: str | None,
-    quick: bool,
-    overrides: Sequence[str],
-) -> AnalysisSettings:
-    """The settings that the flags of ``saddlescope analyze`` mean.
-
-    Args:
-        flags: field -> value, ``None`` where the flag was not given.
-        groups: name of a scheme, or a JSON file ``{group: [classes]}``.
-        group: ``name=classes``, such as ``tail=7,8,9``.
-        memory: ``2GB``.
-        quick: a verdict within 30 steps over at most 256 samples a group, and no rates, for what was not said otherwise. (Where
-            more than a verdict is asked for, such as several starts, a spectrum of 30 steps.)
-        overrides: ``field=value`` for all other fields.
-
-    Raises:
-        SettingsError: a value that cannot be read or does not fit.
-    """
-    said = {name: value for name, value in flags.items() if value is not None} | read_overrides(overrides)
-    table: dict[str, Any] = {"steps": 30, "subsample": 256, "rates": False} if quick else {}
-    if quick and not said.keys() & {"k", "starts", "mass_width", "engine"}:
-        table["goal"] = "verdict"
-    table |= said
-    if memory is not None:
-        table["memory"] = parse_bytes(memory)
-    if group and groups is not None:
-        raise SettingsError("--group and --groups exclude each other: list all groups, or name a scheme")
-    if group:
-        table |= {"scheme": "custom", "groups": dict(_group(text) for text in group)}
-    elif groups is not None and groups.endswith(".json"):
-        table |= {"scheme": "custom", "groups": _mapping(Path(groups))}
-    elif groups is not None:
-        table["scheme"] = groups
-    return parse_settings({**table, **read_overrides(overrides)}, "flags")  # before --groups and --memory, too
-
-
-def _group(text: str) -> tuple[str, list[int]]:
-    name, equals, classes = text.partition("=")
-    try:
-        members = [int(part) for part in classes.split(",")]
-    except ValueError:
-        members = []
-    if not name.strip() or not equals or not members:
-        raise SettingsError(f"--group {text}: write name=classes, such as tail=7,8,9")
-    return name.strip(), members
-
-
-def _mapping(path: Path) -> dict[str, list[int]]:
-    try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"--groups {path}: no such file") from None
-    except ValueError as error:
-        raise SettingsError(f"--groups {path}: not readable as JSON ({error})") from None
-    if not isinstance(mapping, dict):
-        raise SettingsError(f'--groups {path}: must hold an object of lists, such as {{"tail": [7, 8, 9]}}')
-    return mapping
-
-
-def parse_bytes(text: str) -> int:
-    """``2GB``, ``500 MB``, ``1GiB`` or a plain number, in bytes.
-
-    Raises:
-        SettingsError: anything else.
-    """
-    match = re.fullmatch(r"\s*(\d+\.?\d*)\s*([kmgt]?)(i?)b?\s*", text.lower())
-    if match is None or not float(match[1]):
-        raise SettingsError(f"--memory {text}: write a size such as 2GB or 500MB")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
-
-
-def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``field=value`` pairs with values written as in TOML; a bare word is text.
-
-    Raises:
-        SettingsError: no equals sign.
-    """
-    table: dict[str, Any] = {}
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key.strip():
-            raise SettingsError(f"--set {override}: write field=value, such as steps=200")
-        try:
-            table[key.strip()] = tomllib.loads(f"value = {text}")["value"]
-        except (ValueError, RecursionError):
-            table[key.strip()] = text.strip()
-    return table
 
 
 class SliceSettings(BaseModel):

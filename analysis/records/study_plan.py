@@ -53,7 +53,7 @@ class StudyAnalysis:
         table.setdefault("rho", radii_of(recipe.get("optimizers", {})))
         final = parse_settings(table, f"{where} [analysis]")
         passes = tuple(parse_settings({**table, **extra}, f"{where} [[analysis.also]]") for extra in also)
-        schemes = [settings.scheme for settings in (final, *passes)]
+        schemes = [settings.scheme_name for settings in (final, *passes)]
         if len(set(schemes)) < len(schemes):
             raise SettingsError(f"{where} [[analysis.also]]: schemes {schemes} repeat; each pass needs a scheme of its own")
         return cls(
@@ -197,7 +197,7 @@ def curvature_item(
     suffix = f".{hashlib.sha256(settings.params.encode()).hexdigest()[:6]}" if settings.params else ""
     if settings.goal == "critical-step":
         suffix += ".critical-step"
-    file = f"{name or checkpoint.stem}{key_suffix(key)}.{settings.scheme}{suffix}.json"
+    file = f"{name or checkpoint.stem}{key_suffix(key)}.{settings.scheme_name}{suffix}.json"
     folder = _result_folder(checkpoint, out, "steps" if settings.goal == "critical-step" else "curvature")
     return CurvatureItem(checkpoint, settings, folder / file)
 

@@ -25,6 +25,17 @@ class ShapesError(SamplesError):
     """Samples are alike but for their shapes: they are no one batch."""
 
 
+def without_names(part: Any) -> Any:
+    """An item or batch without WebDataset's names of files (``__key__``, ``__url__``), and with its arrays as tensors."""
+    if isinstance(part, Mapping):
+        part = {key: value for key, value in part.items() if not str(key).startswith("__")}
+    return tree_map(lambda leaf: torch.from_numpy(leaf) if _holds_numbers(leaf) else leaf, part)
+
+
+def _holds_numbers(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf"
+
+
 def is_part(labels: Labels) -> bool:
     """Whether labels are to be found in the batch, at the place named or the usual one, rather than given."""
     return labels is None or isinstance(labels, int | str)
@@ -38,7 +49,7 @@ def require_stillness(dataset: Dataset[Any], first_look: Callable[[int], Any]) -
     """
     length = len(dataset)  # type: ignore[arg-type]
     for index in np.unique(np.linspace(0, length - 1, min(64, length)).astype(int)):
-        if not _same(first_look(int(index)), dataset[int(index)]):
+        if not same(first_look(int(index)), dataset[int(index)]):
             raise SamplesError(
                 f"item {index} of the data set changed between two looks: random augmentation (or shuffling) makes "
                 "the Hessian a random matrix and fakes saddles in small classes; give the data without random transforms"
@@ -142,25 +153,26 @@ def batch_size(batch: Any) -> int:
     return len(next(leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)))
 
 
-def find_labels(batch: Any, which: int | str | None = None) -> np.ndarray:
+def find_labels(batch: Any, which: int | str | None = None, beside: Sequence[str] = ()) -> np.ndarray:
     """The labels in a batch: the second part of a pair, or ``label``, ``labels``, ``target`` or ``targets`` of a dictionary.
 
     Args:
         batch: of any structure.
         which: the part, by index or key, where it is told.
+        beside: parts that are neither inputs nor labels.
 
     Raises:
         SamplesError: there is nothing of the kind, or two things are and it is not told which is meant.
     """
     try:
-        found = labels_in(batch, which)
+        found = labels_in(batch, which, beside)
     except LabelError as error:
         raise SamplesError(str(error)) from None
     if isinstance(found, Tensor) and (found.dim() != 1 or found.is_floating_point()):
         raise SamplesError(
             f"targets of shape {tuple(found.shape)} and type {found.dtype} where one whole number per sample is expected, its "
-            "class (no one-hot rows): groups are made of classes. For regression or several labels a sample give dictionaries "
-            "that also hold 'labels', the class of each sample (all 0 for one group), and a loss(model, batch)"
+            "class (no one-hot rows). For masks, tokens, regression or several labels a sample give a loss(model, batch), and "
+            "groups that need no classes: all, or column:NAME"
         )
     if not isinstance(found, Tensor):
         raise SamplesError(
@@ -184,7 +196,8 @@ def whole_numbers(labels: Any) -> np.ndarray:
     return whole
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
+    """Whether two items or batches hold the same."""
     leaves, others = tree_leaves(one), tree_leaves(other)
     return len(leaves) == len(others) and all(_equal(a, b) for a, b in zip(leaves, others, strict=True))
 

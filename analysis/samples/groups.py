@@ -8,6 +8,8 @@ import numpy as np
 
 from ..records.results import Scheme
 from ..records.settings import AnalysisSettings
+from .columns import Column, parse_column
+from .samples import Samples
 
 
 class GroupError(ValueError):
@@ -86,16 +88,37 @@ def make_scheme(
     return Scheme(name=name, eta=eta if name == "head-tail" else None, groups=groups, sizes=sizes)
 
 
-def scheme_of(settings: AnalysisSettings, class_counts: Sequence[int] | np.ndarray) -> Scheme:
+def scheme_of(settings: AnalysisSettings, samples: Samples) -> Scheme:
     """The scheme that the settings ask for; one of the user's own groups holds ``all`` where ``only`` names it.
 
     Raises:
-        GroupError: as :func:`make_scheme`.
+        GroupError: as :func:`make_scheme`; no such column.
+        SamplesError: groups of classes, and the samples have none.
     """
+    if settings.column is not None:
+        return _of_column(settings.scheme_name, _column(samples, settings.column), samples.num_samples)
+    if settings.scheme != "all":
+        samples.require_classes()
     mapping = settings.groups
     if mapping is not None and "all" in (settings.only or ()):
-        mapping = {"all": list(range(len(class_counts))), **mapping}
-    return make_scheme(settings.scheme, class_counts, eta=settings.eta, shots=settings.shots, mapping=mapping)
+        mapping = {"all": list(range(samples.num_classes)), **mapping}
+    return make_scheme(settings.scheme, samples.class_counts, eta=settings.eta, shots=settings.shots, mapping=mapping)
+
+
+def _of_column(name: str, column: Column, samples: int) -> Scheme:
+    """A group for each value that any sample has, after ``all``."""
+    groups = {value if value != "all" else f"{column.name} all": [code] for code, value in enumerate(column.values)}
+    sizes = {group: len(column.having(members)) for group, members in groups.items()}
+    groups = {"all": list(range(len(column.values))), **{group: groups[group] for group, size in sizes.items() if size}}
+    return Scheme(name=name, column=column.name, groups=groups, sizes={group: sizes.get(group, samples) for group in groups})
+
+
+def _column(samples: Samples, name: str) -> Column:
+    name, _ = parse_column(name)
+    if name not in samples.columns:
+        there = f"there are: {', '.join(samples.columns)}" if samples.columns else "these have none"
+        raise GroupError(f"the samples have no column {name}; {there}")
+    return samples.columns[name]
 
 
 def asked_for(scheme: Scheme, only: Sequence[str] | None) -> list[str]:
@@ -109,12 +132,21 @@ def asked_for(scheme: Scheme, only: Sequence[str] | None) -> list[str]:
     return [name for name in scheme.groups if only is None or name in only]
 
 
-def group_indices(scheme: Scheme, labels: np.ndarray) -> dict[str, np.ndarray]:
-    """Sample indices of each group, ascending."""
-    return {group: np.flatnonzero(np.isin(labels, members)) for group, members in scheme.groups.items()}
+def group_indices(scheme: Scheme, samples: Samples) -> dict[str, np.ndarray]:
+    """Sample indices of each group, ascending.
+
+    Raises:
+        GroupError: the scheme is one of a column that the samples do not have.
+    """
+    if scheme.column is None:
+        return {group: np.flatnonzero(np.isin(samples.labels, members)) for group, members in scheme.groups.items()}
+    column, everything = _column(samples, scheme.column), np.arange(samples.num_samples)
+    return {group: everything if group == "all" else column.having(members) for group, members in scheme.groups.items()}
 
 
-def is_partition(scheme: Scheme, classes: int) -> bool:
-    """True when the groups other than ``all`` hold each of so many classes exactly once."""
+def is_partition(scheme: Scheme, samples: Samples) -> bool:
+    """True when the groups other than ``all`` hold each class, or each sample of a column, exactly once."""
+    if scheme.column is not None:
+        return _column(samples, scheme.column).single
     members = sorted(c for group, own in scheme.groups.items() if group != "all" for c in own)
-    return members == list(range(classes))
+    return members == list(range(samples.num_classes))

@@ -13,15 +13,20 @@ class LabelError(ValueError):
     """The class labels cannot be told among the parts of a batch; the message lists the parts."""
 
 
-def labels_in(batch: Any, which: int | str | None = None) -> Any:
+def labels_in(batch: Any, which: int | str | None = None, beside: Sequence[str] = ()) -> Any:
     """What a batch keeps in the place of the class labels; None where it is neither a dictionary nor a tuple or list.
+
+    Args:
+        batch: of any structure.
+        which: the key or place, where it is told.
+        beside: entries or places that are neither inputs nor labels.
 
     Raises:
         LabelError: as :func:`label_key` and :func:`label_place`.
     """
     if isinstance(batch, Mapping):
         return batch[label_key(batch, which)]
-    return batch[label_place(batch, which)] if isinstance(batch, tuple | list) else None
+    return batch[label_place(batch, which, beside)] if isinstance(batch, tuple | list) else None
 
 
 def label_key(batch: Mapping[str, Any], which: int | str | None = None) -> str:
@@ -49,22 +54,24 @@ def label_key(batch: Mapping[str, Any], which: int | str | None = None) -> str:
     return found[0]
 
 
-def label_place(batch: Sequence[Any], which: int | str | None = None) -> int:
+def label_place(batch: Sequence[Any], which: int | str | None = None, beside: Sequence[str] = ()) -> int:
     """The place of the class labels in a batch that is a tuple or list: the second of a pair; of more parts it must be told.
 
     Args:
         batch: a tuple or list.
         which: the place, from 0 on, where it is told.
+        beside: places of what is neither inputs nor labels: they do not count.
 
     Raises:
         LabelError: no such part, or it is not told.
     """
     if which is None:
-        if len(batch) != 2:
+        parts = [place for place in range(len(batch)) if str(place) not in beside]
+        if len(parts) != 2:
             raise LabelError(
                 f"batches of {len(batch)} parts: say with --labels which of them, 0 to {len(batch) - 1}, are the class labels"
             )
-        return 1
+        return parts[1]
     if not str(which).isdecimal() or int(which) >= len(batch):
         raise LabelError(f"--labels {which}: the batches have {len(batch)} parts, 0 to {len(batch) - 1}")
     return int(which)

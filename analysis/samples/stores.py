@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -149,6 +150,13 @@ class BatchStore(Store):
                 end += 1
             yield self._together(self._rows[start:end])
             start = end
+
+    def longest_run(self) -> np.ndarray:
+        """Rows of the largest number of neighbours that are handed out in one batch."""
+        shapes = [self._shapes[part] for part in self._rows[:, 0]]
+        cuts = [0, *(row for row in range(1, self.num_samples) if shapes[row] != shapes[row - 1]), self.num_samples]
+        runs = list(pairwise(cuts))
+        return np.arange(*max(runs, key=lambda run: run[1] - run[0]))
 
     def _together(self, rows: np.ndarray) -> Any:
         """Samples of one shape as one batch: runs out of one part are taken at once."""

@@ -27,7 +27,7 @@ from ..records.results import CurvatureResult, GroupResult
 from ..records.side_car import side_car_of
 from ..records.steps import GroupSteps, StepResult
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
-from ..samples.groups import group_indices
+from ..samples.groups import asked_for, group_indices, scheme_of
 from .escape_course import course_is_current, course_items, do_course
 from .slices import do_slice, slice_is_current
 from .worker_pool import WorkError, run_items
@@ -163,7 +163,7 @@ def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given
     settings = item.settings.with_groups_of(subject.groups)
     groups: Mapping[str, GroupResult | GroupSteps] = stored.groups
     name, group = next(iter(groups.items()))
-    indices = group_indices(stored.scheme, subject.samples.labels)[name]
+    indices = group_indices(stored.scheme, subject.samples)[name]
     indices = looked_at(indices, settings.subsample, settings.seed)
     model = subject.model.to(getattr(torch, stored.provenance.dtype))
     operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
@@ -178,6 +178,7 @@ def do_curvature(
     progress: Steps | None = None,
     world: World | None = None,
     keep_starts: bool = False,
+    begins: Callable[[Mapping[str, int]], None] | None = None,
 ) -> None:
     """Measures and stores one curvature result, its eigenvectors first; of several processes the first one stores.
 
@@ -187,6 +188,7 @@ def do_curvature(
         progress: called after each Lanczos step.
         world: the processes that share the work.
         keep_starts: keep the Lanczos starts beside the result, for a later call with more of them.
+        begins: called with the groups that will be measured, and their samples, once that is known.
 
     Raises:
         RefusedGroupsError: the result is stored without some groups.
@@ -201,11 +203,16 @@ def do_curvature(
         if world is None or world.first:
             save(steps, item.output)
         return
+    settings = item.settings.with_groups_of(subject.groups)
+    scheme = scheme_of(settings, subject.samples)
+    if begins is not None:
+        begins({name: scheme.sizes[name] for name in asked_for(scheme, settings.only)})
     result = analyze(
         subject.model,
         subject.samples,
         loss=subject.loss,
-        settings=item.settings.with_groups_of(subject.groups),
+        settings=settings,
+        scheme=scheme,
         source=subject.source,
         vectors=item.output.with_suffix(".vectors.safetensors"),
         progress=progress,

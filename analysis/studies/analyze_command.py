@@ -102,7 +102,7 @@ def check_request(request: Request) -> None:
     """Returns if nothing that can be known beforehand is wrong: model and data may take minutes to load.
 
     Raises:
-        SettingsError: there is no such device or group.
+        SettingsError: there is no such device or group, or what names parameters is no pattern.
         TargetError: results or pictures cannot lie where they are to go.
     """
     settings = request.settings
@@ -113,6 +113,11 @@ def check_request(request: Request) -> None:
         raise SettingsError(
             f"only: no group {', '.join(unknown)} in scheme {settings.scheme}; there are: {', '.join(groups or ())}"
         )
+    for part in settings.params.split(",") if settings.params is not None else ():
+        if not part.strip() or part.count("[") != part.count("]"):
+            raise SettingsError(f"--params '{settings.params}': write patterns of parameter names, such as 'layer4.*,fc.*'")
+    if request.layers and settings.params is not None:
+        raise TargetError("--layers takes every part of the model in turn: leave out --params, or --layers")
     for flag, folder in (("--out", request.out), ("--figures", request.figures)):
         # The nearest thing that is there, of which the rest would be made.
         there = next((place for place in (folder, *folder.parents) if place.exists()), None) if folder is not None else None

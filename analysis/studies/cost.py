@@ -14,14 +14,13 @@ from torch import nn
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
 from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
+from ..hessian.differences import AnotherHessianError, look
 from ..hessian.losses import BatchLoss, loss_of
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..hessian.working_memory import fit_budget
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
-from ..measures.differences import AnotherHessianError, look
-from ..measures.exact import in_float64
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
 from ..measures.optimizer_fields import ALL
@@ -37,12 +36,14 @@ from .memory_cost import group_memory, resident_bytes
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
-EXTRA = 6
+EXTRA = 8
 #: forward passes of an escape test
 ESCAPE_TEST = 10
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual
 #: is what lies between.
 FIELDS, FIELDS_AT_MOST = 6, 8
+#: Forward passes of a critical step: some doublings and the bisection; at most, where a tiny step hurts already
+CRITICAL, CRITICAL_AT_MOST = 12, 25
 #: pairs of a vector and a basis vector that orthogonalisation is timed on
 BLOCK = 4
 
@@ -127,7 +128,7 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
         pair64 = 2 * product
     elif operator.dtype != torch.float64:
         try:
-            judge = in_float64(operator)
+            judge = operator.in_float64()
         except OperatorError:  # it is not taken then, either
             pass
         else:
@@ -162,10 +163,10 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     if settings.engine == "exact":
         dtype = torch.float64
-    loss = loss_of(subject.loss, subject.samples.num_classes)
+    loss = loss_of(subject.loss, subject.samples)
     model = copied(subject.model).to(device, dtype)
-    scheme = scheme_of(settings, subject.samples.class_counts)
-    indices = group_indices(scheme, subject.samples.labels)
+    scheme = scheme_of(settings, subject.samples)
+    indices = group_indices(scheme, subject.samples)
     asked = asked_for(scheme, settings.only)
     objective = Objective(subject.samples, settings, subject.source, lambda rows: (subject.samples.subset(rows), None), asked)
     groups, parameters = [], 0
@@ -181,8 +182,10 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         before = resident_bytes()
         operator, passes = _measured(model, samples, loss, settings)
         parameters = operator.size
-        usual, most = lanczos_steps(settings, parameters)
-        mine = [
+        critical = settings.goal == "critical-step"
+        usual, most = (0.0, 0) if critical else lanczos_steps(settings, parameters)
+        tries = (CRITICAL, CRITICAL_AT_MOST) if critical else ()
+        mine = [_of_steps(objective, passes, name, len(rows), number) for number in tries] or [
             _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))
             for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
@@ -196,7 +199,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
                 subsets=subsets,
                 seconds_a_product=passes.product * len(rows),
                 seconds_in_float64=passes.pair64 * len(rows),
-                products=subsets * (settings.starts * most + EXTRA),
+                products=0 if critical else subsets * (settings.starts * most + EXTRA),
                 minutes=mine[0] / 60,
                 minutes_at_most=mine[1] / 60,
                 graph_bytes=graphs,
@@ -208,14 +211,18 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         operator.release()
     shared = reading
     if passes is not None:
-        shared += passes.forward * subject.samples.num_samples + _net_rates(settings, objective, passes, subject)
+        if settings.goal == "critical-step":
+            shared += _fields_of(objective) * passes.gradient
+        else:
+            shared += passes.forward * subject.samples.num_samples + _net_rates(settings, objective, passes, subject)
+    steps = settings.steps if settings.goal != "critical-step" else 0
     return Cost(
         checkpoint=str(item.checkpoint),
         checkpoints=count,
         starts=settings.starts,
-        steps=settings.steps,
+        steps=steps,
         parameters=parameters,
-        basis_bytes=settings.steps * parameters * torch.finfo(dtype).bits // 8,
+        basis_bytes=steps * parameters * torch.finfo(dtype).bits // 8,
         graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
         shared_minutes=shared / 60,
@@ -239,13 +246,23 @@ def _of_group(
     if settings.escape:
         total += ESCAPE_TEST * one.forward * size
         if objective.wants_rates:
-            whole = sum(objective.sizes.values())
-            perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
-            passed = whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
-            total += fields * passed * one.gradient64 + one.pair64 * whole
+            total += fields * _fields_of(objective) * one.gradient64 + one.pair64 * sum(objective.sizes.values())
     if settings.gauss_newton:
         total += steps * one.product * size
     return total
+
+
+def _fields_of(objective: Objective) -> int:
+    """Samples whose gradient is taken for the fields of all rules at one place."""
+    whole = sum(objective.sizes.values())
+    perturbed = {(term.part, term.rho) for rule in objective.rules for term in rule.terms if term.rho}
+    return whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
+
+
+def _of_steps(objective: Objective, one: _Passes, name: str, size: int, tries: int) -> float:
+    """Seconds of one group's critical steps: along every rule's step, the head's part, and the group's own."""
+    tried = {rule.name for rule in objective.rules} | ({"head"} & set(objective.sizes)) - {name}
+    return one.gradient * size + (len(tried) + (name != "all")) * tries * one.forward * size
 
 
 def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, subject: Subject) -> float:

@@ -100,7 +100,8 @@ class Cost:
 
 def print_cost(cost: Cost) -> None:
     """Prints time and memory of one checkpoint's analysis and of all of them."""
-    title = f"{Path(cost.checkpoint).name}: at most {cost.starts} x {cost.steps} Lanczos steps a group"
+    name = Path(cost.checkpoint).name
+    title = f"{name}: at most {cost.starts} x {cost.steps} Lanczos steps a group" if cost.steps else f"{name}: forward passes"
     table = Table(title=escape(title))
     for heading in ("group", "samples", "seconds a product", "products, at most", "minutes", "at most", "graph memory"):
         table.add_column(heading, justify="left" if heading == "group" else "right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -34,7 +35,7 @@ def measure_with_steps(item: CurvatureItem, given: Given, world: World | None = 
     first = world is None or world.first
     if first and not sys.stderr.isatty():
         lines = _Lines(item)
-        do_curvature(item, given, progress=lines, world=world, keep_starts=True)
+        do_curvature(item, given, progress=lines, world=world, keep_starts=True, begins=lines.expect)
         lines.end()
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeElapsedColumn())
@@ -53,12 +54,15 @@ class _Lines:
     """Said on standard error, at once, as each group is done: its steps, its time, and about how much is left."""
 
     def __init__(self, item: CurvatureItem) -> None:
-        settings = item.settings
-        groups = (*settings.groups, "all") if settings.groups else GROUPS.get(settings.scheme)
         self._name, self._began, self._since = item.checkpoint.name, time.monotonic(), time.monotonic()
-        self._groups = None if groups is None else len(settings.only or groups)
+        self._left: dict[str, int] = {}
         self._group: str | None = None
         self._steps = self._done = 0
+
+    def expect(self, groups: Mapping[str, int]) -> None:
+        """These groups, of so many samples, will be measured: a product takes as long as a group is large."""
+        self._left, self._since = dict(groups), time.monotonic()
+        self._began = self._since
 
     def __call__(self, group: str, count: int) -> None:
         """Counts steps, as :data:`~saddlescope.analysis.measures.measurement.Progress`."""
@@ -71,11 +75,11 @@ class _Lines:
         """The group that was last heard of is done."""
         if self._group is None:
             return
-        self._done += 1
+        self._done += self._left.pop(self._group, 0)
         now = time.monotonic()
         left = ""
-        if self._groups is not None and self._groups > self._done:
-            left = f", about {(now - self._began) / self._done * (self._groups - self._done):.0f} s left"
+        if self._left and self._done:
+            left = f", about {(now - self._began) / self._done * sum(self._left.values()):.0f} s left"
         said = f"{self._name}, {self._group}: {self._steps} steps, {now - self._since:.0f} s{left}"
         print(said, file=sys.stderr, flush=True)
         self._group, self._since = None, now

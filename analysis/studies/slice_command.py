@@ -12,7 +12,8 @@ from ..checkpoints.checkpoint_flags import Given, given_again
 from ..checkpoints.discovery import TargetError
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
-from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices, read_overrides
+from ..records.setting_flags import read_overrides
+from ..records.settings import AnalysisSettings, SliceSettings, parse_settings, parse_slices
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_item, key_suffix
 from .analyses import curvature_is_current, study_of
 from .analyze_command import recipe_of

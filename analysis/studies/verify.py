@@ -14,13 +14,13 @@ from torch import Tensor
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given, given_again
 from ..hessian.difference_products import DifferenceOperator
+from ..hessian.differences import AnotherFunctionError, look
+from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.sliced_files import load_vectors
-from ..measures.differences import AnotherFunctionError, look
 from ..measures.saddle import vector_sha256
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
@@ -89,7 +89,7 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         vectors = load_vectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
-    indices = group_indices(result.scheme, subject.samples.labels)
+    indices = group_indices(result.scheme, subject.samples)
     for name in result.groups:
         own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
         part, group = subject.samples.subset(indices[name]), result.groups[name]

@@ -80,6 +80,11 @@ class Finals:
         found = ((seed, self.results.get((optimizer, seed))) for seed in self.seeds)
         return {seed: result.groups[group] for seed, result in found if result is not None and group in result.groups}
 
+    @property
+    def entries(self) -> list[GroupResult]:
+        """Every result of a group that is shown; a result may lack some (``refused``)."""
+        return [result.groups[g] for result in self.results.values() for g in self.groups if g in result.groups]
+
     def complete(self, number: int) -> bool:
         """True if ``number`` is every seed of the study and there are several: only then a mean is drawn."""
         return number == len(self.seeds) > 1
@@ -94,7 +99,7 @@ def final_of(run: Run, scheme: str) -> CurvatureResult | None:
     """The whole-model curvature of the checkpoint that lies there now; a result of older weights is none."""
     if run.side_car is None:
         return None
-    for result in run.curvature:
+    for result in reversed(run.curvature):  # a checkpoint of the last step has the same weights, and was measured less
         whole = result.provenance.params_pattern is None
         if whole and result.scheme.name == scheme and result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result
@@ -136,9 +141,20 @@ def finals(study: Study, scheme: str | None = None) -> Finals:
     if not results:
         raise NothingToDraw(f"no final checkpoint was analysed under scheme '{scheme}'")
     refuse_mixed({f"{optimizer} seed {seed}": result for (optimizer, seed), result in results.items()})
-    groups = list(next(iter(results.values())).scheme.groups)
-    shown = spread_names(groups)
+    groups, refused = measured_groups({f"{looks[name].name} seed {seed}": result for (name, seed), result in results.items()})
+    shown, gaps = spread_names(groups), gaps + refused
     return Finals(scheme, results, study.optimizers, seeds, shown, [g for g in groups if g not in shown], gaps, study.variants)
+
+
+def measured_groups(results: Mapping[str, CurvatureResult]) -> tuple[list[str], list[str]]:
+    """The groups of a scheme that any result holds, and the gaps: what was refused where.
+
+    Args:
+        results: of one scheme, by the name a reader knows them by.
+    """
+    every = list(next(iter(results.values())).scheme.groups)
+    groups = [group for group in every if any(group in result.groups for result in results.values())]
+    return groups, [f"{group} of {name} (refused)" for name, result in results.items() for group in result.refused]
 
 
 def spread_names(names: list[str]) -> list[str]:
@@ -179,9 +195,10 @@ def setting(provenance: Provenance) -> str:
 
 
 def group_title(result: CurvatureResult, group: str) -> str:
-    """``tail (7 classes, 138 samples)``."""
+    """``tail (7 classes, 138 samples)``, ``city (138 samples)``."""
     classes, size = len(result.scheme.groups[group]), result.scheme.sizes[group]
-    return f"{group} ({classes} class{'es' if classes != 1 else ''}, {size:,} sample{'s' if size != 1 else ''})"
+    members = f"{classes} class{'es' if classes != 1 else ''}, " if result.scheme.column is None else ""
+    return f"{group} ({members}{size:,} sample{'s' if size != 1 else ''})"
 
 
 def hessian_words(group: str) -> str:

@@ -128,7 +128,8 @@ def draw(found: Finals) -> Drawing:
     looks, columns = found.looks, len(found.groups)
     figure = new_figure(max(5.2, min(10.4, 1.2 + columns * max(1.6, 0.62 * len(looks)))), 7.2)
     panels = figure.subplots(len(ROWS), columns, sharex=True, sharey="row", squeeze=False)
-    tau = float(np.median([result.groups[g].verdict.tau for result in found.results.values() for g in found.groups]))
+    tau = float(np.median([entry.verdict.tau for entry in found.entries]))
+    tops = [found.first.groups[g].lambda_max.value for g in found.groups if g in found.first.groups]
     for row, (label, number) in enumerate(ROWS):
         inside: list[float] = []
         for column, group in enumerate(found.groups):
@@ -138,7 +139,7 @@ def draw(found: Finals) -> Drawing:
                 inside += seed_points(axes, at, points, looks[optimizer], mean=found.complete(len(points)))
                 if not points:
                     axes.annotate("–", (at, 0.5), xycoords=("data", "axes fraction"), ha="center", color="#777777")
-        threshold = tau / float(np.median([found.first.groups[g].lambda_max.value for g in found.groups])) if row == 2 else tau
+        threshold = tau / float(np.median(tops)) if row == 2 else tau
         kind = value_axis(panels[row, 0], inside, abs(threshold) or 1e-12)
         panels[row, 0].set_ylabel(label + SCALE_WORDS[kind])
         figure.align_ylabels(list(panels[:, 0]))
@@ -167,7 +168,7 @@ def zero_lines(panels: Iterable[Axes], tau: float) -> None:
 
 def caption(found: Finals, tau: float) -> str:
     """What the points, bars and shades of this figure mean."""
-    entries = [result.groups[group] for result in found.results.values() for group in found.groups]
+    entries = found.entries
     sure = probability_words(min(entry.lambda_min.confidence for entry in entries))
     states = [{entry.lambda_min.state, entry.lambda_max.state} for entry in entries]
     open_ends = sum("bound" in both for both in states)

@@ -37,9 +37,7 @@ def draw(found: Finals) -> Drawing:
     Raises:
         NothingToDraw: no result holds a ladder.
     """
-    ladder = sorted(
-        {mass.relative for result in found.results.values() for g in found.groups for mass in result.groups[g].negative_mass}
-    )
+    ladder = sorted({mass.relative for entry in found.entries for mass in entry.negative_mass})
     if not ladder:
         raise NothingToDraw(f"no result holds the negative mass at any threshold; {SPECTRUM_ONLY}, with thresholds set")
     looks = found.looks
@@ -66,7 +64,7 @@ def draw(found: Finals) -> Drawing:
         axes.set_xlim(-0.55, len(ladder) - 0.45)
         axes.set_xlabel(r"threshold $\tau\,/\,\lambda_\mathrm{max}$")
         axes.set_xticks(range(len(ladder)), [number_label(relative) for relative in ladder])
-    values = [mass.value for result in found.results.values() for g in found.groups for mass in result.groups[g].negative_mass]
+    values = [mass.value for entry in found.entries for mass in entry.negative_mass]
     smallest = min((value for value in values if value > 0), default=1e-3)
     signed_axis(panels[0], "y", [*inside, 1.0], 10.0 ** np.floor(np.log10(smallest)), ticks=6, linscale=0.5)
     panels[0].set_ylim(bottom=0, top=1.3)

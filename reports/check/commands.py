@@ -38,7 +38,7 @@ def register_baseline(app: typer.Typer) -> None:
 def save(
     results: Results,
     *,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the baseline goes.")] = Path("baseline.json"),
+    output: Annotated[Path, typer.Option("-o", "--output", "--out", help="Where the baseline goes.")] = Path("baseline.json"),
     only: Only = None,
     every_checkpoint: Every = False,
     by_seed: Annotated[bool, typer.Option("--by-seed", help="Every seed its own series: equal digits, not a sample.")] = False,

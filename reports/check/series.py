@@ -22,7 +22,8 @@ def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False, 
         by_seed: make every seed a series of its own.
 
     Returns:
-        series by name: ``study/optimizer/final/scheme`` for our own runs, ``checkpoint/scheme`` for others.
+        series by name: ``study/optimizer/final/scheme`` for our own runs, ``checkpoint/scheme`` for others,
+        ``NAME/checkpoint/scheme`` for a named folder of several, and for what a monitor stored.
 
     Raises:
         BaselineError: nothing there, an unfinished study, or two results for one seed of a series.
@@ -40,8 +41,13 @@ def read_results(
     found: dict[Path, tuple[str | None, Path, CurvatureResult]] = {}
     for argument in arguments:
         name, path = _split(str(argument))
-        for file, result in _results(path, every_checkpoint):
-            if found.setdefault(file.resolve(), (name, file, result))[0] != name:
+        results = _results(path, every_checkpoint)
+        several = path.is_dir() and len({_stem(result) for _, result in results}) > 1
+        for file, result in results:
+            # One name for a folder of several checkpoints of one's own: each is a series, not another night of the same one.
+            apart = several and name is not None and not _along(result) and not result.provenance.training.get("study")
+            own = f"{name}/{_stem(result)}" if apart else name
+            if found.setdefault(file.resolve(), (own, file, result))[0] != own:
                 raise BaselineError(f"{file}: given twice under different names")
     return list(found.values())
 
@@ -112,9 +118,13 @@ def series_name(result: CurvatureResult, name: str | None = None) -> str:
     ours = [str(training[key]) for key in ("study", "optimizer") if training.get(key)]
     stem = Path(result.provenance.checkpoint).stem
     parts = [name] if name else ours or [stem]
-    if ours:
+    if _along(result) and (name or ours):
+        parts.append(stem)
+    elif ours:
         parts.append("final" if _is_final(result) else stem)
     parts.append(result.scheme.name)
+    if key := result.provenance.subject.get("key"):  # one file may hold several states
+        parts.append(f"key={key}")
     if result.provenance.params_pattern:
         parts.append(f"params={result.provenance.params_pattern}")
     return "/".join(parts)
@@ -173,6 +183,16 @@ def _files(folder: Path) -> list[Path]:
     """Results of a run folder, or of a folder that ``analyze --out`` filled; other JSON files beside them are left alone."""
     inside = sorted(folder.glob("curvature/*.json"))
     return inside or [file for file in sorted(folder.glob("*.json")) if read_json(file).get("kind") == "curvature"]
+
+
+def _stem(result: CurvatureResult) -> str:
+    return Path(result.provenance.checkpoint).stem
+
+
+def _along(result: CurvatureResult) -> bool:
+    """Whether a result is one of several along a training that is no run of ours: a monitor's."""
+    training = result.provenance.training
+    return "step" in training and not training.get("study")
 
 
 def _is_final(result: CurvatureResult) -> bool:

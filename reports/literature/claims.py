@@ -1,7 +1,7 @@
 """What the papers claim, tested on a study: reproduced, not reproduced, or undecided at this scale.
 
-A claim about a size holds where the paired 95 % interval over seeds leaves out zero on the claimed side; it fails where the
-interval lies on the other side. A claim about saddles holds or fails where every seed says so. Anything else is undecided.
+A claim about a size holds, or fails, where the paired 95 % interval over seeds lies on the claimed, or other, side of zero;
+one about saddles where every seed says so; in an escape experiment, by what became of the optimizer. Else it is undecided.
 """
 
 from __future__ import annotations
@@ -19,17 +19,8 @@ from ..tables.gather import cells
 from ..tables.statistics import Difference, needed_words, paired_difference
 from ..tables.words import interval, listed, number, optimizer_name
 from . import papers
-
-State = Literal["reproduced", "not reproduced", "undecided", "not tested"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What this study says about a claim: ``ours`` holds the numbers, ``why`` the sentence."""
-
-    state: State
-    ours: str
-    why: str
+from .escape_claims import by_experiment
+from .outcome import Outcome
 
 
 @dataclass(frozen=True)
@@ -63,9 +54,7 @@ class Evidence:
 def _signed(found: Difference) -> str:
     assert found.mean is not None
     text = ("+" if found.mean > 0 else "") + number(found.mean)
-    return (
-        f"{text} {interval(found.low, found.high, beside=text, signed=True)}" if found.low is not None else f"{text} (one seed)"
-    )
+    return f"{text} {interval(found.low, found.high, beside=text, signed=True) if found.low is not None else '(one seed)'}"
 
 
 def _directions(parts: Sequence[tuple[str, Difference, Literal["higher", "lower"]]]) -> Outcome:
@@ -129,6 +118,8 @@ def _label_words(evidence: Evidence, optimizer: str, group: str) -> str:
 
 
 def _sam_escapes_overall_not_tail(evidence: Evidence) -> Outcome:
+    if (found := by_experiment(evidence.study, "sam", ["tail"], "stays")) is not None:
+        return found
     lacking = evidence.lacks(("sam", "all", "lambda_min"), ("sam", "tail", "lambda_min"))
     if lacking:
         return Outcome("not tested", "", lacking)
@@ -137,12 +128,21 @@ def _sam_escapes_overall_not_tail(evidence: Evidence) -> Outcome:
     return _seeds_agree(truths, "; ".join(_label_words(evidence, "sam", group) for group in ("all", "tail")))
 
 
-def _imbsam_escapes_tail(evidence: Evidence) -> Outcome:
-    lacking = evidence.lacks(("imbsam", "tail", "lambda_min"))
-    if lacking:
-        return Outcome("not tested", "", lacking)
-    truths = {seed: _not(_AT_SADDLE.get(name or "")) for seed, name in evidence.labels["imbsam", "tail"].items()}
-    return _seeds_agree(truths, _label_words(evidence, "imbsam", "tail"))
+def _escapes(optimizer: str, groups: Sequence[str]) -> Callable[[Evidence], Outcome]:
+    """The optimizer leaves the saddles of all these groups: by the experiment, or else by where its training ends."""
+
+    def judge(evidence: Evidence) -> Outcome:
+        if (found := by_experiment(evidence.study, optimizer, groups, "leaves")) is not None:
+            return found
+        if lacking := evidence.lacks(*((optimizer, group, "lambda_min") for group in groups)):
+            return Outcome("not tested", "", lacking)
+        ends = {group: evidence.labels[optimizer, group] for group in groups}
+        truths = {
+            seed: _all_of(*(_not(_AT_SADDLE.get(ends[group][seed] or "")) for group in groups)) for seed in ends[groups[0]]
+        }
+        return _seeds_agree(truths, "; ".join(_label_words(evidence, optimizer, group) for group in groups))
+
+    return judge
 
 
 def _accuracies(pairs: Sequence[tuple[str, str, str, Literal["higher", "lower"]]]) -> Callable[[Evidence], Outcome]:
@@ -278,7 +278,8 @@ _OTHERS = ("sgd", "sam", "imbsam")
 #: key of a claim in papers.toml -> how it is judged
 JUDGES: dict[str, Callable[[Evidence], Outcome]] = {
     "sam-overall-not-tail": _sam_escapes_overall_not_tail,
-    "imbsam-tail": _imbsam_escapes_tail,
+    "imbsam-tail": _escapes("imbsam", ["tail"]),
+    "ssesam-both": _escapes("ssesam", ["head", "tail"]),
     "imbsam-head": _accuracies([("imbsam", "sam", "head", "lower")]),
     "ssesam-accuracy": _accuracies([("ssesam", other, part, "higher") for part in ("all", "tail") for other in _OTHERS]),
     "tail-after-switch": _tail_rises_after_switch,

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 #: "drawn": a figure without a claim that could be tested, made from a study that is there
 State = Literal["reproduced", "not reproduced", "undecided", "drawn", "needs more compute", "not run"]
-Scale = Literal["digits", "small", "paper"]
+#: digits: embedded; small: real images, few of them; full: the paper's data, a smaller network; paper: the paper's setting
+Scale = Literal["digits", "small", "full", "paper"]
 REGISTRY = Path(__file__).with_name("papers.toml")
 
 
@@ -41,7 +42,7 @@ class PaperNumber(_Entry):
 class Item(_Entry):
     """One figure (F) or table (T). ``recipes``: scale -> recipe of ``saddlescope reproduce``; a missing scale has none.
 
-    ``command`` makes what needs no recipe.
+    ``command`` makes what needs no recipe, at ``cost``; what a recipe costs is said once for all of its items.
     """
 
     id: str
@@ -51,10 +52,10 @@ class Item(_Entry):
     quantity: str
     setting: str
     recipes: dict[Scale, str]
-    cost: str
     numbers: tuple[PaperNumber, ...]
     note: str = ""
     command: str = ""
+    cost: str = ""
     state: State = "not run"
     evidence: str = ""
 
@@ -74,6 +75,7 @@ class _Registry(_Entry):
     papers: dict[str, Paper]
     items: tuple[Item, ...]
     claims: tuple[Claim, ...]
+    costs: dict[str, str]
 
 
 @cache
@@ -84,8 +86,9 @@ def _registry() -> _Registry:
         raise RegistryError(f"{REGISTRY}: {error}") from None
     unknown = ({item.paper for item in found.items} | {claim.paper for claim in found.claims}) - set(found.papers)
     unknown |= {name for claim in found.claims for name in claim.items} - {item.id for item in found.items}
+    unknown |= {recipe for item in found.items for recipe in item.recipes.values()} - set(found.costs)
     if unknown:
-        raise RegistryError(f"{REGISTRY}: names papers or items that it does not list: {', '.join(sorted(unknown))}")
+        raise RegistryError(f"{REGISTRY}: names papers, items or costs that it does not list: {', '.join(sorted(unknown))}")
     return found
 
 
@@ -102,3 +105,13 @@ def claims() -> tuple[Claim, ...]:
 def papers() -> dict[str, Paper]:
     """Every source by its key."""
     return dict(_registry().papers)
+
+
+def costs() -> dict[str, str]:
+    """Recipe -> what it takes."""
+    return dict(_registry().costs)
+
+
+def scale_of(study: str) -> Scale | None:
+    """The scale of the study of that recipe; None where no item is made by it."""
+    return next((scale for item in items() for scale, recipe in item.recipes.items() if recipe == study), None)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from ...analysis.records.study import Study
 from . import papers
 from .claims import evaluate
-from .papers import Item, State
+from .outcome import Outcome
+from .papers import Claim, Item, State
 
 
 def _has_convexity_map(study: Study) -> bool:
@@ -17,6 +18,26 @@ def _has_convexity_map(study: Study) -> bool:
         for run, side_car in finished
         for piece in run.slices.values()
     )
+
+
+def _where(study: Study) -> str:
+    scale = papers.scale_of(study.name)
+    return f"study {study.name}" + (f" at scale {scale}" if scale else "")
+
+
+def _evidence(study: Study) -> str:
+    own = papers.scale_of(study.name) == "paper"
+    return _where(study) + (": the direction, in the paper's setting" if own else ": direction only, not the paper's setting")
+
+
+def list_claims(studies: Iterable[Study] = ()) -> list[tuple[Claim, list[tuple[str, Outcome]]]]:
+    """Every claim of the papers, and what each study that tests it says: ``(study and scale, outcome)``."""
+    found: dict[str, list[tuple[str, Outcome]]] = {claim.key: [] for claim in papers.claims()}
+    for study in studies:
+        for claim, outcome in evaluate(study):
+            if outcome.state != "not tested":
+                found[claim.key].append((_where(study), outcome))
+    return [(claim, found[claim.key]) for claim in papers.claims()]
 
 
 #: items that no recipe makes: whether a study holds what they are drawn from
@@ -39,7 +60,7 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
         for item in items.values():
             drawn = study.name in item.recipes.values() or (item.id in _DRAWN_FROM and _DRAWN_FROM[item.id](study))
             if drawn and item.id not in by_item and item.state == "not run":
-                items[item.id] = item.model_copy(update={"state": "drawn", "evidence": f"study {study.name}"})
+                items[item.id] = item.model_copy(update={"state": "drawn", "evidence": _where(study)})
         for name, found in by_item.items():
             if study.name in items[name].recipes.values():
                 own.add(name)
@@ -50,7 +71,5 @@ def list_items(studies: Iterable[Study] = ()) -> list[Item]:
                 state = "not reproduced"
             elif set(found) == {"reproduced"}:
                 state = "reproduced"
-            items[name] = items[name].model_copy(
-                update={"state": state, "evidence": f"study {study.name}: direction only, not the paper's setting"}
-            )
+            items[name] = items[name].model_copy(update={"state": state, "evidence": _evidence(study)})
     return list(items.values())

@@ -8,7 +8,7 @@ import pandas as pd
 
 from ...analysis.records.study import Study
 from ..literature import papers
-from ..literature.claims import Outcome
+from ..literature.outcome import Outcome
 from ..literature.papers import Claim
 from ..tables import study_tables as tables
 from ..tables.critical_steps import step_sheets

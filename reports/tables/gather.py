@@ -43,7 +43,7 @@ def final_result(run: Run, scheme: str) -> CurvatureResult | None:
     if run.side_car is None:
         return None
     whole = [result for result in run.curvature if result.scheme.name == scheme and result.provenance.params_pattern is None]
-    for result in whole:
+    for result in reversed(whole):  # a checkpoint of the last step has the same weights, and was measured less
         if result.provenance.checkpoint_sha256 == run.side_car["sha256"]:
             return result
     stem = Path(run.side_car["checkpoint"]).stem
@@ -154,10 +154,13 @@ def run_status(run: Run | None) -> str:
 
 
 def cells(study: Study, scheme: str) -> Iterator[Cell]:
-    """One cell per optimizer, seed and group, gaps included, in the study's order."""
+    """One cell per optimizer, seed and group that was asked for, gaps included, in the study's order."""
     pairs = finals(study, scheme)
     results = {(run.optimizer, run.seed): result for run, result in pairs}
-    names = next((list(result.scheme.groups) for _, result in pairs if result is not None), [])
+    known = [result for result in results.values() if result is not None]
+    # A group that no result was asked for (``only``) is no gap.
+    asked = {name for result in known for name in (*result.groups, *result.refused)}
+    names = [name for name in known[0].scheme.groups if name in asked] if known else []
     for optimizer, seed, run in grid(study):
         result = results.get((optimizer, seed))
         for group in names:

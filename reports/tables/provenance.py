@@ -28,9 +28,10 @@ def method(study: Study) -> list[str]:
         return [f"{names} train the same model from {count} seed{'s' * (count != 1)}."]
     first = found[0].provenance
     tau, delta, stationary = (first.settings.get(name) for name in ("tau", "delta", "stationarity"))
+    made = found[0].scheme
     groups = [
-        f"{group} ({len(members)} classes, {found[0].scheme.sizes[group]} samples)"
-        for group, members in found[0].scheme.groups.items()
+        f"{group} ({f'{len(members)} classes, ' if made.column is None else ''}{made.sizes[group]} samples)"
+        for group, members in made.groups.items()
     ]
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"
     plural = "s" * (count != 1)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.checkpoints.user_code import _load_samples
+from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
+from saddlescope.analysis.studies.cost import _Passes
 from safetensors.torch import save_file
 
 import saddlescope
@@ -131,6 +133,32 @@ def test_where_nobody_watches_each_group_is_a_line(project, run):
     assert [line.split(":")[0] for line in lines] == ["ckpt.pt, all", "ckpt.pt, head", "ckpt.pt, tail"]
     assert all("steps" in line for line in lines)
     assert all("left" in line for line in lines[:2])
+
+
+def test_the_time_left_is_said_for_every_class_too(project, run):
+    code, _, errors = run("analyze", "ckpt.pt", *OURS[:4], "--groups", "per-class", "--goal", "verdict")
+    assert code == 0
+    lines = [line for line in errors.splitlines() if line.startswith("ckpt.pt, ")]
+    assert len(lines) > 2
+    assert all("s left" in line for line in lines[:-1])
+    assert "left" not in lines[-1]
+
+
+def test_dry_run_counts_the_forward_passes_of_critical_steps(project, run, monkeypatch):
+    """Counted beside the passes that are then taken: no products, and a forward pass for each step that is tried."""
+    code, out, _ = run("analyze", "ckpt.pt", *OURS, "--goal", "critical-step", "--dry-run", "--json")
+    cost = json.loads(out)
+    assert code == 0
+    assert cost["steps"] == 0
+    assert all(group["products"] == 0 for group in cost["groups"])
+    passes, take = [], HessianOperator.mean_loss
+    monkeypatch.setattr(HessianOperator, "mean_loss", lambda self: passes.append(self.num_samples) or take(self))
+    monkeypatch.setattr("saddlescope.analysis.studies.cost._timed", lambda *_: _Passes(0, 0, 0, 0, 60.0, 0, 0, 0))
+    counted = json.loads(run("analyze", "ckpt.pt", *OURS, "--goal", "critical-step", "--dry-run", "--json")[1])
+    passes.clear()
+    assert run("analyze", "ckpt.pt", *OURS, "--goal", "critical-step")[0] == 0
+    assert 0.5 * sum(passes) < sum(group["minutes"] for group in counted["groups"]) < 2 * sum(passes)
+    assert sum(passes) <= sum(group["minutes_at_most"] for group in counted["groups"])
 
 
 def test_dry_run_writes_nothing(project, run):

@@ -19,6 +19,13 @@ OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "1
         (("--out", "ckpt.pt/results"), "ckpt.pt is a file; name a folder"),
         (("--figures", "ckpt.pt"), "ckpt.pt is a file; name a folder"),
         (("--shard", "4/4"), "--shard 4/4"),
+        (("--params", "0.*,"), "write patterns of parameter names"),
+        (("--params", "0.[wb"), "write patterns of parameter names"),
+        (("--params", ""), "write patterns of parameter names"),
+        (("--params", "0.*", "--layers"), "leave out --params, or --layers"),
+        (("--loss", "missing.py:loss"), "factory file missing.py does not exist"),
+        (("--loss", "slow.py:loss"), "slow.py has no 'loss'"),
+        (("--model", "slow.py:net"), "slow.py has no 'net'"),
     ],
 )
 def test_a_wrong_call_is_refused_before_data_and_model_are_loaded(project, run, flags, said):

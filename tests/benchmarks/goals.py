@@ -38,9 +38,9 @@ def main() -> None:
     print("checkpoint group samples: steps of spectrum, ends, verdict; their time; largest error of the ends")
     for checkpoint in given.checkpoints:
         subject = open_checkpoint(checkpoint, Given(data_root=given.data_root))
-        samples, labels = subject.samples, subject.samples.labels
+        samples = subject.samples
         for name, indices in group_indices(
-            make_scheme("head-tail", samples.class_counts, eta=subject.groups["eta"]), labels
+            make_scheme("head-tail", samples.class_counts, eta=subject.groups["eta"]), samples
         ).items():
             if name != "all":
                 chosen = indices[np.linspace(0, len(indices) - 1, min(len(indices), given.most)).astype(int)]

@@ -1,6 +1,6 @@
 """How far the Hessian of a ReLU network reaches: central differences of the gradient along a certificate's v, by step.
 
-    python tests/benchmarks/kinks.py runs/digits-lt/<run>/curvature/checkpoint.head-tail.json tail
+    python tests/benchmarks/kinks.py <run>/curvature/checkpoint.head-tail.json tail
 
 Prints the difference quotient for steps from 1e-2 down to 1e-9 beside ``v^T H v``. Where the two part, units have switched on
 the way.
@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from saddlescope.analysis.checkpoints.analysis_inputs import open_checkpoint
 from saddlescope.analysis.checkpoints.checkpoint_flags import Given, given_again
+from saddlescope.analysis.hessian.elsewhere import shifted
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.hessian.shifted import shifted
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.samples.groups import group_indices
@@ -31,7 +31,7 @@ def main(path: Path, group: str) -> None:
     )
     v = load_file(path.parent / str(result.vectors_file))[f"{group}/min"].double()
     v /= v.norm()
-    samples = subject.samples.subset(group_indices(result.scheme, subject.samples.labels)[group])
+    samples = subject.samples.subset(group_indices(result.scheme, subject.samples)[group])
     operator = HessianOperator(copy.deepcopy(subject.model).double(), samples, subject.loss, accelerate=False)
     print(f"v'Hv = {float(operator.matvec(v) @ v):.6f}")
     for power in range(-2, -10, -1):

@@ -1,6 +1,6 @@
 """Are wrong operators refused and right ones let through? Random small models, every other one with a planted defect.
 
-    python tests/benchmarks/planted.py [models]
+    python tests/benchmarks/planted.py [models [seed]]
 
 A defect is a part of the second derivative that is missing (symmetric or not), a gradient that is not the loss's, an operator
 that is random, or a loss that is another one without gradients. Prints what was accepted wrongly and what was refused wrongly;
@@ -187,12 +187,12 @@ def trial(number: int, defect: str | None) -> str | None:
     return None
 
 
-def main(models: int) -> None:
+def main(models: int, first: int = 0) -> None:
     """Prints the counts."""
     torch.set_num_threads(1)
     began, wrongly, caught = time.monotonic(), [], Counter[str]()
     defects = itertools.cycle(DEFECTS)
-    for number in range(models):
+    for number in range(first, first + models):
         defect = next(defects) if number % 2 else None
         # Neighbours share an architecture otherwise: 97 turns through all of them.
         said = trial(97 * number, defect)
@@ -209,4 +209,4 @@ def main(models: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    main(*(int(argument) for argument in sys.argv[1:] or ["200"]))

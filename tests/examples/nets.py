@@ -53,3 +53,30 @@ class TextClassifier(nn.Module):
 
 def text_classifier() -> nn.Module:
     return TextClassifier()
+
+
+def segmenter() -> nn.Module:
+    """A class for every pixel."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Softplus(), nn.Conv2d(4, 3, 1))
+
+
+def tagger() -> nn.Module:
+    """A logit for each of four labels."""
+    return nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 4))
+
+
+class Writer(nn.Module):
+    """A causal model of one recurrent layer over 12 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.mix, self.head = nn.Embedding(12, 4), nn.Linear(4, 4), nn.Linear(4, 12)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        states = self.embedding(input_ids) * attention_mask[..., None]
+        so_far = states.cumsum(1) / attention_mask.cumsum(1).clamp(min=1)[..., None]
+        return self.head(torch.tanh(self.mix(so_far)) + states)
+
+
+def writer() -> nn.Module:
+    return Writer()

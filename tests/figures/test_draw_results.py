@@ -115,3 +115,24 @@ def test_the_folder_of_a_study_and_missing_files_are_refused(results, tmp_path):
         draw_results([tmp_path / "none.json"], tmp_path / "out")
     with pytest.raises(FigureError, match="at least one"):
         draw_results([], tmp_path / "out")
+
+
+def test_groups_that_were_refused_or_not_asked_for_are_left_out_and_the_refused_named(results, edit):
+    first, second = results("sgd", "sam")
+
+    def without(group, why):
+        def change(raw):
+            del raw["groups"][group]
+            raw["refused"] = {group: why} if why else {}
+
+        return change
+
+    edit(first, without("tail", "the gradient is not the derivative of the loss"))
+    edit(second, without("all", ""))
+    with style():
+        extremes.draw(stored.gather([first, second]))
+        stored.draw_ends(stored.gather([second]))
+        drawing = stored.draw_ends(stored.gather([first]))
+        assert len(values(drawing.figure.axes[0])) == 2
+    assert "Missing: tail of checkpoint (refused)" in drawing.caption
+    assert stored.gather([first, second]).groups == ["all", "head", "tail"]

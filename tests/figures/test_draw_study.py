@@ -9,9 +9,11 @@ from types import SimpleNamespace
 import matplotlib
 import pytest
 from saddlescope.analysis.records.base import ResultError
+from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import draw_study
-from saddlescope.figures.drawing.canvas import FigureError
-from saddlescope.figures.plots import what_moved
+from saddlescope.figures.drawing.canvas import FigureError, style
+from saddlescope.figures.drawing.study_data import finals
+from saddlescope.figures.plots import extremes, negative_mass, what_moved
 
 NAMES = [
     "verdicts",
@@ -157,3 +159,39 @@ def test_what_moved_is_drawn_in_units_of_the_tolerance(tmp_path):
     what_moved.save_what_moved([], tmp_path / "nothing.svg")
     with pytest.raises(FigureError, match=r"must end in \.svg"):
         what_moved.save_what_moved(rows, tmp_path / "moved.gif")
+
+
+def test_a_study_is_drawn_where_a_group_of_one_run_was_refused(build_study, edit):
+    study = build_study(optimizers=("sgd", "sam"))
+
+    def refused(raw):
+        del raw["groups"]["tail"]
+        raw["refused"] = {"tail": "the gradient is not the derivative of the loss"}
+
+    edit(study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json", refused)
+    found = finals(load_study(study))
+    assert found.gaps == ["tail of SGD seed 0 (refused)"]
+    with style():
+        assert "tail of SGD seed 0 (refused)" in extremes.draw(found).caption
+        assert negative_mass.draw(found).figure is not None
+
+
+def leave_out(folder, edit, group, runs="*"):
+    for path in folder.glob(f"{runs}/curvature/*.json"):
+        edit(path, lambda raw: raw["groups"].pop(group, None))
+
+
+def test_groups_that_were_not_asked_for_are_left_out(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
+    leave_out(folder, edit, "all")
+    assert {figure.name for figure in draw_study(folder) if figure.skipped} == set()
+    assert "all" not in finals(load_study(folder)).groups
+
+
+def test_a_group_that_one_result_lacks_is_drawn_from_the_others(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
+    leave_out(folder, edit, "all", "sgd-seed0*")
+    assert {figure.name for figure in draw_study(folder) if figure.skipped} == set()
+    found = finals(load_study(folder))
+    assert "all" in found.groups
+    assert len(found.entries) == len(found.groups) * len(found.results) - 1

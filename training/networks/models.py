@@ -38,11 +38,53 @@ class SmallCnn(nn.Module):
         return self.classifier(self.features(x).mean((2, 3)))  # type: ignore[no-any-return]
 
 
+class SmoothMlp(nn.Module):
+    """Fully connected layers of one width with SiLU between them, without normalisation: a loss with derivatives of all orders.
+
+    So an eigenvalue describes a neighbourhood and not the point alone, and there are no running statistics beside the weights.
+
+    Args:
+        num_classes: C.
+        in_channels: of the image.
+        size: height and width of the image.
+        width: of each hidden layer.
+        depth: hidden layers.
+        classifier: ``cosine`` for LDAM.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        in_channels: int = 1,
+        size: int = 8,
+        width: int = 128,
+        depth: int = 4,
+        classifier: Classifier = "linear",
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        inputs = in_channels * size * size
+        for _ in range(depth):
+            layers += [nn.Linear(inputs, width), nn.SiLU()]
+            inputs = width
+        self.features = nn.Sequential(*layers)
+        self.classifier = _last_layer(classifier, inputs, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``[n, in_channels, size, size]`` -> logits ``[n, C]``."""
+        return self.classifier(self.features(x))  # type: ignore[no-any-return]
+
+
 _last_layer = classifier
 
 #: name -> constructor(num_classes, *, in_channels, classifier)
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits-resnet": partial(CifarResNet, (1, 1), widths=(8, 16), in_channels=1),
+    "digits-mlp": SmoothMlp,
     "small-cnn": SmallCnn,
     "resnet8-cifar": partial(CifarResNet, (1, 1, 1)),
     "resnet20-cifar": partial(CifarResNet, (3, 3, 3)),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from saddlescope.analysis.hessian.difference_products import DifferenceOperator
+from saddlescope.analysis.hessian.differences import AnotherHessianError
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.guards import RandomOperatorError, guard
 from saddlescope.analysis.krylov.linear_operator import OperatorError
-from saddlescope.analysis.measures.differences import AnotherHessianError
 from saddlescope.analysis.measures.exact import dense_matrix
 from saddlescope.analysis.records.settings import SettingsError, parse_settings
 from torch import nn

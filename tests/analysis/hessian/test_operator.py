@@ -104,7 +104,7 @@ def test_groups_add_up_by_their_sizes(reference):
     scheme = make_scheme("per-class", reference.samples.class_counts)
     parts = {
         group: HessianOperator(reference.model, reference.samples.subset(where), micro_batch=4)
-        for group, where in group_indices(scheme, reference.samples.labels).items()
+        for group, where in group_indices(scheme, reference.samples).items()
     }
     whole = parts.pop("all")
     v = vectors(whole.size)[:, 0]

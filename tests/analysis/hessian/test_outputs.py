@@ -12,6 +12,7 @@ from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.outputs import OutputError, find_logits
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
+from saddlescope.analysis.samples.groups import scheme_of
 from saddlescope.analysis.samples.samples import Samples, SamplesError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
@@ -145,13 +146,13 @@ def test_of_three_parts_the_second_is_not_the_label_unless_told():
     x, y = data()
     for whole in (Triples(), (x, torch.arange(N) % 2, y), [(x, torch.arange(N) % 2, y)]):
         with pytest.raises(SamplesError, match="3 parts: say with --labels"):
-            as_samples(whole)
+            HessianOperator(net(lambda f, z: z), as_samples(whole))
         assert as_samples(whole, labels="2").labels.tolist() == y.tolist()
         with pytest.raises(SamplesError, match="have 3 parts, 0 to 2"):
             as_samples(whole, labels="3")
     assert Samples.from_batches([{"x": x, "kind": y}], labels="kind").labels.tolist() == y.tolist()
     with pytest.raises(SamplesError, match="both labels and target"):
-        Samples.from_batches([{"x": x, "labels": y, "target": y}])
+        HessianOperator(net(lambda f, z: z), Samples.from_batches([{"x": x, "labels": y, "target": y}]))
 
 
 def test_dictionary_labels_that_are_told_are_not_handed_to_the_model():
@@ -167,7 +168,9 @@ def test_targets_that_are_no_classes_are_called_so(targets):
     x, _ = data()
     for whole in ((x, targets), [(x, targets)], torch.utils.data.TensorDataset(x, targets)):
         with pytest.raises(SamplesError, match=r"targets of shape .* where one whole number per sample"):
-            as_samples(whole)
+            HessianOperator(net(lambda f, z: z), as_samples(whole))
+        with pytest.raises(SamplesError, match=r"targets of shape .* where one whole number per sample"):
+            scheme_of(AnalysisSettings(eta=3), as_samples(whole))
     with pytest.raises(SamplesError, match="different length"):
         as_samples((x, torch.zeros(N - 1, dtype=torch.long)))
 

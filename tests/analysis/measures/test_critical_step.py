@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.hessian.shifted import shifted
+from saddlescope.analysis.hessian.elsewhere import shifted
 from saddlescope.analysis.measures.analyze import critical_steps
 from saddlescope.analysis.measures.critical_step import critical_step, group_steps
 from saddlescope.analysis.records.base import load, save

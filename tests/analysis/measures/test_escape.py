@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.elsewhere import shifted
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures import saddle as leaving
-from saddlescope.analysis.measures.exact import in_float64
 from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 
@@ -36,7 +36,7 @@ def test_certificate_is_a_negative_quotient_of_the_dense_hessian(tail, dtype):
     spectrum = measure_spectrum(operator)
     v = spectrum.vectors["min"]
     proof = leaving.certificate(
-        in_float64(operator), v, tau=0.001, noise=1e-9, vectors_file="x.vectors.safetensors", key="tail/min"
+        operator.in_float64(), v, tau=0.001, noise=1e-9, vectors_file="x.vectors.safetensors", key="tail/min"
     )
     wide = v.double() / v.double().norm()
     quotient = float(wide @ tail.hessian @ wide)
@@ -133,7 +133,7 @@ def test_weights_are_restored_to_the_bit_after_an_exception(tail):
     before, direction = operator.weights(), torch.full((175,), 1 / 3)
 
     def fail():
-        with leaving.shifted(operator, direction, 1e-3):
+        with shifted(operator, direction, 1e-3):
             assert torch.allclose(operator.weights(), before + direction / 1e3)
             raise RuntimeError("user")
 

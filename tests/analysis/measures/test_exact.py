@@ -9,7 +9,7 @@ from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.linear_operator import MatrixOperator
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures import exact
-from saddlescope.analysis.measures.exact import TooLargeError, dense_matrix, exact_spectrum, in_float64, rechecked
+from saddlescope.analysis.measures.exact import TooLargeError, dense_matrix, exact_spectrum, rechecked
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_in_float64_is_the_same_hessian_of_a_copy(reference):
     model = copy.deepcopy(reference.model).float()
     before = {name: t.clone() for name, t in model.state_dict().items()}
     narrow = HessianOperator(model, reference.samples, params="fc.*,conv.weight", micro_batch=10)
-    wide = in_float64(narrow)
+    wide = narrow.in_float64()
     assert wide.dtype == torch.float64
     assert wide.parameter_names == narrow.parameter_names
     # The truth for weights rounded to float32

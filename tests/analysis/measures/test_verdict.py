@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.measures.verdict import Search, verdict
 from saddlescope.analysis.records.spectra import Extreme
+
+from saddlescope import AnalysisSettings, Samples, analyze
 
 
 def extreme(value, low=None, high=None, noise=0.0, confidence=0.999):
@@ -89,3 +92,20 @@ def test_the_steps_that_would_decide_do_decide(diagonal, starts):
     assert first.more_steps > 30
     assert answer(first.more_steps + 5).curvature == "none above tau"
     assert answer(int(0.7 * first.more_steps)).curvature == "undetermined"
+
+
+def test_the_gradient_of_the_trained_objective_is_said_beside_the_losss_own():
+    """Where weight decay balances the loss, the loss's own gradient does not vanish."""
+    torch.manual_seed(0)
+    x, y, decay = torch.randn(30, 4), torch.arange(30) % 3, 1e-2
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Tanh(), torch.nn.Linear(6, 3)).double()
+    settings = AnalysisSettings(scheme="all", goal="verdict", weight_decay=decay, dtype="float64")
+    group = analyze(model, Samples.from_tensors(x, y), settings=settings).groups["all"]
+    squares = sum((p**2).sum() for p in model.parameters())
+    objective = torch.nn.functional.cross_entropy(model(x.double()), y) + decay / 2 * squares
+    slopes = torch.autograd.grad(objective, list(model.parameters()))
+    truth = float(torch.cat([slope.flatten() for slope in slopes]).norm())
+    assert group.objective_gradient_norm == pytest.approx(truth, rel=1e-9)
+    assert f"({truth:.3g} of the objective with weight decay 0.01)" in group.verdict.sentence
+    without = analyze(model, Samples.from_tensors(x, y), settings=settings.model_copy(update={"weight_decay": None}))
+    assert without.groups["all"].objective_gradient_norm is None

@@ -10,6 +10,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.monitor.run_folder import MonitorError
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
@@ -243,3 +244,18 @@ def test_what_cannot_be_watched_is_said_before_training(long_tail):
         Monitor(samples, device="cuda")
     with pytest.raises(MonitorError, match="escape needs all samples"):
         Monitor(samples, most=5, escape=True)
+
+
+def test_escape_rates_are_among_the_numbers_where_they_are_asked_for(network, long_tail, tmp_path):
+    """SGD's rate is minus the curvature of what is trained: mean loss and half the weight decay, along the tail's vector."""
+    model, samples = network(), long_tail()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.01)
+    options = {"optimizer": optimizer, "at_most": None, "escape": True, "rtol": 1e-4}
+    monitor = Monitor(samples, eta=6, folder=tmp_path, **options)
+    numbers = monitor(model, 500)
+    names = {name.rpartition("/")[2] for name in numbers if "escape_rate" in name}
+    assert names == {f"escape_rate_{rule}" for rule in ("sgd", "sam", "imbsam", "ssesam-1", "ssesam-2")}
+    vectors, operator = monitor._warm, HessianOperator(model, samples)
+    v = vectors["tail/min"].double()
+    assert numbers["curvature/tail/escape_rate_sgd"] == pytest.approx(-float(v @ operator.matvec(v)) - 0.01, rel=1e-2)
+    assert not any("escape_rate" in name for name in Monitor(samples, folder=tmp_path / "b", at_most=None)(model, 500))

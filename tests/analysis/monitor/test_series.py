@@ -1,10 +1,13 @@
 """What a monitor stores is what ``baseline``, ``check`` and the figures of stored results read."""
 
 import copy
+import json
 
 import pytest
 import torch
+from saddlescope.analysis.records.checkpoint_series import load_series
 from saddlescope.figures.draw import draw_results
+from saddlescope.figures.plots import along_training
 from typer.testing import CliRunner
 
 import saddlescope
@@ -46,3 +49,20 @@ def test_a_run_is_drawn(runs, tmp_path):
     stored = sorted((runs / "one" / "curvature").glob("step-*.json"))
     drawn = draw_results(stored, tmp_path)
     assert any(path.stem == "extremes" for path in drawn)
+
+
+def test_a_run_is_a_curve_along_training(runs):
+    study = load_series(runs / "one")
+    (run,) = study.runs
+    assert [step for step, _ in run.along("head-tail")] == [0, 500]
+    assert study.axis == "step"
+    assert along_training.draw(study) is not None
+
+
+def test_a_named_run_is_checked_step_by_step(runs, tmp_path):
+    baseline = tmp_path / "baseline.json"
+    saved = command("baseline", "save", f"mine={runs / 'one'}", "-o", baseline, "--by-seed")
+    assert saved.exit_code == 0, saved.output
+    assert list(json.loads(baseline.read_text())["series"]) == ["mine/step-0/head-tail", "mine/step-500/head-tail"]
+    assert command("check", f"mine={runs / 'again'}", "--baseline", baseline).exit_code == 0
+    assert command("check", f"mine={runs / 'moved'}", "--baseline", baseline).exit_code == 1

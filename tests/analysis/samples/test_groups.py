@@ -2,10 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.samples.groups import GroupError, asked_for, group_indices, is_partition, make_scheme, scheme_of
+from saddlescope.analysis.samples.samples import Samples
+
+
+def of_counts(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return Samples((torch.zeros(len(labels), 1),), labels, len(counts))
 
 
 def exponential(n_max, factor, classes):
@@ -58,14 +65,14 @@ def test_custom_groups_may_overlap_and_leave_classes_out():
     scheme = make_scheme("custom", [5, 4, 3], mapping={"rare": [2, 1, 2], "last": [2]})
     assert scheme.groups == {"rare": [1, 2], "last": [2]}
     assert scheme.sizes == {"rare": 7, "last": 3}
-    assert not is_partition(scheme, 3)
+    assert not is_partition(scheme, of_counts([5, 4, 3]))
 
 
 def test_custom_groups_hold_all_only_where_that_is_asked_for():
     wanted = {"rare": [2, 1], "all": [0, 1, 2]}
     assert list(make_scheme("custom", [5, 4, 3], mapping=wanted).groups) == ["all", "rare"]
     settings = AnalysisSettings(scheme="custom", groups={"rare": [2]}, only=["all", "rare"])
-    assert scheme_of(settings, [5, 4, 3]).groups == {"all": [0, 1, 2], "rare": [2]}
+    assert scheme_of(settings, of_counts([5, 4, 3])).groups == {"all": [0, 1, 2], "rare": [2]}
     assert asked_for(make_scheme("head-tail", [5, 4, 3], eta=4), ["tail"]) == ["tail"]
     with pytest.raises(GroupError, match="no group few in scheme head-tail; there are: all, head, tail"):
         asked_for(make_scheme("head-tail", [5, 4, 3], eta=4), ["few"])
@@ -99,8 +106,9 @@ def test_groups_partition_the_samples(labels, eta):
     except GroupError:
         assert (counts < eta).all() or counts[counts < eta].sum() == 0
         return
-    indices = group_indices(scheme, labels)
-    assert is_partition(scheme, 4)
+    samples = Samples((torch.zeros(len(labels), 1),), labels, 4)
+    indices = group_indices(scheme, samples)
+    assert is_partition(scheme, samples)
     assert sorted([*indices["head"], *indices["tail"]]) == list(range(len(labels))) == list(indices["all"])
     assert {name: len(where) for name, where in indices.items()} == scheme.sizes
     assert all(counts[labels[i]] < eta for i in indices["tail"])

@@ -134,8 +134,8 @@ def test_random_augmentation_is_refused():
         (lambda x, y: Samples.from_tensors(x, y + 0.5), "whole numbers"),
         (lambda x, y: Samples((x, y), y.numpy() + 0.25), "whole numbers"),
         (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i].reshape([6] if i % 2 else [2, 3]), 0))), "stacked"),
-        (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i], 0.5))), "one whole number per sample"),
-        (lambda x, y: Samples.from_dataset(Items(lambda i: {"image": x[i]})), "no class labels"),
+        (lambda x, y: Samples.from_dataset(Items(lambda i: (x[i], 0.5)), labels=1), "one whole number per sample"),
+        (lambda x, y: Samples.from_dataset(Items(lambda i: {"image": x[i]}), labels="class"), "no such entry"),
         (lambda x, y: Samples.from_dataset(Items(lambda i: {"image": x[i], "file": f"{i}.png", "label": 0})), "str"),
     ],
 )

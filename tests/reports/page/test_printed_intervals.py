@@ -16,7 +16,7 @@ from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.terminal import show
 from saddlescope.reports.check.output import side_words
-from saddlescope.reports.check.run import Side
+from saddlescope.reports.check.rows import Side
 from saddlescope.reports.page.sheets import along_sheet, seed_sheet
 from saddlescope.reports.tables.entries import label, measured_entry, records
 

@@ -4,7 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 from saddlescope.analysis.records.load_study import load_study
-from saddlescope.reports.tables.escape_experiment import experiment_sentences, experiment_sheets, judge
+from saddlescope.reports.literature import escape_claims
+from saddlescope.reports.tables.escape_experiment import Outcome, experiment_sentences, experiment_sheets, judge
 
 
 def at(value, answer="negative curvature", low=None):
@@ -62,3 +63,25 @@ def test_a_study_that_starts_anew_has_no_experiment(whole_study):
     study = load_study(whole_study)
     assert experiment_sheets(study) == []
     assert experiment_sentences(study) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "claimed", "said"),
+    [
+        (("escaped", "escaped"), "leaves", "reproduced"),
+        (("escaped", "undecided"), "leaves", "undecided"),
+        (("undecided", "not escaped"), "leaves", "not reproduced"),
+        (("not escaped", "not escaped"), "stays", "reproduced"),
+        (("not escaped", "escaped"), "stays", "not reproduced"),
+    ],
+)
+def test_a_claim_about_leaving_is_judged_by_the_experiment(states, claimed, said, monkeypatch):
+    found = {
+        ("sam", group): Outcome(state, 10, None, f"{group} sentence", "12 seeds")
+        for group, state in zip(("head", "tail"), states, strict=True)
+    }
+    monkeypatch.setattr(escape_claims, "outcomes", lambda study: found)
+    judged = escape_claims.by_experiment(None, "sam", ["head", "tail"], claimed)
+    assert judged.state == said
+    assert "tail sentence" in judged.ours
+    assert escape_claims.by_experiment(None, "imbsam", ["head"], claimed) is None  # not in the study: nothing is said

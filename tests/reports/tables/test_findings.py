@@ -142,7 +142,7 @@ def test_claims_are_not_tested_over_a_gap(build_study):
 
 def test_registry_lists_every_item_and_claims_nothing_unrun():
     items = list_items()
-    assert [item.id for item in items] == [f"F{number}" for number in range(1, 14)] + [f"T{number}" for number in range(1, 6)]
+    assert [item.id for item in items] == [f"F{number}" for number in range(1, 16)] + [f"T{number}" for number in range(1, 7)]
     assert {item.state for item in items if item.recipes or not item.evidence} == {"not run"}  # evidence: what the tests hold
     assert {claim.key for claim in papers.claims()} == set(claims.JUDGES)
     assert all(number.source for item in items for number in item.numbers)
@@ -213,4 +213,16 @@ def test_the_registry_lists_every_item_with_how_it_is_made_and_its_state(tmp_pat
         assert item.recipes or item.command or item.state == "not run"
     assert "Finished studies under" in nothing
     known = set(recipe_names())
-    assert {recipe for item in list_items() for recipe in item.recipes.values()} <= known
+    made = {recipe for item in list_items() for recipe in item.recipes.values()}
+    assert made == set(papers.costs()) <= known
+    assert all(f"{recipe}: {papers.costs()[recipe][:20]}" in nothing for recipe in made)
+
+
+def test_the_registry_tells_every_claim_by_study_and_scale(whole_study, capsys):
+    print_registry(whole_study.parent)
+    printed = " ".join(capsys.readouterr().out.split())
+    study = load_study(whole_study)
+    for claim, outcome in claims.evaluate(study):
+        said = printed.split(claim.statement)[1].split(" - ")[0]
+        state = "not tested" if outcome.state == "not tested" else f"{outcome.state} (study digits-lt at scale digits): "
+        assert state in said

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
 import pytest
 from saddlescope.analysis.records.load_study import load_study
+from saddlescope.figures.drawing.study_data import final_of
 from saddlescope.reports.page.sheets import curvature_sheet, sheets
 from saddlescope.reports.page.writers import markdown, write
 from saddlescope.reports.tables import study_tables as tables
-from saddlescope.reports.tables.gather import ReportError
+from saddlescope.reports.tables.gather import ReportError, cells, final_result
 
 T_975_2 = 4.302652729911275  # Student t, 97.5 %, two degrees of freedom
 
@@ -197,3 +199,33 @@ def test_along_training_has_every_checkpoint(whole_study):
     found = tables.curvature_along(load_study(whole_study))
     assert sorted(found["epoch"].unique()) == [4, 8, 12]
     assert len(found) == 4 * 3 * 3 * 3
+
+
+def test_a_group_that_was_not_asked_for_is_no_gap(build_study, edit):
+    folder = build_study()
+    for path in folder.glob("*/curvature/*.json"):
+        edit(path, lambda raw: raw["groups"].pop("all"))
+    study = load_study(folder)
+    assert {cell.group for cell in cells(study, "head-tail")} == {"head", "tail"}
+    assert all(cell.status == "measured" for cell in cells(study, "head-tail"))
+    edit(
+        next(folder.glob("sgd-seed0*/curvature/checkpoint.head-tail.json")),
+        lambda raw: raw.update(refused={"all": "not finite"}),
+    )
+    found = [cell.status for cell in cells(load_study(folder), "head-tail") if cell.group == "all"]
+    assert set(found) == {"not analysed"}
+
+
+def test_the_final_result_is_not_that_of_the_last_step(build_study):
+    """Both have the same weights; the one along training was asked for less."""
+    folder = build_study()
+    for path in list(folder.glob("*/curvature/checkpoint.head-tail.json")):
+        raw = json.loads(path.read_text())
+        raw["provenance"]["training"]["epoch"] -= 1
+        raw["provenance"]["checkpoint"] = "step-000196.pt"
+        for group in raw["groups"].values():
+            group["escape"] = None
+        path.with_name("step-000196.head-tail.json").write_text(json.dumps(raw))
+    for run in load_study(folder).runs:
+        for found in (final_result(run, "head-tail"), final_of(run, "head-tail")):
+            assert found.provenance.checkpoint != "step-000196.pt"

@@ -85,7 +85,7 @@ def test_registry_takes_an_items_own_study_before_others(build_variants, whole_s
     own = load_study(whole_study)
     items = {item.id: item for item in list_items([own, other])}
     assert items["T5"].state == "reproduced"
-    assert "digits-lt:" in items["F1"].evidence  # both studies have SGD; F1 is made by digits-lt
+    assert "digits-lt at scale digits:" in items["F1"].evidence  # both studies have SGD; F1 is made by digits-lt
     assert {item.id: item for item in list_items([other])}["F1"].evidence.startswith("study weightings")
 
 

@@ -3,6 +3,8 @@
 import gzip
 import io
 import pickle
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -204,3 +206,21 @@ def test_the_real_files(tmp_path):
     assert float(scaled.std()) == pytest.approx(1, abs=1e-3)
     with tarfile.open(REAL / "cifar10-jpeg.tar.xz") as archive:
         assert archive.next().name == "cifar10/train"
+
+
+def test_digits_are_read_without_importing_scikit_learn():
+    """Its import takes longer than a small analysis."""
+    code = (
+        "import sys; from saddlescope.training.data.embedded import digits; made = digits(50, 0); "
+        "print(len(made.train), len(made.test), *sorted({'sklearn', 'scipy', 'pandas'} & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["1297", "500"]
+
+
+def test_digits_are_scikit_learns(monkeypatch):
+    from saddlescope.training.data import embedded
+
+    read = embedded._digits_table()
+    monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
+    assert np.array_equal(read, embedded._digits_table())

@@ -25,9 +25,27 @@ def test_parameter_counts_are_the_published_ones(name, classes, parameters):
 @pytest.mark.parametrize("name", [name for name in MODELS if "34" not in name and "50" not in name])
 def test_models_map_images_to_logits(name):
     model = build_model(name, 7, seed=0).eval()
-    channels = 1 if name == "digits-resnet" else 3
+    channels, size = (1, 8) if name.startswith("digits") else (3, 16)
     with torch.no_grad():
-        assert model(torch.randn(2, channels, 16, 16)).shape == (2, 7)
+        assert model(torch.randn(2, channels, size, size)).shape == (2, 7)
+
+
+def test_the_loss_of_the_smooth_network_has_no_kinks():
+    """Halving the distance quarters the error of a central second difference, and does not where ReLU units switch."""
+    model = build_model("digits-mlp", 10, seed=0).double()
+    x = torch.randn(50, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(50) % 10
+    weights = torch.nn.utils.parameters_to_vector(model.parameters()).detach()
+    v = torch.randn(len(weights), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    v /= v.norm()
+
+    def loss(s):
+        torch.nn.utils.vector_to_parameters(weights + s * v, model.parameters())
+        with torch.no_grad():
+            return float(torch.nn.functional.cross_entropy(model(x), y))
+
+    far, near, nearest = ((loss(s) - 2 * loss(0) + loss(-s)) / s**2 for s in (0.2, 0.1, 0.05))
+    assert (far - near) / (near - nearest) == pytest.approx(4, rel=0.2)
 
 
 def test_the_seed_decides_the_weights_and_leaves_the_global_state():

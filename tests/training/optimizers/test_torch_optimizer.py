@@ -12,6 +12,8 @@ import pytest
 import torch
 from saddlescope.training.optimizers.registry import OPTIMIZERS, SAM, SSESAM, OptimizerError, build_optimizer
 from torch import nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 
 COUNTS = [60, 40, 9, 5]
 
@@ -386,3 +388,19 @@ def test_it_says_what_it_is():
     text = repr(SSESAM(torch.optim.SGD(net().parameters(), lr=0.1), COUNTS, eta=10, epochs=4))
     assert text.startswith("SSESAM(eta=10, ")
     assert "around SGD (" in text
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # it says so of every checkpoint of one process
+def test_distributed_checkpoints_take_the_base(tmp_path):
+    """torch's helpers call ``step()`` without arguments to make state, which only the base understands."""
+    model, twin = net(), net()
+    one, other = (SAM(torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9)) for m in (model, twin))
+    one.step(model, cross_entropy, batch())
+    stored = dict(zip(("model", "optimizer"), get_state_dict(model, one.base), strict=True))
+    checkpoint.save(stored, checkpoint_id=tmp_path, no_dist=True)
+    read = dict(zip(("model", "optimizer"), get_state_dict(twin, other.base), strict=True))
+    checkpoint.load(read, checkpoint_id=tmp_path, no_dist=True)
+    set_state_dict(twin, other.base, model_state_dict=read["model"], optim_state_dict=read["optimizer"])
+    for m, optimizer in ((model, one), (twin, other)):
+        optimizer.step(m, cross_entropy, batch(1))
+    assert same(model, twin)

@@ -6,15 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from saddlescope.analysis.hessian.differences import AnotherFunctionError, look
 from saddlescope.analysis.hessian.modules import copied
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.suspects import stale_statistics
 from saddlescope.analysis.krylov.guards import RandomOperatorError
 from saddlescope.analysis.krylov.linear_operator import MatrixOperator, OperatorError
-from saddlescope.analysis.measures.differences import AnotherFunctionError, look
 from saddlescope.analysis.measures.exact import dense_matrix
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from saddlescope import AnalysisSettings, Samples, analyze
 
@@ -23,6 +25,7 @@ planted = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(planted)
 X, Y = torch.randn(40, 5, generator=torch.Generator().manual_seed(0)), torch.arange(40) % 3
 ALL = AnalysisSettings(scheme="all")
+SAMPLES = Samples.from_tensors(X, Y)
 
 
 def plain(activation=None, width=8):
@@ -199,3 +202,73 @@ def test_what_autograd_cannot_do_is_one_sentence():
     model.insert(1, type("Layer", (nn.Module,), {"forward": lambda self, x: Broken.apply(x)})())
     with pytest.raises(OperatorError, match="cannot be differentiated: no backward here"):
         analyze(model, Samples.from_tensors(X, Y), settings=ALL)
+
+
+@pytest.mark.parametrize("scale", [12, 14, 16])
+def test_a_loss_below_its_own_rounding_hides_no_wrong_derivative(scale):
+    """Where nothing can be told at the weights, the same function is looked at where something can."""
+    x = functional.one_hot(Y, 5).double()
+    for wrong in (False, True):
+        torch.manual_seed(0)
+        model = planted.Net(nn.Linear(5, 8), 8, torch.tanh, planted.SavedDerivative.apply if wrong else None).double()
+        step = torch.optim.Adam(model.parameters(), 2e-2)
+        for _ in range(100):
+            step.zero_grad()
+            functional.cross_entropy(model(x), Y).backward()
+            step.step()
+        with torch.no_grad():
+            gap = (model(x).gather(1, Y[:, None]) - model(x).scatter(1, Y[:, None], -1e9).amax(1, keepdim=True)).min()
+            model.head.weight *= 2 * scale / gap
+            model.head.bias *= 2 * scale / gap
+        operator = HessianOperator(model, Samples.from_tensors(x, Y))
+        if not wrong:
+            operator.look()
+            continue
+        with pytest.raises(AnotherFunctionError):
+            operator.look()
+
+
+def test_a_copy_that_computes_with_the_weights_of_another_is_refused():
+    model = plain()
+    first = model[0]
+    first.forward = lambda x: functional.linear(x, first.weight, first.bias)
+    with pytest.raises(AnotherFunctionError, match=r"a twin of '0\.weight', '0\.bias'"):
+        analyze(model, SAMPLES, settings=ALL)
+
+
+class Checkpointed(nn.Module):
+    """Its first part is computed again in the backward pass, or by an operation that is differentiated once."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last, self.how = nn.Linear(5, 8), nn.Linear(8, 3), how
+
+    def forward(self, x):
+        return self.last(self.how(self.first(x)))
+
+
+class Once(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        return gradient * (1 - ctx.saved_tensors[0].tanh() ** 2)
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")  # torch's, of reentrant checkpointing in evaluation
+def test_exact_products_of_what_can_be_differentiated_once_only_are_refused_in_a_sentence():
+    exact = ALL.model_copy(update={"products": "exact"})
+
+    def through(how):
+        torch.manual_seed(0)
+        return analyze(Checkpointed(how), SAMPLES, settings=exact).groups["all"].lambda_min.value
+
+    assert through(lambda x: checkpoint(torch.tanh, x, use_reentrant=False)) == pytest.approx(through(torch.tanh))
+    with pytest.raises(OperatorError, match="use_reentrant=False"):
+        through(lambda x: checkpoint(torch.tanh, x, use_reentrant=True))
+    with pytest.raises(OperatorError, match="'Once'"):
+        through(Once.apply)

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..hessian.difference_products import DifferenceOperator
-from ..hessian.operator import HessianOperator
-from ..hessian.shifted import shifted
-from ..hessian.suspects import likely_causes
 from ..krylov.guards import RandomOperatorError, redrawn
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
+from .comparison import ROUGH, SAME, Comparison
+from .elsewhere import GroupHessian, shifted
+from .suspects import likely_causes, listed, strange_weights
 
 #: Samples looked at, and of a small group at most one in so many.
 SAMPLES, SHARE = 4, 8
@@ -34,12 +33,12 @@ SAMPLES, SHARE = 4, 8
 GRAPHS = 2**30
 #: Steps, relative to the weights' norm: tiny ones for the kinks, larger ones where the gradient is rounded more than its type.
 STEPS = {torch.float64: (1e-8, 1e-9, 1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 1e-2, 1e-4)}
-#: Relative difference up to which two vectors are the same. Rounding at the first step is about a thousandth of this.
-SAME = 1e-4
-#: Two differences agree with each other against the product where they are so much nearer to each other than to it.
-NEARER = 0.03
-#: Where all differences are rough, what two of them leave open may be at most so large.
-ROUGH = 0.05
+
+
+#: A well-fitted sample's gradient is about its loss times that of its logits, and the loss is rounded as logits of this size.
+LOGITS = 10.0
+#: What weights are multiplied by where the loss is below rounding, to look at the same function where it is not.
+SMALLER = (0.5, 0.1)
 
 
 class AnotherFunctionError(OperatorError):
@@ -50,7 +49,7 @@ class AnotherHessianError(AnotherFunctionError):
     """The gradients are the loss's, and the products are not the gradient's."""
 
 
-def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
     """Holds an operator against differences, on a few of its samples.
 
     Args:
@@ -73,7 +72,7 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
         vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
     wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
     names = [name for name, v in wanted.items() if float(v.norm()) > 0]
-    if not names or (gradient is None and isinstance(operator, DifferenceOperator)):
+    if not names or (gradient is None and operator.products == "differences"):
         return []
     directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
     unsettled = _compare(few, names, directions, gradient)
@@ -82,6 +81,16 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
             slope = None if gradient is None else few.loss_and_gradient()[1]
             left = [name for name in names if name in unsettled]
             unsettled = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
+    elsewhere = False
+    for smaller in SMALLER:  # a loss below its own rounding; a wrong derivative is wrong elsewhere, too
+        if elsewhere or not unsettled or any(unsettled.values()):
+            break
+        with shifted(few, few.weights(), smaller - 1):
+            slope = None if gradient is None else few.loss_and_gradient()[1]
+            left = [name for name in names if name in unsettled]
+            found = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
+        elsewhere = not found
+        unsettled = found if any(found.values()) else unsettled
     if unsettled:
         _require_repetition(few)
     few.release()
@@ -90,26 +99,38 @@ def look(operator: HessianOperator, vectors: Mapping[str, Tensor] | None = None,
         raise refusal
     if not unsettled:
         return []
-    if isinstance(few, DifferenceOperator):
+    if few.products == "differences":
         return [f"the gradient could not be held against differences of the loss ({', '.join(unsettled)}): too much rounding"]
     which = ", ".join(unsettled)
+    if elsewhere:
+        return [f"products were held against differences at smaller weights only ({which}): here rounding is too large"]
     return [f"products could not be held against differences of the gradient ({which}): too many kinks, or too much rounding"]
 
 
-def _few(operator: HessianOperator) -> HessianOperator:
+def look_at(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+    """:func:`look` for an operator of any precision: at a copy in float64, where the loss can be computed in it."""
+    try:
+        return look(operator if operator.dtype == torch.float64 else operator.in_float64(), vectors, seed=seed)
+    except AnotherFunctionError:
+        raise
+    except OperatorError as error:
+        return [f"products were not held against differences of the gradient in float64: {error}"]
+
+
+def _few(operator: GroupHessian) -> GroupHessian:
     """The operator over a few of its samples, which lie in this process; its graphs are kept."""
     count = operator.samples.num_samples
     chosen = np.linspace(0, count - 1, max(1, min(SAMPLES, count // SHARE))).astype(int)
     return operator.over(operator.samples.subset(chosen), memory=GRAPHS)
 
 
-def _length(few: HessianOperator) -> float:
+def _length(few: GroupHessian) -> float:
     """What steps are relative to."""
     norm = float(few.weights().double().norm())
     return norm if norm > 0 else 1.0
 
 
-def _trained_part(few: HessianOperator, v: Tensor) -> Tensor:
+def _trained_part(few: GroupHessian, v: Tensor) -> Tensor:
     """A direction without the rows of padding tokens, which torch gives no gradient on purpose."""
     part = v.to(few.device, few.dtype).clone()
     places = dict(zip(map(id, few.parameters), part.split([p.numel() for p in few.parameters]), strict=True))
@@ -121,7 +142,7 @@ def _trained_part(few: HessianOperator, v: Tensor) -> Tensor:
     return part
 
 
-def _same_loss_without_graph(few: HessianOperator) -> Tensor:
+def _same_loss_without_graph(few: GroupHessian) -> Tensor:
     """The gradient ``[n]``; raises where the loss is another one in a pass without gradients."""
     loss, gradient = few.loss_and_gradient()
     alone = few.mean_loss()
@@ -131,15 +152,20 @@ def _same_loss_without_graph(few: HessianOperator) -> Tensor:
             f"the loss is {loss:.6g} where gradients are recorded and {alone:.6g} where they are not: the model takes another "
             "path then (a fast path of inference, or a branch on torch.is_grad_enabled())"
         )
+    if strange := strange_weights(few, gradient):
+        raise AnotherFunctionError(
+            f"the model computes with weights that are not its own: the loss depends on a twin of {listed(strange)}. Was a "
+            "function that belongs to another model put in as forward? Give the model as its class makes it"
+        )
     return gradient
 
 
-def _close(one: float, other: float, few: HessianOperator) -> bool:
+def _close(one: float, other: float, few: GroupHessian) -> bool:
     # 1e-6: models that compute a norm or a softmax in float32 on their way are not random.
     return abs(one - other) <= max(1e-6, 1e3 * torch.finfo(few.dtype).eps) * max(abs(one), abs(other)) + 1e-12
 
 
-def _require_repetition(few: HessianOperator) -> None:
+def _require_repetition(few: GroupHessian) -> None:
     (loss, gradient), (again, other) = few.loss_and_gradient(), few.loss_and_gradient()
     size = max(float(gradient.norm()), float(other.norm()))
     apart = float((gradient - other).norm())
@@ -147,61 +173,20 @@ def _require_repetition(few: HessianOperator) -> None:
         raise RandomOperatorError(redrawn("gradients at the same weights", apart / size if size > 0 else 1.0))
 
 
-class _Comparison:
-    """What differences say of a derivative, step by step.
-
-    Attributes:
-        agrees: None as long as it is open. Once known it stays.
-        error: relative difference of the two, the smallest seen.
-    """
-
-    def __init__(self, expected: Tensor, small: float = 0.0) -> None:
-        self.expected, self.error = expected, math.inf
-        self.agrees: bool | None = None
-        self._small = small
-        self.seen: list[tuple[Tensor, float, float]] = []  # difference, its distance, size
-
-    def see(self, difference: Tensor, rounding: float = 0.0) -> None:
-        """Takes one difference quotient into account, which is rounded by so much.
-
-        Where that is too much, it is left out: rounded quotients move in jumps, and agree with each other in between.
-        """
-        if rounding > ROUGH * float(self.expected.norm()) > 0:
-            return
-        size = max(float(difference.norm()), float(self.expected.norm()))
-        distance = float((difference - self.expected).norm())
-        self.error = min(self.error, distance / size if size > 0 else 0.0)
-        if distance <= SAME * size + max(rounding, self._small):
-            self.agrees = True
-        elif self.seen:
-            other, far, _ = self.seen[-1]
-            if float((difference - other).norm()) <= NEARER * min(distance, far):
-                self.agrees = False
-        self.seen.append((difference, distance, size))
-
-    def settled(self) -> bool | None:
-        """The answer after the last step: differences that are rough may still be enough."""
-        if self.agrees is None:
-            for (one, near, size), (other, far, _) in zip(self.seen, self.seen[1:], strict=False):
-                if min(near, far) <= float((one - other).norm()) <= ROUGH * size:
-                    return True
-        return self.agrees
-
-
 def _compare(
-    few: HessianOperator, names: list[str], directions: Tensor, gradient: Tensor | None
+    few: GroupHessian, names: list[str], directions: Tensor, gradient: Tensor | None
 ) -> dict[str, AnotherFunctionError | None]:
     """The directions along which a derivative does not agree -> what to raise for it; None: open."""
-    themselves = isinstance(few, DifferenceOperator)  # products that are differences measure their own error
+    themselves = few.products == "differences"  # these measure their own error
     products = torch.zeros_like(directions) if themselves else few.matmat(directions)
+    if not themselves and _all_agree(few, directions, products, gradient):
+        return {}
     noise = _noise(few)
     unsettled: dict[str, AnotherFunctionError | None] = {}
     for name, d, product in zip(names, directions.T, products.T, strict=True):
-        comparisons: dict[str, _Comparison] = {} if themselves else {"second": _Comparison(product)}
+        comparisons: dict[str, Comparison] = {} if themselves else {"second": Comparison(product)}
         if gradient is not None:
-            # A slope that is small beside the gradient's length is not resolved by the rounding of the loss.
-            small = 10 * SAME * few.size**-0.5 * float(gradient.norm())
-            comparisons["first"] = _Comparison(torch.dot(gradient, d).reshape(1), small)
+            comparisons["first"] = Comparison(torch.dot(gradient, d).reshape(1), _small(few, gradient))
         for slope, rough, difference, rounding in _differences(few, d, noise):
             for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
                 if order in comparisons and comparisons[order].agrees is None:
@@ -210,14 +195,47 @@ def _compare(
                 break
         # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
         answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
-        if not all(answers.values()):
-            # Sentences only for what disagrees; the slope first: where the gradient is none, nothing after it is.
+        second = comparisons.get("second")
+        if not all(answers.values()) or (second is not None and second.agrees is None and second.within_rounding):
+            # A sentence only for what disagrees; the slope first: where the gradient is none, nothing after it is.
             wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
             unsettled[name] = None if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
     return unsettled
 
 
-def _noise(few: HessianOperator) -> float:
+def _all_agree(few: GroupHessian, directions: Tensor, products: Tensor, gradient: Tensor | None) -> bool:
+    """Whether the first step settles it for all directions together, as it does for most models: two passes, not two for each.
+
+    Their sum is looked at, in which every image counts the same, so that a small one is not lost beside a large one.
+    """
+    sizes = products.norm(dim=0)
+    if not bool((sizes > 0).all()):
+        return False
+    d, image = directions @ (1 / sizes), products @ (1 / sizes)
+    d, image = d / d.norm(), image / d.norm()
+    slope, rough, difference, floor = next(_differences(few, d, 0.0))
+    if math.isinf(floor) or float((difference - image).norm()) > SAME * len(sizes) ** -0.5 * float(image.norm()):
+        return False
+    if gradient is None:
+        return True
+    steepest = gradient / gradient.norm()
+    step = STEPS[few.dtype][0] * _length(few)
+    sides = []
+    for side in (step, -step):
+        with shifted(few, steepest, side):
+            sides.append(few.mean_loss())
+    known = torch.stack([torch.dot(gradient, d), gradient.norm()])
+    seen = torch.stack([slope[0], torch.tensor((sides[0] - sides[1]) / (2 * step), dtype=few.dtype, device=few.device)])
+    resolved = rough <= ROUGH * known.abs()
+    return bool((resolved & ((seen - known).abs() <= SAME * known.abs() + max(rough, _small(few, gradient)))).all())
+
+
+def _small(few: GroupHessian, gradient: Tensor) -> float:
+    """A slope that is small beside the gradient's length is not resolved by the rounding of the loss."""
+    return 10 * SAME * float(gradient.norm()) / math.sqrt(few.size)
+
+
+def _noise(few: GroupHessian) -> float:
     """Rounding of the gradient, measured: how far it moves when the weights move by a few units in their last place.
 
     A well-fitted sample's gradient is the small difference of a probability and one, and rounded as those.
@@ -227,7 +245,7 @@ def _noise(few: HessianOperator) -> float:
         return float((few.loss_and_gradient()[1] - here).norm())
 
 
-def _refusal(few: HessianOperator, order: str, error: float) -> AnotherFunctionError:
+def _refusal(few: GroupHessian, order: str, error: float) -> AnotherFunctionError:
     causes = likely_causes(few, second=order == "second")
     if order == "first":
         return AnotherFunctionError(
@@ -240,7 +258,7 @@ def _refusal(few: HessianOperator, order: str, error: float) -> AnotherFunctionE
     )
 
 
-def _differences(few: HessianOperator, d: Tensor, noise: float) -> Iterator[tuple[Tensor, float, Tensor, float]]:
+def _differences(few: GroupHessian, d: Tensor, noise: float) -> Iterator[tuple[Tensor, float, Tensor, float]]:
     """Central differences of loss ``[1]`` and gradient ``[n]`` along d, step by step, each with its rounding."""
     length, eps = _length(few), torch.finfo(few.dtype).eps
     for relative in STEPS[few.dtype]:
@@ -257,7 +275,8 @@ def _differences(few: HessianOperator, d: Tensor, noise: float) -> Iterator[tupl
         (up, ahead), (down, behind) = sides
         slope = torch.tensor([(up - down) / (2 * step)], dtype=few.dtype, device=few.device)
         # Where a loss is below the rounding of its logits, its derivatives are not derivatives any more.
-        floor = (4 * eps * float(ahead.norm()) + 4 * noise) / step if abs(up) > 1e3 * eps or up == 0 else math.inf
+        size = float(ahead.norm())
+        floor = 4 * (noise + LOGITS * eps * size / abs(up)) / step if abs(up) > 1e3 * eps else math.inf if size > 0 else 0.0
         # A loss is a difference of logits, which are of the order of one to a thousand, however small it is itself.
         rough = 1e3 * eps * max(1.0, abs(up)) / step
         yield slope, rough, (ahead - behind) / (2 * step), floor

@@ -1,0 +1,125 @@
+"""Whole commands: what is run, what is read off a process, and what is found out beforehand. Times are never tested."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from saddlescope.analysis.bench import whole
+from saddlescope.analysis.bench.cases import BenchError
+from saddlescope.analysis.bench.run import BenchRunError
+from saddlescope.analysis.bench.whole_cases import WHOLE_CASES, network_of
+from saddlescope.analysis.bench.whole_child import find_out
+from saddlescope.analysis.bench.whole_table import whole_table
+from torch import nn
+from torch.nn import functional
+
+NETWORK = """
+from torch import nn
+
+
+def build():
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a user has: a network's file, weights and samples."""
+    folder = tmp_path_factory.mktemp("case")
+    (folder / "network.py").write_text(NETWORK)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        torch.save(network_of(folder).state_dict(), folder / "weights.pt")
+        np.savez(folder / "data.npz", x=torch.randn(30, 6).numpy(), y=(torch.arange(30) % 3).numpy())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def known(folder):
+    return find_out(folder)
+
+
+def test_the_reference_is_the_dense_hessians(folder, known):
+    model = network_of(folder).double()
+    model.load_state_dict(torch.load(folder / "weights.pt"))
+    data = np.load(folder / "data.npz")
+    x, y = torch.from_numpy(data["x"]).double(), torch.from_numpy(data["y"])
+    names, values = zip(*model.named_parameters(), strict=True)
+    sizes = [p.numel() for p in values]
+
+    def loss(flat):
+        parts = (part.view_as(p) for part, p in zip(flat.split(sizes), values, strict=True))
+        return functional.cross_entropy(torch.func.functional_call(model, dict(zip(names, parts, strict=True)), x), y)
+
+    flat = torch.cat([p.detach().reshape(-1) for p in values])
+    truth = torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, flat))
+    assert known["lambda_min"] == pytest.approx(float(truth[0]), rel=1e-3)
+    assert known["lambda_max"] == pytest.approx(float(truth[-1]), rel=1e-4)
+    assert not known["eigsh"]["ends"]["missed"]
+    assert find_out(folder) == json.loads(json.dumps(known))  # kept
+
+
+def test_commands_are_ours_and_the_peers_at_defaults_and_at_their_best(folder, known):
+    commands = whole._commands(folder, known)
+    for question in ("ends", "verdict"):
+        mine = [one for one in commands if one.question == question]
+        assert mine[0].peer == "ours"
+        assert {one.best for one in mine if one.peer == "curvlinops"} == {False, True}
+    assert all((whole.SCRIPTS / name).exists() for name in {one.arguments[0] for one in commands if one.peer != "ours"})
+    assert len(set(commands)) == len(commands)
+
+
+def test_scripts_are_short():
+    """They are what a user would write: about twenty lines, the imports among them."""
+    for script in whole.SCRIPTS.glob("*.py"):
+        lines = [line for line in script.read_text().splitlines() if line.strip()]
+        assert len(lines) <= 30, script
+
+
+def test_ours_and_a_process_are_measured(folder, known):
+    said = json.dumps({"groups": {"all": {"lambda_min": {"value": -1.0}, "lambda_max": {"value": 2.0}}}})
+    ran = whole._run(whole.Command("us", "ends", "ours", False, ("-c", f"print('''{said}''')")), folder)
+    assert (ran.lambda_min, ran.lambda_max) == (-1, 2)
+    assert ran.peak_bytes > 2**20
+    assert ran.cpu_seconds > 0
+    peer = whole.Command("them", "ends", "curvlinops", False, ("-c", "print('{\"lambda_min\": -2.0}')"))
+    runs = {whole._commands(folder, known)[0]: [ran], peer: [whole._run(peer, folder)]}
+    entry = whole._entry(peer, runs[peer], runs, {"lambda_min": -2.0, "lambda_max": 2.0})
+    assert entry["errors"] == {"lambda_min": 0, "lambda_max": None}
+    assert entry["ratio"] == runs[peer][0].seconds / ran.seconds
+    with pytest.raises(BenchRunError, match="them: exit code 1, ValueError: no"):
+        whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no')")), folder)
+
+
+def test_the_table_names_the_best(folder, known):
+    ran = whole.Ran(2.0, 3.0, 2**30, -1.0, None)
+    runs = {command: [ran] for command in whole._commands(folder, known)}
+    case = {
+        "title": "a case",
+        "known": known,
+        "entries": [whole._entry(command, found, runs, known) for command, found in runs.items()],
+    }
+    machine = {"processor": "P", "cores": 2, "threads": 1, "system": "S", "python": sys.version.split()[0]}
+    table = whole_table({"machine": machine, "versions": {"torch": "2"}, "date": "2026-01-01", "cases": [case]})
+    assert "| curvlinops + eigsh, *best* | 2 | 3 | 1.00 | 1.00 |" in table
+    assert "**Is there negative curvature?**" in table
+
+
+def test_unknown_cases_and_peers_are_refused(tmp_path):
+    with pytest.raises(BenchError, match="--case resnet: not known; there are resnet18-16"):
+        whole.bench_whole(tmp_path, cases=["resnet"])
+    with pytest.raises(BenchError, match="--competitor hessian: not known; there are curvlinops"):
+        whole.bench_whole(tmp_path, competitors=["hessian"])
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet18-16", 11.2e6), ("vit-tiny", 5.4e6), ("bert", 5.2e6)])
+def test_networks_have_the_size_that_the_table_says(name, size):
+    from saddlescope.analysis.bench import networks
+    from saddlescope.training.networks import resnets
+
+    with torch.device("meta"):
+        model = eval(WHOLE_CASES[name].build, vars(networks) | vars(resnets))
+    assert isinstance(model, nn.Module)
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(size, rel=0.02)

@@ -161,7 +161,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
                     loss = self._batch_loss(batch)
                     total += counts * loss.detach()
                     with speaking_of_loss():
-                        (counts * loss).backward()  # type: ignore[no-untyped-call]
+                        (counts * loss).backward()
             parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone() for p in self._sharded]
         finally:
             reshard(self.model)
@@ -235,7 +235,7 @@ def _summed(device: torch.device, total: Tensor) -> Tensor:
 
 
 def _most(count: int) -> int:
-    counts: list[Any] = [None] * torch.distributed.get_world_size()
+    counts = [0] * torch.distributed.get_world_size()
     with speaking_of_loss():
         torch.distributed.all_gather_object(counts, count)
     return max(counts)

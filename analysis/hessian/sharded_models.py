@@ -62,7 +62,7 @@ def whole_copy(model: nn.Module) -> nn.Module:
             memo[id(p)] = nn.Parameter(full.detach().clone(), requires_grad=p.requires_grad)
     for module in reversed(list(model.modules())):  # children before their parents, which then find them in the memo
         kind = type(module).__mro__[2] if _is_fsdp(module) else type(module)
-        plain = kind.__new__(kind)
+        plain: nn.Module = object.__new__(kind)
         state = {
             key: _without_fsdp(value) if key.endswith("_hooks") else value
             for key, value in module.__dict__.items()

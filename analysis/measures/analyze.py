@@ -86,8 +86,7 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    known = loss_of(with_logits(loss, logits), samples)
-    subject = Subject(whole(model), samples, known, source or Source())
+    subject = Subject(whole(model), samples, loss_of(with_logits(loss, logits), samples), source or Source())
     work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}

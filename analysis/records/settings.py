@@ -1,7 +1,4 @@
-"""What an analysis is asked to do: the ``[analysis]`` table of a recipe and the flags of ``saddlescope analyze``.
-
-Above 300 lines: one table of fields, each with what it means, and which of them go together.
-"""
+"""What an analysis is asked to do: the ``[analysis]`` and ``[slices]`` tables of a recipe."""
 
 from __future__ import annotations
 

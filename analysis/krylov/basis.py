@@ -116,7 +116,7 @@ class KrylovBasis:
         width = min(_COLUMNS, self._size)
         copy = torch.empty((count, width), dtype=dtype, device=self.device)
         read = torch.empty((count - held, min(_READ, self._size)), dtype=self._dtype) if count > held else None
-        for first in range(0, self._size, _COLUMNS):
+        for first in range(0, max(self._size, 1), _COLUMNS):  # a process may hold none of the numbers
             columns = min(_COLUMNS, self._size - first)
             # A last part that is narrower has a copy of its own: its rows lie one after another like the others'.
             part = copy if columns == width else copy.new_empty((count, columns))

@@ -66,7 +66,9 @@ def test_commands_are_ours_and_the_peers_at_defaults_and_at_their_best(folder, k
     for question in ("ends", "verdict"):
         mine = [one for one in commands if one.question == question]
         assert mine[0].peer == "ours"
+        assert "--set" not in mine[0].arguments  # ratios are over our defaults
         assert {one.best for one in mine if one.peer == "curvlinops"} == {False, True}
+    assert [one.arguments[-2:] for one in commands if "confirm=false" in one.title] == [("--set", "confirm=false")]
     assert all((whole.SCRIPTS / name).exists() for name in {one.arguments[0] for one in commands if one.peer != "ours"})
     assert len(set(commands)) == len(commands)
 
@@ -90,7 +92,7 @@ def test_ours_and_a_process_are_measured(folder, known):
     assert entry["errors"] == {"lambda_min": 0, "lambda_max": None}
     assert entry["ratio"] == runs[peer][0].seconds / ran.seconds
     with pytest.raises(BenchRunError, match="them: exit code 1, ValueError: no"):
-        whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no')")), folder)
+        whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no\\nfurther')")), folder)
 
 
 def test_the_table_names_the_best(folder, known):

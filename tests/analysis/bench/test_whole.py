@@ -10,8 +10,10 @@ from saddlescope.analysis.bench import whole
 from saddlescope.analysis.bench.cases import BenchError
 from saddlescope.analysis.bench.run import BenchRunError
 from saddlescope.analysis.bench.whole_cases import WHOLE_CASES, network_of
-from saddlescope.analysis.bench.whole_child import find_out
+from saddlescope.analysis.bench.whole_child import MOST, _settled, find_out
 from saddlescope.analysis.bench.whole_table import whole_table
+from saddlescope.analysis.krylov.lanczos import Lanczos
+from saddlescope.analysis.krylov.linear_operator import MatrixOperator
 from torch import nn
 from torch.nn import functional
 
@@ -59,6 +61,16 @@ def test_the_reference_is_the_dense_hessians(folder, known):
     assert known["lambda_max"] == pytest.approx(float(truth[-1]), rel=1e-4)
     assert not known["eigsh"]["ends"]["missed"]
     assert find_out(folder) == json.loads(json.dumps(known))  # kept
+
+
+def test_a_second_eigenvalue_is_no_reference():
+    """A start with little along the outermost eigenvector leads to the next one first, with a residual as small as wanted."""
+    spectrum = torch.linspace(-1.4, 20, 400, dtype=torch.float64)
+    spectrum[0], spectrum[1], spectrum[-1] = -1.5126, -1.5, 50.0
+    start = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start[0] = 1e-2
+    run = Lanczos(MatrixOperator(torch.diag(spectrum)), start=start).run(MOST, _settled)
+    assert float(run.ritz.values[0]) == pytest.approx(-1.5126, rel=1e-4)
 
 
 def test_commands_are_ours_and_the_peers_at_defaults_and_at_their_best(folder, known):

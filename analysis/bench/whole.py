@@ -232,6 +232,7 @@ def _entry(command: Command, ran: list[Ran], runs: dict[Command, list[Ran]], kno
         "ratio": statistics.median(one.seconds / us.seconds for one, us in zip(ran, ours, strict=True)),
         "cpu_ratio": statistics.median(one.cpu_seconds / us.cpu_seconds for one, us in zip(ran, ours, strict=True)),
         "peak_bytes": max(one.peak_bytes for one in ran),
+        "found": {end: [getattr(one, end) for one in ran] for end in _ENDS},
         "errors": errors,
     }
 

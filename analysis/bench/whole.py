@@ -2,13 +2,15 @@
 
 Commands are interleaved (A B C A B C ...); wall and processor time and peak memory are those of the process,
 errors are against a converged reference. The scripts are in ``scripts/``. Each is run at its library's defaults, and at the
-settings that suit it best, found beforehand and not counted; ours at its defaults.
+settings that suit it best, found beforehand and not counted; ours at its defaults, which is what ratios are taken over, and
+beside that without confirmed ends: the peers' solvers stop at settled ones.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -30,6 +32,8 @@ FORMAT, VERSION = "saddlescope-bench-whole", 1
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
 #: samples at once where nobody chose
 BATCH = 64
+OURS = "saddlescope analyze --goal"
+_RAISED = re.compile(r"[\w.]*(Error|Exception)\b|error: ")
 _OURS = "import saddlescope; saddlescope.main()"
 
 
@@ -117,8 +121,11 @@ def bench_whole(
         runs: dict[Command, list[Ran]] = {command: [] for command in commands}
         for index in range(rounds):
             for command in commands:
-                say(f"{name}: round {index + 1} of {rounds}, {command.question}, {command.title}")
-                runs[command].append(_run(command, folder))
+                ran = _run(command, folder)
+                runs[command].append(ran)
+                what = f"{command.question}, {command.title}{' (best)' if command.best else ''}"
+                took = f"{ran.seconds:.3g} s, CPU {ran.cpu_seconds:.3g} s, {ran.peak_bytes >> 20:,} MiB"
+                say(f"{name}: round {index + 1} of {rounds}, {what}: {took}, ends {ran.lambda_min}, {ran.lambda_max}")
         stored[name] = {
             "case": name,
             "title": WHOLE_CASES[name].title,
@@ -153,7 +160,7 @@ def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
     def things(size: str, low: int, high: int) -> tuple[str, ...]:
         return (str(SCRIPTS / "eigenthings.py"), where, size, str(low), str(high))
 
-    def ours(goal: str) -> tuple[str, ...]:
+    def ours(goal: str, *more: str) -> tuple[str, ...]:
         options = (
             "--data",
             f"{where}/data.npz",
@@ -165,18 +172,20 @@ def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
             "--json",
             "--out",
             f"{where}/ours",
+            *more,
         )
         return ("-c", _OURS, "analyze", f"{where}/weights.pt", "--model", f"{where}/network.py:build", *options)
 
     titles = "curvlinops + eigsh", "hessian-eigenthings", "PyHessian, density"
     return [
-        Command("saddlescope analyze --goal ends", "ends", "ours", False, ours("ends")),
+        Command(f"{OURS} ends: ends confirmed (default)", "ends", "ours", False, ours("ends")),
+        Command(f"{OURS} ends --set confirm=false", "ends", "ours", False, ours("ends", "--set", "confirm=false")),
         Command(titles[0], "ends", "curvlinops", False, eigsh(batch, 0, ["BE"])),
         Command(titles[0], "ends", "curvlinops", True, eigsh(mine, best["ends"]["ncv"], best["ends"]["ends"])),
         Command(titles[1], "ends", "eigenthings", False, things(batch, 0, 0)),
         Command(titles[1], "ends", "eigenthings", True, things(theirs, steps[0], steps[1])),
         Command(titles[2], "ends", "pyhessian", False, (str(SCRIPTS / "pyhessian_density.py"), where, batch)),
-        Command("saddlescope analyze --goal verdict", "verdict", "ours", False, ours("verdict")),
+        Command(f"{OURS} verdict", "verdict", "ours", False, ours("verdict")),
         Command(titles[0], "verdict", "curvlinops", False, eigsh(batch, 0, ["SA"])),
         Command(titles[0], "verdict", "curvlinops", True, eigsh(mine, best["verdict"]["ncv"], ["SA"])),
         Command(titles[1], "verdict", "eigenthings", True, things(theirs, steps[0], -1)),
@@ -198,8 +207,10 @@ def _run(command: Command, folder: Path) -> Ran:
         said.seek(0)
         errors.seek(0)
         if process.returncode:
-            last = errors.read().strip().splitlines()[-1:] or ["no message"]
-            raise BenchRunError(f"{folder.name}, {command.title}: exit code {process.returncode}, {last[0]}")
+            said_last = errors.read().strip().splitlines() or ["no message"]
+            raised = [line for line in said_last if _RAISED.match(line)]  # a message may have many lines
+            why = (raised or said_last)[-1]
+            raise BenchRunError(f"{folder.name}, {command.title}: exit code {process.returncode}, {why}")
         found = json.loads(said.read())
     if command.peer == "ours":
         group = found["groups"]["all"]
@@ -221,6 +232,7 @@ def _entry(command: Command, ran: list[Ran], runs: dict[Command, list[Ran]], kno
         "ratio": statistics.median(one.seconds / us.seconds for one, us in zip(ran, ours, strict=True)),
         "cpu_ratio": statistics.median(one.cpu_seconds / us.cpu_seconds for one, us in zip(ran, ours, strict=True)),
         "peak_bytes": max(one.peak_bytes for one in ran),
+        "found": {end: [getattr(one, end) for one in ran] for end in _ENDS},
         "errors": errors,
     }
 

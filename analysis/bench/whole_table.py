@@ -19,9 +19,9 @@ def whole_table(record: dict[str, Any]) -> str:
         f"{machine['python']}; {packages}; {record['date']}.",
         "",
         "From the start of a process to its end: imports, reading, measuring, writing. Commands are interleaved; seconds are "
-        "medians, ratios over ours of the same round, above 1 we are faster; CPU is processor time, which other work on the "
-        "machine disturbs less. Errors are relative to a converged reference. A peer's line is its library's defaults, *best* "
-        "the batch size, calls and steps that suit it best, found beforehand and not counted.",
+        "medians, ratios over ours by default of the same round, above 1 we are faster; CPU is processor time, which other "
+        "work on the machine disturbs less. Errors are relative to a converged reference. A peer's line is its library's "
+        "defaults, *best* the batch size, calls and steps that suit it best, found beforehand and not counted.",
     ]
     for case in record["cases"]:
         known = case["known"]

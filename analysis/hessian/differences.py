@@ -49,62 +49,110 @@ class AnotherHessianError(AnotherFunctionError):
     """The gradients are the loss's, and the products are not the gradient's."""
 
 
-def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
-    """Holds an operator against differences, on a few of its samples.
+class Look:
+    """Looks at an operator, before its products are used and with the vectors found; rounding is measured once for both.
 
     Args:
-        operator: in float64, if the model can be computed in it; weights are moved and restored to the bit.
-        vectors: name -> ``[n]``: products with these alone; default: with the gradient and a random vector, and the gradient
-            beside the loss as well.
+        operator: in float64, if the model can be computed in it; weights are moved and restored to the bit, and are the same
+            whenever this is called.
         seed: of the random vector.
-
-    Returns:
-        Sentences about what could not be compared.
-
-    Raises:
-        AnotherFunctionError: products or gradients are not derivatives (AnotherHessianError: the products alone).
-        RandomOperatorError: two passes differ.
     """
-    few = _few(operator)
-    gradient = None
-    if vectors is None:
-        gradient = _same_loss_without_graph(few)
-        vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
-    wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
-    names = [name for name, v in wanted.items() if float(v.norm()) > 0]
-    if not names or (gradient is None and operator.products == "differences"):
-        return []
-    directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
-    unsettled = _compare(few, names, directions, gradient)
-    if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
-        with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
-            slope = None if gradient is None else few.loss_and_gradient()[1]
-            left = [name for name in names if name in unsettled]
-            unsettled = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
-    elsewhere = False
-    for smaller in SMALLER:  # a loss below its own rounding; a wrong derivative is wrong elsewhere, too
-        if elsewhere or not unsettled or any(unsettled.values()):
-            break
-        with shifted(few, few.weights(), smaller - 1):
-            slope = None if gradient is None else few.loss_and_gradient()[1]
-            left = [name for name in names if name in unsettled]
-            found = _compare(few, left, directions[:, [names.index(name) for name in left]], slope)
-        elsewhere = not found
-        unsettled = found if any(found.values()) else unsettled
-    if unsettled:
-        _require_repetition(few)
-    few.release()
-    refusals = [refusal for refusal in unsettled.values() if refusal is not None]
-    for refusal in sorted(refusals, key=lambda one: isinstance(one, AnotherHessianError)):
-        raise refusal
-    if not unsettled:
-        return []
-    if few.products == "differences":
-        return [f"the gradient could not be held against differences of the loss ({', '.join(unsettled)}): too much rounding"]
-    which = ", ".join(unsettled)
-    if elsewhere:
-        return [f"products were held against differences at smaller weights only ({which}): here rounding is too large"]
-    return [f"products could not be held against differences of the gradient ({which}): too many kinks, or too much rounding"]
+
+    def __init__(self, operator: GroupHessian, *, seed: int = 0) -> None:
+        self._few, self._seed, self._noise = _few(operator), seed, dict[str, float]()  # place -> rounding of the gradient
+
+    def __call__(self, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+        """Holds the operator against differences, on a few of its samples.
+
+        Args:
+            vectors: name -> ``[n]``: products with these alone; default: with the gradient and a random vector, and the
+                gradient beside the loss as well.
+
+        Returns:
+            Sentences about what could not be compared.
+
+        Raises:
+            AnotherFunctionError: products or gradients are not derivatives (AnotherHessianError: the products alone).
+            RandomOperatorError: two passes differ.
+        """
+        few, seed = self._few, self._seed
+        gradient = None
+        if vectors is None:
+            gradient = _same_loss_without_graph(few)
+            vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
+        wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
+        names = [name for name, v in wanted.items() if float(v.norm()) > 0]
+        if not names or (gradient is None and few.products == "differences"):
+            return []
+        directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
+        unsettled = self._compare("here", names, directions, gradient)
+        if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
+            with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
+                slope = None if gradient is None else few.loss_and_gradient()[1]
+                left = [name for name in names if name in unsettled]
+                unsettled = self._compare("beside", left, directions[:, [names.index(name) for name in left]], slope)
+        elsewhere = False
+        for smaller in SMALLER:  # a loss below its own rounding; a wrong derivative is wrong elsewhere, too
+            if elsewhere or not unsettled or any(unsettled.values()):
+                break
+            with shifted(few, few.weights(), smaller - 1):
+                slope = None if gradient is None else few.loss_and_gradient()[1]
+                left = [name for name in names if name in unsettled]
+                found = self._compare(str(smaller), left, directions[:, [names.index(name) for name in left]], slope)
+            elsewhere = not found
+            unsettled = found if any(found.values()) else unsettled
+        if unsettled:
+            _require_repetition(few)
+        few.release()
+        refusals = [refusal for refusal in unsettled.values() if refusal is not None]
+        for refusal in sorted(refusals, key=lambda one: isinstance(one, AnotherHessianError)):
+            raise refusal
+        if not unsettled:
+            return []
+        which = ", ".join(unsettled)
+        if few.products == "differences":
+            return [f"the gradient could not be held against differences of the loss ({which}): too much rounding"]
+        if elsewhere:
+            return [f"products were held against differences at smaller weights only ({which}): here rounding is too large"]
+        why = "too many kinks, or too much rounding"
+        return [f"products could not be held against differences of the gradient ({which}): {why}"]
+
+    def _compare(
+        self, place: str, names: list[str], directions: Tensor, gradient: Tensor | None
+    ) -> dict[str, AnotherFunctionError | None]:
+        """The directions along which a derivative does not agree -> what to raise for it; None: open."""
+        few = self._few
+        themselves = few.products == "differences"  # these measure their own error
+        products = torch.zeros_like(directions) if themselves else few.matmat(directions)
+        if not themselves and _all_agree(few, directions, products, gradient):
+            return {}
+        if place not in self._noise:
+            self._noise[place] = _noise(few, gradient)
+        noise = self._noise[place]
+        unsettled: dict[str, AnotherFunctionError | None] = {}
+        for name, d, product in zip(names, directions.T, products.T, strict=True):
+            comparisons: dict[str, Comparison] = {} if themselves else {"second": Comparison(product)}
+            if gradient is not None:
+                comparisons["first"] = Comparison(torch.dot(gradient, d).reshape(1), _small(few, gradient))
+            for slope, rough, difference, rounding in _differences(few, d, noise):
+                for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
+                    if order in comparisons and comparisons[order].agrees is None:
+                        comparisons[order].see(value, small)
+                if all(one.agrees is not None for one in comparisons.values()):
+                    break
+            # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
+            answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
+            second = comparisons.get("second")
+            if not all(answers.values()) or (second is not None and second.agrees is None and second.within_rounding):
+                # A sentence only for what disagrees; the slope first: where the gradient is none, nothing after it is.
+                wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
+                unsettled[name] = None if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
+        return unsettled
+
+
+def look(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
+    """A single :class:`Look`."""
+    return Look(operator, seed=seed)(vectors)
 
 
 def look_at(operator: GroupHessian, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
@@ -173,36 +221,6 @@ def _require_repetition(few: GroupHessian) -> None:
         raise RandomOperatorError(redrawn("gradients at the same weights", apart / size if size > 0 else 1.0))
 
 
-def _compare(
-    few: GroupHessian, names: list[str], directions: Tensor, gradient: Tensor | None
-) -> dict[str, AnotherFunctionError | None]:
-    """The directions along which a derivative does not agree -> what to raise for it; None: open."""
-    themselves = few.products == "differences"  # these measure their own error
-    products = torch.zeros_like(directions) if themselves else few.matmat(directions)
-    if not themselves and _all_agree(few, directions, products, gradient):
-        return {}
-    noise = _noise(few)
-    unsettled: dict[str, AnotherFunctionError | None] = {}
-    for name, d, product in zip(names, directions.T, products.T, strict=True):
-        comparisons: dict[str, Comparison] = {} if themselves else {"second": Comparison(product)}
-        if gradient is not None:
-            comparisons["first"] = Comparison(torch.dot(gradient, d).reshape(1), _small(few, gradient))
-        for slope, rough, difference, rounding in _differences(few, d, noise):
-            for order, value, small in (("first", slope, rough), ("second", difference, rounding)):
-                if order in comparisons and comparisons[order].agrees is None:
-                    comparisons[order].see(value, small)
-            if all(one.agrees is not None for one in comparisons.values()):
-                break
-        # Slopes that no step resolves say nothing: the loss of a well-fitted group is below its own rounding.
-        answers = {order: one.settled() for order, one in comparisons.items() if order == "second" or one.seen}
-        second = comparisons.get("second")
-        if not all(answers.values()) or (second is not None and second.agrees is None and second.within_rounding):
-            # A sentence only for what disagrees; the slope first: where the gradient is none, nothing after it is.
-            wrong = next((order for order in ("first", "second") if answers.get(order) is False), None)
-            unsettled[name] = None if wrong is None else _refusal(few, wrong, comparisons[wrong].error)
-    return unsettled
-
-
 def _all_agree(few: GroupHessian, directions: Tensor, products: Tensor, gradient: Tensor | None) -> bool:
     """Whether the first step settles it for all directions together, as it does for most models: two passes, not two for each.
 
@@ -235,12 +253,12 @@ def _small(few: GroupHessian, gradient: Tensor) -> float:
     return 10 * SAME * float(gradient.norm()) / math.sqrt(few.size)
 
 
-def _noise(few: GroupHessian) -> float:
-    """Rounding of the gradient, measured: how far it moves when the weights move by a few units in their last place.
+def _noise(few: GroupHessian, here: Tensor | None) -> float:
+    """Rounding of the gradient (``here``, if known), measured: how far it moves when weights move by units in the last place.
 
     A well-fitted sample's gradient is the small difference of a probability and one, and rounded as those.
     """
-    here = few.loss_and_gradient()[1]
+    here = few.loss_and_gradient()[1] if here is None else here
     with shifted(few, random_start(few, 808), 50 * torch.finfo(few.dtype).eps * _length(few)):
         return float((few.loss_and_gradient()[1] - here).norm())
 

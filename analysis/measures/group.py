@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
-from ..hessian.differences import AnotherFunctionError, AnotherHessianError
+from ..hessian.differences import AnotherFunctionError, AnotherHessianError, Look
 from ..hessian.gauss_newton import measure_gauss_newton
 from ..hessian.operator import HessianOperator
 from ..hessian.suspects import stale_statistics
@@ -138,17 +138,19 @@ class _Group:
         return decay, float((self.gradient.double() + decay * self.operator.weights().double()).norm())
 
     def _judge(self) -> HessianOperator:
-        """What the products are held against, after a look at it."""
+        """What the products are held against, after a first :class:`Look` at it, which is kept for the vectors found."""
         if self.operator.dtype != torch.float64 and not isinstance(self.operator, DifferenceOperator):
             try:
                 judge = self.operator.in_float64()
-                self.warnings += self.work.looked_at(judge)
+                self.look = Look(judge, seed=self.settings.seed)
+                self.warnings += self.work.looked_at(self.look)
                 return judge
             except AnotherFunctionError:
                 raise
             except OperatorError as error:  # a loss with float32 constants, say; what is wrong in float32, too, is said below
                 self.warnings.append(f"not re-evaluated in float64: {error}")
-        self.warnings += self.work.looked_at(self.operator)
+        self.look = Look(self.operator, seed=self.settings.seed)
+        self.warnings += self.work.looked_at(self.look)
         return self.operator
 
     def _spectrum(self) -> Spectrum:
@@ -162,11 +164,12 @@ class _Group:
             # Float64 has been looked at: if the guard is content there, what it saw is the rounding of a well-fitted group.
             self.operator.release()
             self.operator = self.judge = self.operator.in_float64(settings.memory)
+            self.look = Look(self.judge, seed=settings.seed)
             self.mean, self.gradient = self.operator.loss_and_gradient()
             spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
         found: dict[str, Tensor] = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
-        self.warnings += self.work.looked_at(self.judge, found)
+        self.warnings += self.work.looked_at(self.look, found)
         if isinstance(self.operator, DifferenceOperator):
             self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals
         self.held = self.judge is not self.operator and settings.engine == "saddlescope"

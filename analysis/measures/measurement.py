@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..hessian.difference_products import DifferenceOperator
-from ..hessian.differences import AnotherHessianError, look
+from ..hessian.differences import AnotherHessianError, Look
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
@@ -156,13 +156,13 @@ class Measurement:
         """What this process keeps of a whole vector."""
         return vector if self.world.slices == 1 else self.world.slice_of(vector)
 
-    def looked_at(self, judge: HessianOperator, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+    def looked_at(self, look: Look, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
         """Holds derivatives against differences, in each process on samples of its own; none goes on where one cannot."""
         if self.world.size == 1:
-            return look(judge, vectors, seed=self.settings.seed)
+            return look(vectors)
         said, trouble = list[str](), None
         try:
-            said = look(judge, vectors, seed=self.settings.seed)
+            said = look(vectors)
         except (OperatorError, RandomOperatorError) as error:
             trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
         troubles = [one for one in self.world.everyone(trouble) if one is not None]

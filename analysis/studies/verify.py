@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given, given_again
 from ..hessian.difference_products import DifferenceOperator
-from ..hessian.differences import AnotherFunctionError, look
+from ..hessian.differences import AnotherFunctionError, Look
 from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
@@ -132,11 +132,11 @@ def _look(
     params: str | None,
     where: str,
 ) -> None:
-    """Holds the products with the stored vectors against differences, as an analysis does (``differences.look``)."""
-    operator = kind(samples, subject.loss, params=params, memory=1)
+    """Holds the products with the stored vectors against differences, as an analysis does (``differences.Look``)."""
+    look = Look(kind(samples, subject.loss, params=params, memory=1))
     try:
-        look(operator)
-        look(operator, vectors)
+        look()
+        look(vectors)
     except (AnotherFunctionError, RandomOperatorError) as error:
         raise VerificationError(f"{where}: {error}") from None
 

@@ -10,8 +10,10 @@ from saddlescope.analysis.bench import whole
 from saddlescope.analysis.bench.cases import BenchError
 from saddlescope.analysis.bench.run import BenchRunError
 from saddlescope.analysis.bench.whole_cases import WHOLE_CASES, network_of
-from saddlescope.analysis.bench.whole_child import find_out
+from saddlescope.analysis.bench.whole_child import MOST, _settled, find_out
 from saddlescope.analysis.bench.whole_table import whole_table
+from saddlescope.analysis.krylov.lanczos import Lanczos
+from saddlescope.analysis.krylov.linear_operator import MatrixOperator
 from torch import nn
 from torch.nn import functional
 
@@ -61,12 +63,24 @@ def test_the_reference_is_the_dense_hessians(folder, known):
     assert find_out(folder) == json.loads(json.dumps(known))  # kept
 
 
+def test_a_second_eigenvalue_is_no_reference():
+    """A start with little along the outermost eigenvector leads to the next one first, with a residual as small as wanted."""
+    spectrum = torch.linspace(-1.4, 20, 400, dtype=torch.float64)
+    spectrum[0], spectrum[1], spectrum[-1] = -1.5126, -1.5, 50.0
+    start = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start[0] = 1e-2
+    run = Lanczos(MatrixOperator(torch.diag(spectrum)), start=start).run(MOST, _settled)
+    assert float(run.ritz.values[0]) == pytest.approx(-1.5126, rel=1e-4)
+
+
 def test_commands_are_ours_and_the_peers_at_defaults_and_at_their_best(folder, known):
     commands = whole._commands(folder, known)
     for question in ("ends", "verdict"):
         mine = [one for one in commands if one.question == question]
         assert mine[0].peer == "ours"
+        assert "--set" not in mine[0].arguments  # ratios are over our defaults
         assert {one.best for one in mine if one.peer == "curvlinops"} == {False, True}
+    assert [one.arguments[-2:] for one in commands if "confirm=false" in one.title] == [("--set", "confirm=false")]
     assert all((whole.SCRIPTS / name).exists() for name in {one.arguments[0] for one in commands if one.peer != "ours"})
     assert len(set(commands)) == len(commands)
 
@@ -90,7 +104,7 @@ def test_ours_and_a_process_are_measured(folder, known):
     assert entry["errors"] == {"lambda_min": 0, "lambda_max": None}
     assert entry["ratio"] == runs[peer][0].seconds / ran.seconds
     with pytest.raises(BenchRunError, match="them: exit code 1, ValueError: no"):
-        whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no')")), folder)
+        whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no\\nfurther')")), folder)
 
 
 def test_the_table_names_the_best(folder, known):

@@ -28,8 +28,11 @@ def test_shell_completion_can_be_installed():
 
 
 def test_the_distribution_holds_every_folder_with_modules():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    listed, data = tool["packages"], tool["package-data"]["saddlescope.analysis"]
+    assert "bench/scripts/*.py" in data  # they are run by their path
     folders = {init.parent for name in ("analysis", "training", "figures", "reports") for init in (ROOT / name).rglob("*.py")}
+    folders.remove(ROOT / "analysis" / "bench" / "scripts")
     assert set(listed) == {"saddlescope." + ".".join(folder.relative_to(ROOT).parts) for folder in folders}
     assert all((folder / "__init__.py").is_file() for folder in folders)
 

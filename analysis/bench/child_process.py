@@ -29,7 +29,7 @@ from .peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigs
 #: of the reference: residual of both ends, and least steps
 REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 100, 400
 #: products of our analysis beside its steps: noise and symmetry, Rayleigh quotients of both ends
-BESIDE = 5
+BESIDE = 7
 #: products that are timed of a run too long to finish
 TIMED = 5
 

@@ -177,7 +177,7 @@ def test_parts_hold_the_classes_in_their_shares_and_small_groups_have_none():
     assert len(part_of(np.arange(300), labels, work=WORTH_A_LOOK)) == 75
 
 
-def test_what_is_random_in_a_group_is_found_in_one_micro_batch():
+def test_what_is_random_in_a_group_is_found_on_a_few_samples():
     samples = Samples.from_tensors(torch.randn(300, 4), torch.arange(300) % 3)
     model = torch.nn.Linear(4, 3)
     counted = []
@@ -191,7 +191,7 @@ def test_what_is_random_in_a_group_is_found_in_one_micro_batch():
     counted.clear()
     with pytest.raises(RandomOperatorError, match="differ by"):
         measure_ends(operator)
-    assert counted == [64, 64]  # two of the three products share a graph
+    assert sum(counted) <= 64  # not in a pass over all 300
     assert operator.matvecs == 0
 
 

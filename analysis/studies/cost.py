@@ -157,7 +157,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         count: how many checkpoints there are.
     """
     began = time.perf_counter()
-    subject = open_checkpoint(item.checkpoint, given)
+    subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     reading = time.perf_counter() - began
     settings = item.settings.with_groups_of(subject.groups)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)

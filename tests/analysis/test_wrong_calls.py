@@ -24,7 +24,10 @@ OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "1
         (("--params", ""), "write patterns of parameter names"),
         (("--params", "conv9.*", "--num-classes", "3"), "no parameter with requires_grad matches 'conv9.*'"),
         (("--params", "0.*,conv9.*", "--model", "own.py:net"), "no parameter with requires_grad matches 'conv9.*'"),
-        (("--params", "0.*,conv9.*", "--model", "own.py:net", "--dry-run"), "no parameter with requires_grad matches 'conv9.*'"),
+        (
+            ("--params", "0.*,conv9.*", "--model", "own.py:net", "--dry-run"),
+            "no parameter with requires_grad matches 'conv9.*'",
+        ),
         (("--params", "0.*", "--layers"), "leave out --params, or --layers"),
         (("--loss", "missing.py:loss"), "factory file missing.py does not exist"),
         (("--loss", "slow.py:loss"), "slow.py has no 'loss'"),

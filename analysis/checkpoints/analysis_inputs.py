@@ -11,6 +11,7 @@ from torch import nn
 from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
+from ..hessian.modules import matching_parameters
 from ..hessian.subject import Subject
 from ..records.base import validated
 from ..records.results import Choice
@@ -20,7 +21,7 @@ from ..samples.samples import Samples
 from .checkpoint_flags import Given
 from .hugging_face import build_hugging_face
 from .user_code import SubjectError, build_loss, call, load_samples
-from .user_models import build_model
+from .user_models import build_model, needs_classes
 from .weights import State, fit_weights, load_state, weights_digest
 
 
@@ -53,14 +54,17 @@ def model_of(side_car: SideCar) -> nn.Module:
     return build_model(side_car.model.factory, side_car.model.args)
 
 
-def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
+def open_checkpoint(checkpoint: Path, given: Given | None = None, params: str | None = None) -> Subject:
     """Model, samples and loss of a checkpoint.
 
     Args:
         checkpoint: any file or folder that :func:`~saddlescope.analysis.checkpoints.weights.load_weights` reads.
         given: what the side-car does not tell, or should not decide.
+        params: patterns of the parameters that will be measured; held against the model before the data are read, unless it
+            needs to know their classes.
 
     Raises:
+        OperatorError: a pattern of ``params`` matches nothing.
         SubjectError: model or data are neither given nor in a side-car; weights or data changed since the side-car was written.
         CheckpointError: the file cannot be read, or does not fit the model.
         SamplesError: the data cannot be analysed.
@@ -84,19 +88,17 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
     for reference in (given.model, given.loss):  # data may take minutes to load: a name that is not there is known before
         if reference is not None and ".py:" in reference:
             load_factory(reference)
+    early = _model(checkpoint, given, side_car) if params is not None and _is_known(given) else None
+    if early is not None:
+        matching_parameters(early[0], params)
     samples, data_name = _samples(checkpoint, given, side_car)
     if given.loss is None or ":" not in given.loss:
         samples.require_classes()
     counts = samples.class_counts.tolist()
-    if given.model == "hf":
-        model, complete = build_hugging_face(checkpoint, given.model_args)
-        name, state = given.model, None if complete else state
-    elif given.model is not None:
-        model, name = build_model(given.model, given.model_args, samples.num_classes), given.model
-    else:
-        assert side_car is not None
-        model = model_of(side_car)
-        name = str(side_car.model.args.get("name") or side_car.model.factory)
+    model, name, complete = early or _model(checkpoint, given, side_car, samples.num_classes)
+    if params is not None:
+        matching_parameters(model, params)
+    state = None if complete else state
     notes = fit_weights(model, state.tensors, checkpoint, given.extra_keys) if state is not None else []
     if given.loss is None and side_car is not None:
         record = side_car.loss
@@ -118,6 +120,24 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None) -> Subject:
         objective=_objective(side_car, checkpoint.with_suffix(".json")),
     )
     return Subject(model, samples, loss, source, side_car.thresholds if side_car is not None else {}, notes)
+
+
+def _is_known(given: Given) -> bool:
+    """Whether the model can be built without the data."""
+    return given.model in (None, "hf") or given.num_classes is not None or not needs_classes(given.model, given.model_args)
+
+
+def _model(
+    checkpoint: Path, given: Given, side_car: SideCar | None, num_classes: int | None = None
+) -> tuple[nn.Module, str, bool]:
+    """The model, its name, and whether it holds all its weights already."""
+    if given.model == "hf":
+        model, complete = build_hugging_face(checkpoint, given.model_args)
+        return model, given.model, complete
+    if given.model is not None:
+        return build_model(given.model, given.model_args, num_classes or given.num_classes), given.model, False
+    assert side_car is not None
+    return model_of(side_car), str(side_car.model.args.get("name") or side_car.model.factory), False
 
 
 def _weights_choice(state: State | None, notes: list[str], key: str | None) -> list[Choice]:

@@ -65,6 +65,20 @@ def build_model(reference: str, arguments: Mapping[str, Any], num_classes: int |
     return model
 
 
+def needs_classes(reference: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether a model can be built only once the number of classes is known, which the data tell.
+
+    Raises:
+        FactoryError: the reference cannot be found or imported.
+    """
+    if reference.endswith(".pt2") or "num_classes" in arguments:
+        return False
+    if ":" not in reference or reference.partition(":")[0] in _COLLECTIONS:
+        return True
+    factory = load_factory(reference)
+    return not isinstance(factory, nn.Module) and callable(factory) and _asks_for_classes(factory, optional=False)
+
+
 def _asks_for_classes(factory: Callable[..., Any], *, optional: bool) -> bool:
     """Whether a factory has an argument ``num_classes``; one with a default only counts if ``optional``."""
     try:

@@ -94,18 +94,29 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
 
 
-def select_parameters(model: nn.Module, pattern: str | None = None) -> tuple[list[str], list[nn.Parameter]]:
+def matching_parameters(model: nn.Module, pattern: str | None = None) -> list[tuple[str, nn.Parameter]]:
     """Names and parameters with ``requires_grad`` whose name matches one of the comma-separated glob patterns.
 
     Raises:
-        OperatorError: nothing matches, dtypes or devices are mixed, or a weight is not finite.
+        OperatorError: nothing matches one of them. It would be left out without a word: a misspelt name among several is
+            another block of the Hessian.
     """
     free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
-    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
-    if not chosen:
-        known = ", ".join(name for name, _ in free[:12]) + (" ..." if len(free) > 12 else "")
-        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'; there are: {known or 'none'}")
+    for glob in globs:
+        if not any(fnmatch.fnmatchcase(name, glob) for name, _ in free):
+            known = ", ".join(name for name, _ in free[:12]) + (" ..." if len(free) > 12 else "")
+            raise OperatorError(f"no parameter with requires_grad matches '{glob}'; there are: {known or 'none'}")
+    return [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
+
+
+def select_parameters(model: nn.Module, pattern: str | None = None) -> tuple[list[str], list[nn.Parameter]]:
+    """Those of ``matching_parameters``, fit for an operator.
+
+    Raises:
+        OperatorError: nothing matches a pattern, dtypes or devices are mixed, or a weight is not finite.
+    """
+    chosen = matching_parameters(model, pattern)
     kinds = {(p.dtype, p.device) for _, p in chosen}
     if len(kinds) > 1:
         raise OperatorError(

@@ -157,7 +157,7 @@ def _has_its_vectors(stored: CurvatureResult | StepResult, folder: Path) -> bool
 
 def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given: Given) -> bool:
     """Whether data, loss and gradient are what was measured: code and files of the user's may change under their names."""
-    subject = open_checkpoint(item.checkpoint, given)
+    subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     if subject.samples.sha256() != stored.provenance.data_sha256:
         return False
     settings = item.settings.with_groups_of(subject.groups)
@@ -194,7 +194,7 @@ def do_curvature(
         RefusedGroupsError: the result is stored without some groups.
     """
     cache = item.output.parent / f".{item.output.stem}.starts"
-    subject = open_checkpoint(item.checkpoint, given)
+    subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     if item.settings.goal == "critical-step":
         settings = item.settings.with_groups_of(subject.groups)
         steps = critical_steps(

@@ -41,7 +41,7 @@ EXTRA = 8
 ESCAPE_TEST = 10
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual
 #: is what lies between.
-FIELDS, FIELDS_AT_MOST = 6, 8
+FIELDS_AT_LEAST, FIELDS, FIELDS_AT_MOST = 4, 6, 8
 #: Forward passes of a critical step: some doublings and the bisection; at most, where a tiny step hurts already
 CRITICAL, CRITICAL_AT_MOST = 12, 25
 #: pairs of a vector and a basis vector that orthogonalisation is timed on
@@ -59,15 +59,15 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[float, int]:
-    """Steps of one start: as many as are usual (the geometric mean of the least and the most), and the most."""
+def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[int, float, int]:
+    """Steps of one start: the least, as many as are usual (the geometric mean of the least and the most), and the most."""
     if settings.engine == "exact":
-        return size, size
+        return size, size, size
     most = min(settings.steps, size)
     if settings.engine == "pyhessian":
-        return most, most
+        return most, most, most
     least = min(most, settings.min_steps if settings.goal == "spectrum" else FIRST_LOOK)
-    return math.sqrt(least * most), most
+    return least, math.sqrt(least * most), most
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         count: how many checkpoints there are.
     """
     began = time.perf_counter()
-    subject = open_checkpoint(item.checkpoint, given)
+    subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     reading = time.perf_counter() - began
     settings = item.settings.with_groups_of(subject.groups)
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
@@ -183,11 +183,11 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         operator, passes = _measured(model, samples, loss, settings)
         parameters = operator.size
         critical = settings.goal == "critical-step"
-        usual, most = (0.0, 0) if critical else lanczos_steps(settings, parameters)
-        tries = (CRITICAL, CRITICAL_AT_MOST) if critical else ()
+        least, usual, most = (0, 0.0, 0) if critical else lanczos_steps(settings, parameters)
+        tries = (CRITICAL, CRITICAL, CRITICAL_AT_MOST) if critical else ()
         mine = [_of_steps(objective, passes, name, len(rows), number) for number in tries] or [
             _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))
-            for steps, fields in ((usual, FIELDS), (most, FIELDS_AT_MOST))
+            for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(rows) / len(part)
         memory, graphs, _ = group_memory(operator, settings, before, scale, usual)
@@ -200,8 +200,9 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
                 seconds_a_product=passes.product * len(rows),
                 seconds_in_float64=passes.pair64 * len(rows),
                 products=0 if critical else subsets * (settings.starts * most + EXTRA),
-                minutes=mine[0] / 60,
-                minutes_at_most=mine[1] / 60,
+                minutes_at_least=mine[0] / 60,
+                minutes=mine[1] / 60,
+                minutes_at_most=mine[2] / 60,
                 graph_bytes=graphs,
                 memory_bytes=memory,
                 memory_bytes_at_most=memory_at_most,

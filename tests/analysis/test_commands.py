@@ -161,6 +161,18 @@ def test_dry_run_counts_the_forward_passes_of_critical_steps(project, run, monke
     assert sum(passes) <= sum(group["minutes_at_most"] for group in counted["groups"])
 
 
+def test_what_a_quick_analysis_is_announced_to_take_it_takes(project, run, monkeypatch):
+    """Products counted as they are done, each sample of one a minute."""
+    done, take = [], HessianOperator.matvec
+    monkeypatch.setattr(HessianOperator, "matvec", lambda self, v: done.append(self.num_samples) or take(self, v))
+    monkeypatch.setattr("saddlescope.analysis.studies.cost._timed", lambda *_: _Passes(0, 60.0, 60.0, 0, 0, 0, 0, 0))
+    announced = json.loads(run("analyze", "ckpt.pt", *OURS[:-2], "--quick", "--dry-run", "--json")[1])
+    done.clear()
+    assert run("analyze", "ckpt.pt", *OURS[:-2], "--quick")[0] == 0
+    assert announced["minutes"] / 1.5 < sum(done) < 1.5 * announced["minutes"]
+    assert announced["minutes_at_least"] < sum(done) < announced["minutes_at_most"]
+
+
 def test_dry_run_writes_nothing(project, run):
     code, out, _ = run("analyze", "ckpt.pt", *OURS, "--dry-run")
     assert code == 0

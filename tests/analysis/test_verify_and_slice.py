@@ -66,6 +66,38 @@ def test_a_convexity_map_of_somebody_elses_checkpoint_with_its_figures(project, 
         assert words in err
 
 
+SAVED = """
+
+class SavedDerivative(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.saved = x.detach()
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2 * ctx.saved
+
+
+def smooth(*a):
+    return SavedDerivative.apply(sharp(*a).sqrt())
+"""
+
+
+def test_verify_looks_whether_products_are_derivatives_of_the_loss(project, run):
+    """Value and gradient of the loss stay; a symmetric part of its Hessian goes."""
+    assert run("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth", "--goal", "verdict")[0] == 0
+    text = (project / "losses.py").read_text()
+    (project / "losses.py").write_text("import torch\n" + text.replace("def smooth", "def sharp") + SAVED)
+    for name in [name for name in sys.modules if name.startswith("_user_losses")]:
+        del sys.modules[name]
+    path = project / "curvature" / "ckpt.head-tail.json"
+    code, _, err = run("verify", path, *OURS[:4], "--loss", "losses.py:smooth")
+    assert code == 2
+    assert "group all" in err
+    assert "'SavedDerivative'" in err
+
+
 def test_verify_sees_code_that_was_edited_and_vectors_that_were_damaged(project, run):
     assert run("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth")[0] == 0
     path = project / "curvature" / "ckpt.head-tail.json"

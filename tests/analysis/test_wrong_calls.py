@@ -22,6 +22,12 @@ OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "1
         (("--params", "0.*,"), "write patterns of parameter names"),
         (("--params", "0.[wb"), "write patterns of parameter names"),
         (("--params", ""), "write patterns of parameter names"),
+        (("--params", "conv9.*", "--num-classes", "3"), "no parameter with requires_grad matches 'conv9.*'"),
+        (("--params", "0.*,conv9.*", "--model", "own.py:net"), "no parameter with requires_grad matches 'conv9.*'"),
+        (
+            ("--params", "0.*,conv9.*", "--model", "own.py:net", "--dry-run"),
+            "no parameter with requires_grad matches 'conv9.*'",
+        ),
         (("--params", "0.*", "--layers"), "leave out --params, or --layers"),
         (("--loss", "missing.py:loss"), "factory file missing.py does not exist"),
         (("--loss", "slow.py:loss"), "slow.py has no 'loss'"),
@@ -29,6 +35,7 @@ OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "1
     ],
 )
 def test_a_wrong_call_is_refused_before_data_and_model_are_loaded(project, run, flags, said):
+    (project / "own.py").write_text("from torch import nn\n\ndef net():\n    return nn.Sequential(nn.Linear(3, 2))\n")
     (project / "slow.py").write_text("def data():\n    open('loaded', 'w').close()\n    raise KeyError('loaded')\n")
     code, _, errors = run("analyze", "ckpt.pt", *OURS, "--data", "slow.py:data", *flags)
     assert code == 2
@@ -51,6 +58,7 @@ def test_a_wrong_call_is_refused_before_data_and_model_are_loaded(project, run, 
         (("ckpt.pt", *OURS, "--loss", "losses.py:nothing"), "has no 'nothing'"),
         (("ckpt.pt", *OURS, "--set", "stepz=3"), "did you mean 'steps'"),
         (("ckpt.pt", *OURS, "--params", "conv9.*"), "no parameter with requires_grad matches"),
+        (("ckpt.pt", *OURS, "--params", "0.*, conv9.*"), "no parameter with requires_grad matches 'conv9.*'"),
         (("ckpt.pt", *OURS, "--memory", "lots"), "write a size such as 2GB"),
         (("ckpt.pt", *OURS, "--group", "tail"), "write name=classes"),
         (("ckpt.pt", *OURS, "--shard", "3/3"), "write i/n"),

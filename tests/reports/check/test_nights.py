@@ -162,3 +162,26 @@ def test_the_shift_that_is_found_is_found(old, new, tests):
 
 def test_two_trainings_have_no_reach():
     assert reach(1, 1, 5, 0.01) is None
+
+
+def test_two_keys_of_one_file_are_two_series(run, night, tmp_path, edit):
+    """Raw and averaged weights of a night lie in one file and are two models; each is held against its own."""
+
+    def both(number, **changed):
+        raw = night(number)
+        ema = raw.with_name("model.ema.head-tail.json")
+        ema.write_text(raw.read_text())
+        edit(raw, lambda one: one["provenance"].update(subject={"key": "net"}))
+        edit(ema, lambda one: one["provenance"].update(checkpoint_sha256=f"average of night {number}", subject={"key": "ema"}))
+        edit(ema, lambda one: one["groups"]["tail"].update({"loss": 0.5 + number / 1000, **changed}))
+        return f"m={raw.parent}"
+
+    path = tmp_path / "b.json"
+    assert "of 2 series, 6 trainings in all" in run("baseline", "save", *[both(i) for i in range(3)], "-o", path)
+    stored = load_baseline(path).series
+    assert sorted(stored) == [f"{SERIES}/key=ema", f"{SERIES}/key=net"]
+    assert [reading.value for reading in stored[f"{SERIES}/key=ema"].numbers["tail.loss"].present] == [0.5, 0.501, 0.502]
+    run("check", both(1), "--baseline", path)
+    found = json.loads(run("check", both(1, loss=0.6), "--baseline", path, "--json", code=1))
+    moved = [(row["series"], row["number"]) for row in found["rows"] if row["verdict"] == "moved"]
+    assert moved == [(f"{SERIES}/key=ema", "tail.loss")]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,18 +19,11 @@ from ..krylov.linear_operator import NotFiniteError, OperatorError
 from ..krylov.space import Space
 from ..samples.samples import Samples
 from .computed_types import ComputedTypes
+from .difference_steps import LADDER, Step, kinks
 from .elsewhere import shifted
 from .modules import copied
 from .operator import HessianOperator, Reduce
 
-#: Steps that are tried, relative to the norm of the weights, the longest first; each a tenth of the one before.
-#: By the coarsest type that the forward pass computes in: below its rounding nothing moves, and quotients agree on nothing.
-LADDER = {
-    torch.float64: range(-2, -10, -1),
-    torch.float32: range(-1, -6, -1),
-    torch.float16: range(0, -4, -1),
-    torch.bfloat16: range(0, -3, -1),
-}
 #: The measured difference of two products with steps h and h / 2 is taken so many times for the error of either: it is 3/4 of
 #: what the longer one has where curvature changes, and about what it has where rounding rules; and other vectors have more.
 SAFETY = 3.0
@@ -39,24 +31,6 @@ SAFETY = 3.0
 BENDS = 1.5
 #: Error, relative to the largest product, from which it is worth a sentence.
 ROUGH = 0.03
-#: A difference of two neighbouring steps shrinks a hundredfold where the gradient is smooth. Where it shrinks by less than
-#: this, and is so many times its rounding, there are kinks.
-SMOOTH, ABOVE_ROUNDING = 8.0, 50.0
-
-
-@dataclass(frozen=True)
-class Step:
-    """How far the products go.
-
-    Attributes:
-        length: h, in units of the weights.
-        relative: the same by the norm of the weights.
-        kinks: the shortest distance on which kinks were seen, in units of the norm of the weights; None: none were.
-    """
-
-    length: float
-    relative: float
-    kinks: float | None
 
 
 class DifferenceOperator(HessianOperator):
@@ -80,6 +54,17 @@ class DifferenceOperator(HessianOperator):
     error = 0.0
     symmetry = 0.0
     step: Step | None = None
+    _bend: float
+    _size: float
+    _shrink: float
+    _at: list[float]
+    _centre: Tensor
+
+    def over(self, samples: Samples, reduce: Reduce | None = None, *, memory: int | None = None) -> DifferenceOperator:
+        """As of every operator; the step is chosen anew."""
+        other = super().over(samples, reduce, memory=memory)
+        assert isinstance(other, DifferenceOperator)
+        return other
 
     def matmat(self, v: Tensor) -> Tensor:
         """``H V`` for ``V [n, k]``, column by column.
@@ -143,7 +128,7 @@ class DifferenceOperator(HessianOperator):
     def _take(self, samples: Samples, reduce: Reduce | None) -> None:
         super()._take(samples, reduce)
         self.step, self.error, self.symmetry, self._bend, self._size = None, 0.0, 0.0, 0.0, 0.0
-        self._at: list[float] = []
+        self._at = []
         self._shrink = 1.0
 
     @property
@@ -191,7 +176,7 @@ class DifferenceOperator(HessianOperator):
         best = min(range(len(apart)), key=apart.__getitem__)
         # Of the two, the longer one where rounding rules and the shorter one where curvature does: their mean.
         between = math.sqrt(steps[best] * steps[best + 1])
-        return Step(norm * between, between, _kinks(steps, apart, self._rounding(probes, norm * steps[-1]) / norm))
+        return Step(norm * between, between, kinks(steps, apart, self._rounding(probes, norm * steps[-1]) / norm))
 
     def _coarsest(self) -> torch.dtype:
         """The type with the fewest digits that model and loss compute in, on a few samples."""
@@ -199,7 +184,8 @@ class DifferenceOperator(HessianOperator):
         (batch,) = few.batches(few.num_samples, self.device, self.dtype)
         with self.differentiable(), ComputedTypes() as types:
             self._value(batch)
-        return max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
+        coarsest: torch.dtype = max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)
+        return coarsest
 
     def _rounding(self, probes: list[Tensor], length: float) -> float:
         """Rounding of a gradient: what its second difference is over a way too short for anything else."""
@@ -255,22 +241,6 @@ class DifferenceOperator(HessianOperator):
             behind = self.loss_and_gradient()[1]
         bend = self._norm(ahead - self._centre + (behind - self._centre)) / (2 * length)
         return (ahead - behind) / (2 * length), bend
-
-
-def _kinks(steps: list[float], apart: list[float], rounding: float) -> float | None:
-    """The shortest step at which the quotients move as they do across kinks only; see :data:`SMOOTH`.
-
-    Args:
-        steps: relative, the longest first.
-        apart: differences of neighbours' quotients, one less.
-        rounding: of a gradient, by the norm of the weights.
-    """
-    found = None
-    for step, shorter, here, below in zip(steps[1:], steps[2:], apart, apart[1:], strict=False):
-        real = below > ABOVE_ROUNDING * rounding / shorter
-        if step <= 1e-3 and math.isfinite(here) and real and here < SMOOTH * below:
-            found = step
-    return found
 
 
 def in_float64_if_possible(operator: DifferenceOperator, memory: int | None = None) -> tuple[DifferenceOperator, str | None]:

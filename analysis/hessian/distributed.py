@@ -21,7 +21,8 @@ from ..krylov.linear_operator import OperatorError
 from ..krylov.space import Slices, Space
 
 if TYPE_CHECKING:
-    from torch.distributed import DeviceMesh, Store
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.distributed_c10d import Store
 
 
 class WorldError(OperatorError):
@@ -217,13 +218,14 @@ def world_of(device: str = "cpu", mesh: str | None = None) -> Iterator[World]:
         yield World()
         return
     import torch.distributed as dist
-    from torch.distributed import init_device_mesh
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.rendezvous import rendezvous
 
     mine = device
     if device.startswith("cuda"):
         mine = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(mine)
-    store, rank, size = next(dist.rendezvous("env://"))
+    store, rank, size = next(rendezvous("env://"))
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", store=store, rank=rank, world_size=size)
     try:
         kind = torch.device(mine).type

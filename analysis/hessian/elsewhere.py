@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,9 +16,17 @@ from ..samples.samples import Samples
 class Movable(Protocol):
     """Something with weights."""
 
-    parameters: list[nn.Parameter]
-    dtype: torch.dtype
-    device: torch.device
+    @property
+    def parameters(self) -> Sequence[Tensor]:
+        """Moved in place."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weights."""
 
 
 class GroupHessian(LinearOperator, Movable, Protocol):

@@ -37,7 +37,7 @@ def slopes_of(
     for p, _ in held:
         p.grad = None
     try:
-        again().backward()  # type: ignore[no-untyped-call]
+        again().backward()
         return tuple(p.grad for p in parameters)
     finally:
         for p, before in held:

@@ -58,11 +58,11 @@ def whole_copy(model: nn.Module) -> nn.Module:
                     "parallelism: exact products need whole weights; take differences of the gradient "
                     "(ShardedDifferenceOperator)"
                 )
-            whole = p.full_tensor()  # type: ignore[attr-defined]
-            memo[id(p)] = nn.Parameter(whole.detach().clone(), requires_grad=p.requires_grad)
+            full = p.full_tensor()  # type: ignore[attr-defined]
+            memo[id(p)] = nn.Parameter(full.detach().clone(), requires_grad=p.requires_grad)
     for module in reversed(list(model.modules())):  # children before their parents, which then find them in the memo
         kind = type(module).__mro__[2] if _is_fsdp(module) else type(module)
-        plain = kind.__new__(kind)
+        plain: nn.Module = object.__new__(kind)
         state = {
             key: _without_fsdp(value) if key.endswith("_hooks") else value
             for key, value in module.__dict__.items()
@@ -72,6 +72,11 @@ def whole_copy(model: nn.Module) -> nn.Module:
         memo[id(module)] = plain
     found: nn.Module = memo[id(model)]
     return found
+
+
+def whole(model: nn.Module) -> nn.Module:
+    """The model, or its :func:`whole_copy` where it is sharded."""
+    return whole_copy(model) if is_sharded(model) else model
 
 
 def local(p: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ products, and random ones: both are here, so that the same code runs on one proc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -51,7 +52,8 @@ class Space:
 
     def norms(self, v: Tensor) -> Tensor:
         """Lengths ``[k]`` of the columns of ``[local, k]``."""
-        return v.norm(dim=0)
+        lengths: Tensor = v.norm(dim=0)
+        return lengths
 
     def random(self, seed: int) -> Tensor:
         """A vector ``[local]`` in float64, uniform on the unit sphere, the same one however it is spread."""
@@ -92,7 +94,7 @@ class Slices(Space):
 
     def norm(self, v: Tensor) -> float:
         """Length of a vector ``[local]``."""
-        return max(self.dot(v, v), 0.0) ** 0.5
+        return math.sqrt(max(self.dot(v, v), 0.0))
 
     def dots(self, u: Tensor, v: Tensor) -> Tensor:
         """Inner products ``[k]`` in float64 of the columns of ``[local, k]``."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
+from ..hessian.sharded_models import whole
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
@@ -55,7 +56,8 @@ def analyze(
     Modes that record no gradients (``no_grad``, ``inference_mode``) are left inside.
 
     Args:
-        model: any module; it is copied, and the copy is analysed in eval mode.
+        model: any module; it is copied, and the copy is analysed in eval mode. The weights of one that is sharded with
+            ``fully_shard`` are gathered for that.
         samples: the clean training samples, in a fixed order.
         loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
         logits: which part of a tuple, dictionary or dataclass that the model returns the logits are, by index or name; default:
@@ -84,7 +86,7 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    subject = Subject(model, samples, loss_of(with_logits(loss, logits), samples), source or Source())
+    subject = Subject(whole(model), samples, loss_of(with_logits(loss, logits), samples), source or Source())
     work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
@@ -158,7 +160,7 @@ def critical_steps(
         As :func:`analyze`.
     """
     began = time.monotonic()
-    subject = Subject(model, samples, loss_of(loss, samples), source or Source())
+    subject = Subject(whole(model), samples, loss_of(loss, samples), source or Source())
     work = _begin(subject, settings, scheme, world)
     groups = measure_steps(work)
     return StepResult(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
 from ..hessian.differences import AnotherFunctionError, AnotherHessianError
@@ -164,7 +165,7 @@ class _Group:
             self.mean, self.gradient = self.operator.loss_and_gradient()
             spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
-        found = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
+        found: dict[str, Tensor] = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
         self.warnings += self.work.looked_at(self.judge, found)
         if isinstance(self.operator, DifferenceOperator):
             self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals

@@ -1,4 +1,4 @@
-"""What an analysis is asked to do: the ``[analysis]`` table of a recipe and the flags of ``saddlescope analyze``."""
+"""What an analysis is asked to do: the ``[analysis]`` and ``[slices]`` tables of a recipe."""
 
 from __future__ import annotations
 

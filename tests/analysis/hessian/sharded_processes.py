@@ -1,0 +1,167 @@
+"""Run by torchrun: the same Hessian by one process, by FSDP2 models and by slices of vectors; prints nothing where all agree.
+
+    torchrun --nproc-per-node 2 tests/analysis/hessian/sharded_processes.py
+
+A small transformer and a small residual network with batch norm. With ``--table`` the first process prints how far they are
+apart.
+"""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from saddlescope.analysis.hessian.difference_products import DifferenceOperator
+from saddlescope.analysis.hessian.distributed import WorldError, world_of
+from saddlescope.analysis.hessian.modules import copied
+from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.hessian.sharded_differences import ShardedDifferenceOperator
+from saddlescope.analysis.krylov.linear_operator import OperatorError
+from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from torch import nn
+from torch.distributed import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional
+
+from saddlescope import AnalysisSettings, Samples, analyze
+
+
+class Attention(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.norm, self.project, self.out = nn.LayerNorm(d), nn.Linear(d, 3 * d), nn.Linear(d, d)
+
+    def forward(self, x):
+        q, k, v = self.project(self.norm(x)).unflatten(-1, (2, -1)).transpose(-2, -3).chunk(3, -1)
+        return x + self.out(functional.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2))
+
+
+class Transformer(nn.Module):
+    def __init__(self, d=8):
+        super().__init__()
+        self.embed, self.blocks = nn.Embedding(11, d), nn.ModuleList([Attention(d), Attention(d)])
+        self.head = nn.Linear(d, 3)
+
+    def forward(self, x):
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(-2))
+
+
+class Residual(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(c, c, 3, padding=1), nn.BatchNorm2d(c)
+
+    def forward(self, x):
+        return torch.relu(x + self.norm(self.conv(x)))
+
+
+class ResNet(nn.Module):
+    def __init__(self, c=5):
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(1, c, 3, padding=1), nn.ModuleList([Residual(c), Residual(c)])
+        self.head = nn.Linear(c, 3)
+
+    def forward(self, x):
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+def problem(kind):
+    """A network that has been trained a little, in float64, and 25 samples."""
+    torch.manual_seed(0)
+    y = torch.arange(25) % 3
+    x = torch.randint(0, 11, (25, 6)) if kind is Transformer else torch.randn(25, 1, 6, 6) + y[:, None, None, None]
+    net = kind()
+    step = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(20):
+        step.zero_grad()
+        functional.cross_entropy(net(x), y).backward()
+        step.step()
+    return net.double(), Samples.from_tensors(x, y)
+
+
+def sharded(net, **flags):
+    net = copy.deepcopy(net)
+    for block in net.blocks:
+        fully_shard(block, **flags)
+    return fully_shard(net, **flags)
+
+
+def spectrum(operator):
+    return measure_spectrum(operator, steps=25, min_steps=25)
+
+
+def operators(net, samples, world, everything):
+    """Name -> operator of the same Hessian."""
+    mine = samples.subset(world.share(np.arange(samples.num_samples)))
+    yield "samples shared", HessianOperator(net, mine, reduce=world.reduce)
+    model = sharded(net)
+    yield "FSDP2, exact", HessianOperator(copied(model), mine, reduce=world.reduce)
+    # What the caller has gathered himself, and keeps gathered, needs no copy.
+    whole = sharded(net, reshard_after_forward=False)
+    whole.set_reshard_after_backward(False)
+    for module in (whole, *whole.blocks):
+        module.unshard()
+    yield "FSDP2 in place, exact", HessianOperator(whole, mine, reduce=world.reduce)
+    # Micro-batches that do not come out even: 13 and 12 samples in threes.
+    yield "FSDP2, differences", ShardedDifferenceOperator(model, mine, reduce=world.reduce, micro_batch=3)
+    if everything and world.size == 4:
+        mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("repeat", "shard"))
+        yield "HSDP 2x2, differences", ShardedDifferenceOperator(sharded(net, mesh=mesh), mine, reduce=world.reduce)
+
+
+def main(table):
+    torch.set_num_threads(1)
+    with world_of("cpu", mesh="1x2" if not table else None) as world:
+        for kind in (Transformer, ResNet):
+            net, samples = problem(kind)
+            plain = spectrum(HessianOperator(net, samples))
+            alone = spectrum(DifferenceOperator(net, samples))
+            for name, operator in operators(net, samples, world, table):
+                before = operator.weights()
+                found = spectrum(operator)
+                assert torch.equal(operator.weights(), before)
+                for end in ("lambda_min", "lambda_max"):
+                    one, other = getattr(plain, end), getattr(found, end)
+                    allowed = 10 * one.noise if name.endswith("exact") or name == "samples shared" else other.noise
+                    assert other.value == pytest.approx(one.value, abs=allowed), (name, kind)
+                assert found.noise.absolute <= 10 * alone.noise.absolute
+                if table and world.first:
+                    ends = [getattr(found, e).value - getattr(plain, e).value for e in ("lambda_min", "lambda_max", "trace")]
+                    print(
+                        f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {found.noise.absolute:.1e} |"
+                    )
+            settings = AnalysisSettings(scheme="all", steps=25, min_steps=25, dtype="float64", rates=False)
+            one = analyze(net, samples, settings=settings).groups["all"]
+            all_of_them = analyze(sharded(net), samples, settings=settings, world=world).groups["all"]  # slices of vectors, too
+            assert all_of_them.lambda_min.value == pytest.approx(one.lambda_min.value, abs=1e-9)
+            assert all_of_them.trace.value == pytest.approx(one.trace.value, abs=1e-8)
+            assert all_of_them.verdict.label == one.verdict.label
+            assert all_of_them.certificate.rayleigh_quotient == pytest.approx(one.certificate.rayleigh_quotient, abs=1e-9)
+        refused(net, samples, world)
+
+
+def refused(net, samples, world):
+    """What does not fit is said in every process."""
+    with torch.no_grad():
+        net.head.bias[0] += world.rank
+    with pytest.raises(WorldError, match="process 1 has other weights than process 0"):
+        analyze(net, samples, settings=AnalysisSettings(scheme="all"), world=world)
+    with torch.no_grad():
+        net.head.bias[0] -= world.rank
+    other = Samples.from_tensors(torch.zeros(9, 1, 6, 6) + world.rank, torch.arange(9) % 3)
+    with pytest.raises(WorldError, match="process 1 has other samples than process 0"):
+        analyze(net, other, settings=AnalysisSettings(scheme="all"), world=world)
+    mine = samples.subset(world.share(np.arange(samples.num_samples)))
+    with pytest.raises(OperatorError, match="is not the derivative of the loss"):  # samples are shared, and it is not said
+        ShardedDifferenceOperator(sharded(net), mine)
+
+
+if __name__ == "__main__":
+    main("--table" in sys.argv)

@@ -1,0 +1,134 @@
+"""Vectors spread over processes, which are threads here: the Krylov methods give the numbers of whole vectors."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from saddlescope.analysis.krylov import space as space_module
+from saddlescope.analysis.krylov.linear_operator import LinearOperator, MatrixOperator
+from saddlescope.analysis.krylov.sliced_files import INDEX, files_of, load_vectors, save_index, save_slices
+from saddlescope.analysis.krylov.space import Slices, Space
+from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.measures.exact import rechecked
+from saddlescope.analysis.measures.extremes import measure_ends
+from saddlescope.analysis.records.base import ResultError
+
+N = 61
+#: who holds what: two contiguous halves; interleaved stretches; the last numbers in all three
+SPREADS = {
+    "halves": [[(0, 40)], [(40, N)]],
+    "stretches": [[(0, 9), (30, 41)], [(9, 30)], [(41, N)]],
+    "shared": [[(0, 20), (50, N)], [(20, 45), (50, N)], [(45, N)]],
+}
+
+
+class Threads:
+    """Sums over threads as a process group does over processes."""
+
+    def __init__(self, count):
+        self.barrier, self.parts = threading.Barrier(count), [None] * count
+
+    def reduce_of(self, rank):
+        def reduce(part):
+            self.parts[rank] = part
+            self.barrier.wait()
+            total = torch.stack(list(self.parts)).sum(0)
+            self.barrier.wait()
+            return total
+
+        return reduce
+
+
+class Spread(LinearOperator):
+    """A matrix whose vectors are slices."""
+
+    def __init__(self, matrix, ranges, reduce, holders):
+        self.matrix, self.size, self.num_samples, self.matvecs = matrix, len(matrix), 1, 0
+        self.dtype, self.device = matrix.dtype, matrix.device
+        self.rows = torch.cat([torch.arange(begin, to) for begin, to in ranges])
+        self.space, self.reduce = Slices(len(matrix), ranges, reduce, holders), reduce
+
+    def matvec(self, v):
+        self.matvecs += 1
+        whole = torch.zeros(self.size, dtype=self.dtype)
+        whole[self.rows] = self.space.dual(v)
+        return (self.matrix @ self.reduce(whole))[self.rows]
+
+
+def spread_over(ranges, measure, matrix):
+    """What ``measure`` gives in each thread."""
+    threads = Threads(len(ranges))
+    counts = torch.zeros(N)
+    for one in ranges:
+        for begin, to in one:
+            counts[begin:to] += 1
+
+    def one(rank):
+        rows = torch.cat([torch.arange(begin, to) for begin, to in ranges[rank]])
+        return measure(Spread(matrix, ranges[rank], threads.reduce_of(rank), counts[rows]))
+
+    with ThreadPoolExecutor(len(ranges)) as pool:
+        return list(pool.map(one, range(len(ranges))))
+
+
+@pytest.fixture
+def matrix():
+    torch.manual_seed(0)
+    q = torch.linalg.qr(torch.randn(N, N, dtype=torch.float64))[0]
+    return q @ torch.diag(torch.linspace(-2, 9, N, dtype=torch.float64)) @ q.T
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+@pytest.mark.parametrize("method", [measure_spectrum, measure_ends])
+def test_the_numbers_of_whole_vectors(matrix, spread, method):
+    def measure(operator):
+        found = method(operator, steps=40)
+        return rechecked(found, operator)
+
+    whole = measure(MatrixOperator(matrix))
+    for found in spread_over(SPREADS[spread], measure, matrix):
+        assert found.steps == whole.steps
+        for end, true in (("lambda_min", -2), ("lambda_max", 9)):
+            assert getattr(found, end).value == pytest.approx(getattr(whole, end).value, abs=1e-11)
+            assert getattr(found, end).interval == pytest.approx(getattr(whole, end).interval, abs=1e-10)
+            assert getattr(found, end).interval[0] <= true <= getattr(found, end).interval[1]
+            assert getattr(found, end).residual == pytest.approx(getattr(whole, end).residual, abs=1e-10)
+        if method is measure_spectrum:
+            assert found.trace.value == pytest.approx(whole.trace.value, abs=1e-9)
+            assert found.density.probes[0].nodes == pytest.approx(whole.density.probes[0].nodes, abs=1e-9)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_random_vectors_are_those_of_one_process_whatever_block_they_are_drawn_in(monkeypatch, spread):
+    monkeypatch.setattr(space_module, "BLOCK", 16)
+    whole = Space(N).random(5)
+    for ranges in SPREADS[spread]:
+        own = Slices(N, ranges, lambda part: part).random(5)
+        assert torch.allclose(own, torch.cat([whole[begin:to] for begin, to in ranges]), rtol=1e-14, atol=0)
+
+
+def test_slices_in_files_are_read_whole_and_damage_is_said(tmp_path):
+    path, whole = tmp_path / "a.vectors.safetensors", {"tail/min": torch.randn(N), "tail/max": torch.randn(N)}
+    for ranges in (SPREADS["stretches"], SPREADS["halves"]):  # the second save takes the place of the first
+        for rank, own in enumerate(ranges):
+            save_slices({name: torch.cat([v[begin:to] for begin, to in own]) for name, v in whole.items()}, path, ranges, rank)
+        index = save_index(list(whole), path, ranges, 4)
+        found = load_vectors(index)
+        assert found.keys() == whole.keys()
+        assert all(torch.equal(found[name], whole[name]) for name in whole)
+        assert len(list(tmp_path.glob("*.safetensors"))) == len(ranges)
+    table = json.loads(index.read_text())
+    assert table["metadata"]["total_size"] == 2 * N * 4
+    table["weight_map"]["tail/min@0"] = "../elsewhere.safetensors"
+    index.write_text(json.dumps(table))
+    with pytest.raises(ResultError, match="no index of files beside it"):
+        load_vectors(index)
+    save_index(list(whole), path, [[(0, 40)], [(41, N)]], 4)
+    with pytest.raises(ResultError, match="is in none of its files"):
+        load_vectors(index)
+    files_of(index)[1].unlink()
+    with pytest.raises(ResultError, match="is missing"):
+        load_vectors(index)
+    assert index.name == path.name + INDEX

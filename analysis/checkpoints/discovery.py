@@ -11,7 +11,7 @@ from saddlescope import share
 
 from ..records.settings import SettingsError
 from .formats.distributed import TABLE
-from .formats.folders import is_checkpoint
+from .formats.folders import holds, is_checkpoint
 from .formats.shards import INDEX, shards_of
 
 #: what a Trainer of Hugging Face writes beside the weights, and by which of its files one is known
@@ -44,9 +44,10 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
         else:
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
+            there = f"; it holds {holds(path)}" if path.is_dir() else ""
             raise TargetError(
                 f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files, and for folders of "
-                "Hugging Face and of torch.distributed.checkpoint)"
+                f"Hugging Face and of torch.distributed.checkpoint){there}"
             )
         found += sorted(set(matches), key=_natural)
     return list(dict.fromkeys(found))

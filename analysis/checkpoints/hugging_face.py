@@ -94,8 +94,10 @@ def _with_adapter(folder: Path, arguments: dict[str, Any]) -> nn.Module:
     table = _table(path)
     base = arguments.pop("base", None)
     if not isinstance(base, str) or not (Path(base).expanduser() / "config.json").is_file():
+        of = f" of {table.get('base_model_name_or_path')!s:.80}" if table.get("base_model_name_or_path") else ""
+        lack = f"there is no config.json in {base}" if isinstance(base, str) else f"an adapter{of}"
         raise SubjectError(
-            f"{path}: an adapter of {table.get('base_model_name_or_path')!r:.80}: say where that model lies with "
+            f"{path}: {lack}: say where the model that it adapts lies with "
             """--model-args '{"base": "FOLDER"}', a folder with its config.json and weights"""
         )
     where = Path(base).expanduser()
@@ -120,5 +122,8 @@ def _with_adapter(folder: Path, arguments: dict[str, Any]) -> nn.Module:
     try:
         peft.set_peft_model_state_dict(adapted, tensors)
     except RuntimeError as error:
-        raise CheckpointError(f"{folder}: cannot be loaded into the adapter: {first_line(error)}") from None
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise CheckpointError(
+            f"{folder}: does not fit {where} (another base, or another adapter?): {' '.join(lines[1:3] or lines)[:300]}"
+        ) from None
     return adapted

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from saddlescope import load_factory
 
 from .formats.errors import first_line
-from .formats.torch_files import is_archive
+from .formats.recognise import is_archive
 from .user_code import SubjectError, call
 
 #: factory of the suite's own models: found by name, like anybody's

@@ -17,8 +17,8 @@ from torch.nn.parameter import is_lazy
 
 from .formats.errors import CheckpointError
 from .formats.folders import checkpoint_sha256, read_weights
+from .formats.objects import NEVER_RUN
 from .formats.states import State, find_state, join_states, keys_of
-from .formats.torch_files import NEVER_RUN
 
 __all__ = ["CheckpointError", "State", "fit_weights", "load_state", "load_weights", "weights_digest"]
 
@@ -165,7 +165,10 @@ def _attribute_of(state: Mapping[str, Tensor], wanted: set[str], path: Path | st
     fitting = sorted(end for end in ends if wanted <= {name.removeprefix(end) for name in state if name.startswith(end)})
     if len(fitting) > 1:
         one = fitting[0].rstrip(".")
-        raise CheckpointError(f"{path}: the model can be {' or '.join(fitting)} of its tensors: say which, such as --key {one}")
+        raise CheckpointError(
+            f"{path}: the model can be {' or '.join(fitting)} of its tensors: say which, such as --key {one} "
+            f"(of one of several state dicts in a file: --key STATE/{one})"
+        )
     return fitting
 
 

@@ -77,11 +77,13 @@ def _tensor(folder: Path, entry: Any, chunks: list[tuple[Any, Any]]) -> Tensor:
         name = str(info.relative_path)
         if Path(name).name != name or name in ("", ".", ".."):
             raise CheckpointError(f"{folder}: its table names {name!r}, which is no file in it")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder}: its file {name} is missing")
         with (folder / name).open("rb") as stream:
             left = os.fstat(stream.fileno()).st_size - stream.seek(info.offset)
             if info.length > left:
                 raise CheckpointError(f"{folder}: {name} ends before a chunk of {index.fqn} does; is the folder complete?")
-            part = read_torch_bytes(stream.read(info.length))
+            part = _chunk(stream.read(info.length), f"{folder}: no chunk of {index.fqn} where {name} should hold it")
         start = tuple(index.offset) if index.offset is not None else (0,) * whole.dim()
         place = tuple(slice(at, at + length) for at, length in zip(start, part.shape, strict=True))
         if whole[place].shape != part.shape:
@@ -91,6 +93,16 @@ def _tensor(folder: Path, entry: Any, chunks: list[tuple[Any, Any]]) -> Tensor:
     if known != math.prod(entry.size):
         raise CheckpointError(f"{folder}: {known} numbers of a tensor of {list(entry.size)} are there; is the folder complete?")
     return whole
+
+
+def _chunk(content: bytes, lack: str) -> Tensor:
+    try:
+        part = read_torch_bytes(content)
+    except Exception:  # torch says of which byte, at length
+        part = None
+    if not isinstance(part, Tensor):
+        raise CheckpointError(f"{lack}; is the folder complete, and are its files of one save?")
+    return part
 
 
 def _put(content: dict[str, Any], path: tuple[Any, ...], tensor: Tensor) -> None:

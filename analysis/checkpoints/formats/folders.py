@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
 from ...samples.provenance import file_sha256
 from .distributed import TABLE, read_distributed
 from .errors import CheckpointError
+from .recognise import is_safetensors
 from .shards import INDEX, read_safetensors, read_shards, shards_of
 from .torch_files import read_torch
 
@@ -17,6 +19,7 @@ WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin"
 ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _CONFIG = "config.json"
+_SHARD = re.compile(r"-0*\d+-of-0*(\d+)\.\w+$")
 
 
 def is_adapter(path: Path) -> bool:
@@ -42,12 +45,30 @@ def weights_file(folder: Path) -> Path:
     names = _ADAPTER_WEIGHTS if is_adapter(folder) else WEIGHTS
     found = next((folder / name for name in names if (folder / name).is_file()), None)
     if found is None:
-        there = sorted(file.name for file in folder.iterdir())
-        raise CheckpointError(
-            f"{folder}: a folder without {' or '.join(names[:3])}; it holds {', '.join(there[:12]) or 'nothing'}"
-            f"{' ...' if len(there) > 12 else ''}"
-        )
+        raise CheckpointError(f"{folder}: a folder without {' or '.join(names[:3])}; it holds {holds(folder)}")
     return found
+
+
+def holds(folder: Path) -> str:
+    """What lies in a folder, for messages."""
+    there = sorted(file.name for file in folder.iterdir())
+    return f"{', '.join(there[:12]) or 'nothing'}{' ...' if len(there) > 12 else ''}"
+
+
+def _is_whole(path: Path) -> None:
+    """Returns if a file is no part of a checkpoint.
+
+    Raises:
+        CheckpointError: it is; says of which.
+    """
+    if (path.parent / TABLE).is_file() and (path.name == TABLE or path.suffix == ".distcp"):
+        raise CheckpointError(f"{path}: a part of a distributed checkpoint; name the folder, {path.parent}")
+    shard = _SHARD.search(path.name)
+    if shard is None or int(shard[1]) == 1:
+        return
+    index = next((file for file in sorted(path.parent.glob(f"*{INDEX}")) if path.name in shards_of(file).values()), None)
+    what = f"name their index, {index}" if index else f"the index that says which belong together (*{INDEX}) is missing"
+    raise CheckpointError(f"{path}: one of {int(shard[1])} shards; {what}")
 
 
 def read_weights(path: Path, *, trust: bool = False) -> Any:
@@ -64,7 +85,8 @@ def read_weights(path: Path, *, trust: bool = False) -> Any:
         return read_distributed(path) if (path / TABLE).is_file() else read_weights(weights_file(path), trust=trust)
     if path.name.endswith(INDEX):
         return read_shards(path)
-    return read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path, trust=trust)
+    _is_whole(path)
+    return read_safetensors(path) if is_safetensors(path) else read_torch(path, trust=trust)
 
 
 def checkpoint_sha256(path: Path) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from .errors import CheckpointError, first_line
+from .recognise import is_safetensors
 from .torch_files import read_torch
 
 #: what an index of shards is called
@@ -61,7 +62,7 @@ def read_shards(index: Path) -> dict[str, Tensor]:
         shard = index.with_name(file)
         if not shard.is_file():
             raise CheckpointError(f"{index}: its shard {file} is missing")
-        content: Any = read_safetensors(shard) if shard.suffix == ".safetensors" else read_torch(shard)
+        content: Any = read_safetensors(shard) if is_safetensors(shard) else read_torch(shard)
         wanted = [name for name, other in table.items() if other == file]
         lost = [name for name in wanted if not isinstance(content, dict) or not isinstance(content.get(name), Tensor)]
         if lost:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from .errors import CheckpointError
-from .torch_files import Foreign, needs_trust
+from .objects import Foreign
+from .torch_files import needs_trust
 
 #: keys under which training codes keep the state dict, the preferred ones first
 NESTED = ("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "module", "ema")
@@ -114,23 +115,42 @@ def find_state(content: Any, key: str | None, path: Path) -> State:
     Raises:
         CheckpointError: there is none, or a whole model that would have to be unpickled; says what there is.
     """
+    if isinstance(content, Foreign) and content.is_module:
+        raise needs_trust(path, f"a whole pickled model, {content.kind}")
+    table = _table(content)
+    if table is None:
+        raise CheckpointError(f"{path}: holds a {_kind(content)}, not a state dict")
+    tensors = _default(table, path) if key is None else _at(table, key, path)
+    return State(tensors, *_places(table, tensors, key))
+
+
+def _table(content: Any) -> Mapping[Any, Any] | None:
+    """What something holds by name: a list by number, an object by its attributes, a model (of a trusted file) its tensors."""
     if isinstance(content, nn.Module):
-        content = content.state_dict()
+        return content.state_dict()
     if isinstance(content, Foreign):
-        raise needs_trust(path, f"a whole pickled {'model' if content.is_module else 'object'}, {content.kind}")
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    tensors = _default(content, path) if key is None else _at(content, key, path)
-    return State(tensors, *_places(content, tensors))
+        return None if content.is_module else content.table
+    if isinstance(content, list | tuple):
+        return {str(number): value for number, value in enumerate(content)}
+    return content if isinstance(content, Mapping) else None
 
 
 def _at(content: Mapping[Any, Any], key: str, path: Path) -> dict[str, Tensor]:
     inner: Any = content
-    for part in key.split("/"):
-        if not isinstance(inner, Mapping) or part not in inner:
-            return _by_last_part(content, key, path)
-        inner = inner[part]
+    parts = key.split("/")
+    for at, part in enumerate(parts):
+        table = _table(inner)
+        if table is None or part not in table:
+            return (at > 0 and _part_of(inner, "/".join(parts[at:]))) or _by_last_part(content, key, path)
+        inner = table[part]
     return _tensors_in(inner, key, path)
+
+
+def _part_of(content: Any, key: str) -> dict[str, Tensor]:
+    """The tensors of a state dict whose names begin so; empty if there are none."""
+    if not _is_state(content):
+        return {}
+    return {name.removeprefix(f"{key}."): tensor for name, tensor in _tensors(content).items() if name.startswith(f"{key}.")}
 
 
 def _by_last_part(content: Mapping[Any, Any], key: str, path: Path) -> dict[str, Tensor]:
@@ -140,23 +160,31 @@ def _by_last_part(content: Mapping[Any, Any], key: str, path: Path) -> dict[str,
         return states[found[0]]
     if len(found) > 1:
         raise CheckpointError(f"{path}: '{key}' is both {' and '.join(found)}: write one of these")
-    for state in [_tensors(content)] if _is_state(content) else states.values():
-        part = {name.removeprefix(f"{key}."): tensor for name, tensor in state.items() if name.startswith(f"{key}.")}
-        if part:
+    for state in [content] if _is_state(content) else states.values():
+        if part := _part_of(state, key):
             return part
     there = ", ".join(name for name in states if "/" in name)
     raise CheckpointError(
-        f"{path}: has no key '{key}'; there are: {_names(content)}{f'; state dicts: {there}' if there else ''}"
+        f"{path}: has no key '{key}'{_no_file(key)}; there are: {_names(content)}{f'; state dicts: {there}' if there else ''}"
+    )
+
+
+def _no_file(key: str) -> str:
+    """Says that a key is no file either, where it looks like one."""
+    name = key.partition(":")[0]
+    return (
+        f", and no file {name} lies beside it" if Path(name).suffix in (".pt", ".pth", ".ckpt", ".bin", ".safetensors") else ""
     )
 
 
 def _tensors_in(inner: Any, key: str, path: Path) -> dict[str, Tensor]:
-    if isinstance(inner, Foreign):
+    if isinstance(inner, Foreign) and (inner.is_module or not inner.table):
         raise needs_trust(path, f"under '{key}' lies an object, {inner.kind}")
-    inner = inner.state_dict() if isinstance(inner, nn.Module) else inner
-    if not _is_state(inner):
-        raise CheckpointError(f"{path}: what lies under '{key}' is no state dict")
-    return _tensors(inner)
+    table = _table(inner)
+    if not _is_state(table):
+        held = f" that holds {_names(table)}" if table else ""
+        raise CheckpointError(f"{path}: what lies under '{key}' is no state dict but a {_kind(inner)}{held}")
+    return _tensors(table or {})
 
 
 def _default(content: Mapping[Any, Any], path: Path, depth: int = 0) -> dict[str, Tensor]:
@@ -164,40 +192,42 @@ def _default(content: Mapping[Any, Any], path: Path, depth: int = 0) -> dict[str
         return _tensors(content)
     for name in NESTED:
         inner = content.get(name)
-        if isinstance(inner, nn.Module):
-            inner = inner.state_dict()
         if isinstance(inner, Foreign) and inner.is_module:
             raise needs_trust(path, f"under '{name}' lies a whole pickled model, {inner.kind}")
-        if isinstance(inner, Mapping) and depth < _DEEPEST:
-            return _tensors(inner) if _is_state(inner) else _default(inner, path, depth + 1)
+        table = _table(inner)
+        if table is not None and depth < _DEEPEST:
+            return _tensors(table) if _is_state(table) else _default(table, path, depth + 1)
     states = [name for name, _ in _states(content)]
     inside = f"; state dicts: {', '.join(states[:12])}" if states else ""
     join = f", and join several: {' '.join(f'--key {name}' for name in states[:3])}" if len(states) > 1 else ""
     raise CheckpointError(
         f"{path}: no state dict found; its keys are {_names(content)}{inside}. Name the right one with --key (nested: "
         f"outer/inner){join}"
+        if content
+        else f"{path}: no state dict found; it is empty"
     )
 
 
-def _places(content: Any, state: Mapping[str, Tensor]) -> tuple[str | None, list[str]]:
+def _places(content: Any, state: Mapping[str, Tensor], key: str | None) -> tuple[str | None, list[str]]:
     """Key of a state, and of all others of the same shapes; the names may carry the prefixes of wrappers."""
     states = dict(_states(content))
     same = [name for name, other in states.items() if _shapes(other) == _shapes(state)]
-    own = next((name for name in same if _is_same(states[name], state)), None)
+    own = next((name for name in sorted(same, key=lambda name: name != key) if _is_same(states[name], state)), None)
     return own, [name for name in same if name != own]
 
 
 def _states(content: Any, prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, dict[str, Tensor]]]:
     seen = set() if seen is None else seen
-    if not isinstance(content, Mapping) or _is_state(content) or id(content) in seen or prefix.count("/") > _DEEPEST:
+    table = _table(content)
+    if table is None or _is_state(table) or id(content) in seen or prefix.count("/") > _DEEPEST:
         return
     seen.add(id(content))
-    for name, value in content.items():
-        inner = value.state_dict() if isinstance(value, nn.Module) else value
+    for name, value in table.items():
+        inner = _table(value)
         if _is_state(inner):
-            yield f"{prefix}{name}", _tensors(inner)
+            yield f"{prefix}{name}", _tensors(inner or {})
         else:
-            yield from _states(inner, f"{prefix}{name}/", seen)
+            yield from _states(value, f"{prefix}{name}/", seen)
 
 
 def _is_same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
@@ -222,5 +252,14 @@ def _tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _names(content: Mapping[Any, Any]) -> str:
-    names = [str(name) for name in content]
+    """What is in a table, by name, and what kind of thing each is."""
+    names = [f"{name} ({_kind(value)})" for name, value in content.items()]
     return ", ".join(names[:12]) + (" ..." if len(names) > 12 else "")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Foreign):
+        of = value.arguments[0] if value.arguments else None  # what makes an array is given its class
+        kind = of.kind if isinstance(of, type) and issubclass(of, Foreign) else value.kind
+        return f"a whole model, {kind}" if value.is_module else kind
+    return type(value).__name__

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from saddlescope.analysis.checkpoints.discovery import find_checkpoints
-from saddlescope.analysis.checkpoints.formats import torch_files
+from saddlescope.analysis.checkpoints.formats import objects
 from saddlescope.analysis.checkpoints.formats.folders import checkpoint_sha256
 from saddlescope.analysis.checkpoints.weights import CheckpointError, fit_weights, load_state, load_weights, weights_digest
 from safetensors.torch import save_file
@@ -132,7 +132,7 @@ def test_state_dicts_of_one_file_are_joined(tmp_path):
     with pytest.raises(CheckpointError, match=r"module\.body\.weight is in two of the parts.*put a prefix"):
         load_weights(tmp_path / "c.pth", key="feat_model,feat_model")
     with pytest.raises(
-        CheckpointError, match=r"has no key 'swa'; there are: state_dict_best; state dicts: state_dict_best/feat"
+        CheckpointError, match=r"has no key 'swa'; there are: state_dict_best \(dict\); state dicts: state_dict_best/feat"
     ):
         load_weights(tmp_path / "c.pth", key="feat_model,swa")
 
@@ -267,7 +267,7 @@ def test_a_model_that_is_an_attribute_of_a_lightning_module(tmp_path):
 
 
 def test_a_stand_in_makes_nothing():
-    stand_in = type("Foreign", (torch_files.Foreign,), {"kind": "a.B"})(1, 2)
-    stand_in.__setstate__({"x": 1})
-    assert (stand_in.arguments, stand_in.state, stand_in.kind) == ((1, 2), {"x": 1}, "a.B")
+    stand_in = type("Foreign", (objects.Foreign,), {"kind": "a.B"})(1, 2)
+    stand_in["x"] = 1
+    assert (stand_in.arguments, stand_in.table, stand_in.kind) == ((1, 2), {"x": 1}, "a.B")
     assert not stand_in.is_module

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, ClassVar
 
 import torch
@@ -78,7 +78,11 @@ class Foreign:
 class Unpickler(pickle._Unpickler):
     """Reads a pickle without running anything that it names; in Python, where every step of it can be restricted."""
 
-    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED}
+    # Of the reader in Python, which the types of the standard library do not tell.
+    stack: list[Any]
+    append: Callable[[Any], None]
+    read: Callable[[int], bytes]
+    dispatch: ClassVar[Any] = {code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _REFUSED}
 
     def find_class(self, module: str, name: str) -> Any:
         """A class or function of torch's list, or a stand-in that only remembers its name."""
@@ -133,7 +137,7 @@ class Unpickler(pickle._Unpickler):
                 if isinstance(wanted, tuple) and wanted[:1] == ("module",)
                 else "more than the numbers of a tensor"
             )
-        super().load_binpersid()
+        super().load_binpersid()  # type: ignore[misc]
 
     dispatch[pickle.REDUCE[0]] = dispatch[pickle.NEWOBJ[0]] = load_reduce
     dispatch[pickle.NEWOBJ_EX[0]] = load_newobj_ex

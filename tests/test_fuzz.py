@@ -29,7 +29,7 @@ from saddlescope.analysis.checkpoints.weights import fit_weights, load_weights
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.records.setting_flags import read_overrides
+from saddlescope.analysis.records.setting_flags import read_overrides, settings_from_flags
 from saddlescope.analysis.records.settings import AnalysisSettings, SettingsError, SliceSettings, parse_settings
 from saddlescope.analysis.records.slices import Slice
 from saddlescope.analysis.records.study import read_manifest, read_metrics
@@ -38,6 +38,7 @@ from saddlescope.analysis.studies.analyses import do_curvature
 from saddlescope.analysis.studies.analyze_command import recipe_of
 from saddlescope.analysis.studies.slices import do_slice
 from saddlescope.analysis.studies.verify import verify
+from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline
 from saddlescope.reports.testing import store_baseline
 from saddlescope.training.data.image_lists import read_list
@@ -305,3 +306,14 @@ def test_what_torch_adds_to_its_errors_is_left_out():
 def test_what_is_no_path_is_refused_as_a_stranger(name):
     with pytest.raises(TrustError, match="is not run or opened unasked"):
         Permission().check("x.json", {"model": (name, {})})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [load_baseline, lambda path: settings_from_flags({}, groups=str(path), group=[], memory=None, quick=False, overrides=[])],
+)
+def test_json_nested_without_end_is_refused(tmp_path, read):
+    path = tmp_path / "nested.json"
+    path.write_text('{"kind": "baseline", "x": ' + "[" * 100_000)
+    with pytest.raises((BaselineError, SettingsError), match=r"nested\.json: not readable as JSON"):
+        read(path)

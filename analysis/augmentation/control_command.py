@@ -103,7 +103,7 @@ def _data(wanted: Wanted) -> tuple[Samples, str, str | None]:
     """The samples, what to call them, and the identity of the long tail."""
     try:
         given = json.loads(wanted.data_args)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ControlError(f'--data-args {wanted.data_args}: not JSON ({error}); write {{"imbalance_factor": 50}}') from None
     if not isinstance(given, dict):
         raise ControlError(f'--data-args {wanted.data_args}: must be a JSON object, such as {{"imbalance_factor": 50}}')

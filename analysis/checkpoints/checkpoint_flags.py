@@ -90,7 +90,7 @@ def given_from_flags(
     for name, text in (("model_args", model_args), ("data_args", data_args)):
         try:
             tables[name] = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SubjectError(f'--{name.replace("_", "-")} {text}: not JSON ({error}); write {{"depth": 32}}') from None
         if not isinstance(tables[name], dict):
             raise SubjectError(f'--{name.replace("_", "-")} {text}: must be a JSON object, such as {{"depth": 32}}')

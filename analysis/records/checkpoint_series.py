@@ -62,7 +62,7 @@ def load_series(folder: Path) -> Study | None:
 def _is_result(path: Path) -> bool:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, UnicodeDecodeError):
+    except (OSError, ValueError, RecursionError):
         return "curvature" in path.parts[-2:]  # a damaged result says so when it is loaded; another's file is left alone
     return isinstance(raw, dict) and raw.get("kind") == "curvature"
 

@@ -71,7 +71,7 @@ def _mapping(path: Path) -> dict[str, list[int]]:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"--groups {path}: no such file") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingsError(f"--groups {path}: not readable as JSON ({error})") from None
     if not isinstance(mapping, dict):
         raise SettingsError(f'--groups {path}: must hold an object of lists, such as {{"tail": [7, 8, 9]}}')

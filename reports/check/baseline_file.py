@@ -51,7 +51,7 @@ def load_baseline(path: Path) -> Baseline:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaselineError(f"{path}: no such baseline; make it with 'saddlescope baseline save RESULT... -o {path}'") from None
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise BaselineError(f"{path}: not readable as JSON ({error}); take it from version control again") from None
     if not isinstance(raw, dict) or raw.get("kind") != "baseline":
         raise BaselineError(

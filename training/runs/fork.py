@@ -84,7 +84,7 @@ def side_car_of(checkpoint: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(record, dict) and {"sha256", "model", "data"} <= record.keys():
             return record
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         pass
     raise RecipeError(f"training.start_from: {path} is damaged; train that run again")
 

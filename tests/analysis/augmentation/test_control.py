@@ -1,7 +1,6 @@
 """The control: nothing negative where nothing can be, a negative Ritz value once the data move, and a guard that says so."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -25,8 +24,6 @@ from saddlescope.training.networks.models import build_model
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 from torch.nn import functional
-
-import saddlescope
 
 
 @pytest.fixture(scope="module")
@@ -168,21 +165,6 @@ def test_a_network_keeps_its_weights_and_its_batchnorm_statistics():
     ]
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["saddlescope", *map(str, arguments)])
-        code = 0
-        try:
-            saddlescope.main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_the_command_stores_numbers_figure_and_page(tmp_path, run):

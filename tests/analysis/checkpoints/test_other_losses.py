@@ -1,6 +1,5 @@
 """Losses that are no classification, from the command line and from Python, against the mean over samples written by hand."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from saddlescope.analysis.samples.samples import Samples
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
-import saddlescope
 from saddlescope import AnalysisSettings, Monitor, analyze, load_factory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -101,19 +99,6 @@ def agrees(result, model, losses, data, groups):
     model.float()
 
 
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command line; returns exit code and what it said."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["saddlescope", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            saddlescope.main()
-        return ended.value.code or 0, capsys.readouterr().err
-
-    return call
-
-
 def named(model, data, loss):
     files = {"--model": f"nets.py:{model}", "--data": f"data.py:{data}", "--loss": f"losses.py:{loss}"}
     return [word for flag, name in files.items() for word in (flag, f"{EXAMPLES}/{name}")]
@@ -169,7 +154,7 @@ def test_losses_that_couple_samples_are_refused_with_the_reason(models, tmp_path
         HessianOperator(models["segmenter"], samples.subset(np.array([0, 2, 1, 3])), pairs_only)
     torch.save(models["segmenter"].state_dict(), tmp_path / "mine.pt")
     code = named("segmenter", "pairs", "contrastive")
-    ended, said = run("analyze", tmp_path / "mine.pt", *code, "--labels", 2, "--groups", "all")
+    ended, _, said = run("analyze", tmp_path / "mine.pt", *code, "--labels", 2, "--groups", "all")
     assert ended == 2
     assert "as contrastive losses" in said
     assert "Traceback" not in said

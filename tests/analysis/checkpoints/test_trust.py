@@ -18,7 +18,6 @@ from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.records.study_plan import curvature_item
 from saddlescope.analysis.studies.analyses import do_curvature
 
-import saddlescope
 from saddlescope import Permission, TrustError
 
 PRESCRIBED = Path(__file__).parents[2] / "prescribed"
@@ -35,22 +34,6 @@ RECIPE = {
     "analysis": {"steps": 3},
     "slices": {"lines": ["random"], "planes": []},
 }
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """The command line; code, standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["saddlescope", *map(str, arguments)])
-        code = 0
-        try:
-            saddlescope.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return code, capsys.readouterr().err
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +94,7 @@ def test_a_side_car_names_no_code(part, way, tmp_path, touch, run):
     Path("theirs.py").write_text(f"from pathlib import Path\nPath({str(pwned)!r}).touch()\n")
     changed = hostile(part, command)[way]
     path = checkpoint(tmp_path / "run", **changed)
-    code, err = run("analyze", path, *QUICK)
+    code, _, err = run("analyze", path, *QUICK)
     assert (code, err.count("\n"), pwned.exists()) == (2, 1, False)
     assert changed[part]["factory"] in err
     assert f"--{part}" in err
@@ -122,7 +105,7 @@ def test_a_side_car_names_no_code(part, way, tmp_path, touch, run):
 def test_a_factory_of_ours_is_given_no_code_by_name(factory, tmp_path, touch, run):
     command, pwned = touch
     path = checkpoint(tmp_path / "run", model={"factory": factory, "args": {"name": "os:system"} | command})
-    code, err = run("analyze", path, *QUICK)
+    code, _, err = run("analyze", path, *QUICK)
     assert (code, err.count("\n"), pwned.exists()) == (2, 1, False)
     assert "'os:system'" in err
 
@@ -143,7 +126,7 @@ def test_every_command_that_opens_a_checkpoint_asks(entrance, tmp_path, touch, r
     command, pwned = touch
     for name in ("checkpoint", "other"):
         checkpoint(tmp_path / "run", name, model={"factory": "os:system", "args": command})
-    code, err = run(*ENTRANCES[entrance])
+    code, _, err = run(*ENTRANCES[entrance])
     assert (code, pwned.exists()) == (2, False)
     assert "run/checkpoint.json: names 'os:system' as its model" in err.splitlines()[-1]
 
@@ -151,7 +134,7 @@ def test_every_command_that_opens_a_checkpoint_asks(entrance, tmp_path, touch, r
 def test_the_person_may_trust_a_side_car(tmp_path, touch, run):
     command, pwned = touch
     path = checkpoint(tmp_path / "run", model={"factory": "os:system", "args": command})
-    code, err = run("analyze", path, *QUICK, "--trust-checkpoint")
+    code, _, err = run("analyze", path, *QUICK, "--trust-checkpoint")
     assert code == 2  # the factory makes no model, but now it was called
     assert "returned int" in err
     assert pwned.exists()
@@ -160,7 +143,7 @@ def test_the_person_may_trust_a_side_car(tmp_path, touch, run):
 def test_the_person_may_say_what_it_is_instead(tmp_path, touch, run):
     command, pwned = touch
     path = checkpoint(tmp_path / "run", model={"factory": "os:system", "args": command})
-    code, err = run("analyze", path, *QUICK, "--model", "digits-resnet", "--model-args", '{"in_channels": 1}')
+    code, _, err = run("analyze", path, *QUICK, "--model", "digits-resnet", "--model-args", '{"in_channels": 1}')
     assert code == 0, err
     assert not pwned.exists()
 
@@ -178,11 +161,11 @@ def test_a_stored_result_names_no_code(part, measured, tmp_path, touch, run):
     raw["provenance"]["subject"] = {part: "os:system"} | ({} if part == "loss" else {f"{part}_args": command})
     result.write_text(json.dumps(raw))
     for arguments in (("verify", result), ("slice", path, "tail-min")):
-        code, err = run(*arguments)
+        code, _, err = run(*arguments)
         assert (code, pwned.exists()) == (2, False)
         assert f"'os:system' as its {part}" in err.splitlines()[-1]
     if part == "model":
-        assert "returned int" in run("verify", result, "--model", "os:system")[1]  # named, and so called with what is stored
+        assert "returned int" in run("verify", result, "--model", "os:system")[2]  # named, and so called with what is stored
         assert pwned.exists()
 
 
@@ -195,7 +178,7 @@ def test_a_stored_result_gives_itself_no_permission(subject, measured, tmp_path,
     raw = json.loads(result.read_text())
     raw["provenance"]["subject"] = subject
     result.write_text(json.dumps(raw))
-    code, err = run("verify", result)
+    code, _, err = run("verify", result)
     assert (code, err.count("\n")) == (2, 1)
     assert next(iter(subject)) in err
 
@@ -205,7 +188,7 @@ def test_a_study_folder_names_no_code(tmp_path, touch, run):
     path = study(tmp_path / "theirs", model={"factory": "os:system", "args": command})
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(RECIPE))
     for arguments in (("analyze", path.parents[1]), ("analyze", path.parent), ("slice", path.parent, "random")):
-        code, err = run(*arguments)
+        code, _, err = run(*arguments)
         assert (code, pwned.exists()) == (2, False)
         assert "names 'os:system' as its model" in err.splitlines()[-1]
 
@@ -216,7 +199,7 @@ def test_the_path_of_a_training_names_no_code(measured, tmp_path, touch, run):
     shutil.copytree(measured / "curvature", path.parent / "curvature")
     for epoch in (1, 2):
         checkpoint(path.parent / "checkpoints", f"epoch-{epoch}", model={"factory": "os:system", "args": command})
-    code, err = run("slice", path.parent, "path-plane", "--set", "steps=3", "--set", "eta=40", "--set", "plane_points=3")
+    code, _, err = run("slice", path.parent, "path-plane", "--set", "steps=3", "--set", "eta=40", "--set", "plane_points=3")
     assert (code, pwned.exists()) == (2, False)
     assert "names 'os:system' as its model" in err.splitlines()[-1]
 
@@ -227,7 +210,7 @@ def test_the_recipe_of_a_study_folder_names_no_code(command, tmp_path, touch, ru
     (tmp_path / "theirs.py").write_text(f"from pathlib import Path\nPath({str(pwned)!r}).touch()\ndef net(): pass\n")
     recipe = RECIPE | {"model": {"name": f"{tmp_path}/theirs.py:net"}}
     study(tmp_path / "theirs", recipe)
-    code, err = run(command, tmp_path / "theirs" / "recipe.toml", "--out", "out")
+    code, _, err = run(command, tmp_path / "theirs" / "recipe.toml", "--out", "out")
     assert (code, err.count("\n"), pwned.exists()) == (2, 1, False)
     assert "theirs.py:net' as its model" in err
     assert "--set model.name=" in err
@@ -242,11 +225,11 @@ def test_a_recipe_that_the_person_names_is_theirs_and_its_study_goes_on(tmp_path
     )
     recipe = RECIPE | {"model": {"name": "nets.py:net"}, "slices": {"lines": [], "planes": []}}
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(recipe))
-    code, err = run("reproduce", "mine.toml", "--out", "out", "--jobs", "1")
+    code, _, err = run("reproduce", "mine.toml", "--out", "out", "--jobs", "1")
     assert code == 0, err
     (folder,) = (tmp_path / "out" / "theirs").glob("sgd-*")
     assert (folder / "curvature" / "checkpoint.head-tail.json").exists()
-    code, err = run("analyze", tmp_path / "out" / "theirs", "--seed", "1")  # nothing of the person's is named here
+    code, _, err = run("analyze", tmp_path / "out" / "theirs", "--seed", "1")  # nothing of the person's is named here
     assert code == 2
     assert "nets.py:net" in err.splitlines()[-1]
     assert run("analyze", tmp_path / "out" / "theirs", "--trust-checkpoint", "--jobs", "1")[0] == 0
@@ -273,7 +256,7 @@ def test_runs_lie_in_their_study(folder, tmp_path, run):
     checkpoint(tmp_path / "mine")
     study(tmp_path / "theirs", run_folder=folder)
     for command in ("analyze", "figures", "report"):
-        code, err = run(command, tmp_path / "theirs")
+        code, _, err = run(command, tmp_path / "theirs")
         assert code == 2
         assert "runs.0.folder" in err.splitlines()[-1]
     assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["checkpoint.json", "checkpoint.pt"]
@@ -285,7 +268,7 @@ def test_a_manifest_removes_nothing_elsewhere(tmp_path, run):
     (tmp_path / "theirs" / "figures").mkdir()
     (tmp_path / "theirs" / "figures" / "manifest.json").write_text(json.dumps({"../../thesis": {"files": [], "title": "t"}}))
     for command in ("figures", "report"):
-        code, err = run(command, tmp_path / "theirs")
+        code, _, err = run(command, tmp_path / "theirs")
         assert code == 2
         assert "../../thesis" in err
     assert (tmp_path / "thesis.png").read_bytes() == b"mine"
@@ -302,7 +285,7 @@ def test_names_in_a_result_stay_beside_it(measured, tmp_path, run):
     )
     for field, raw in (*changes, ("checkpoint", good | {"provenance": good["provenance"] | {"checkpoint": elsewhere}})):
         result.write_text(json.dumps(raw))
-        code, err = run("verify", result)
+        code, _, err = run("verify", result)
         assert (code, err.count("\n")) == (2, 1)
         assert field in err
         assert elsewhere in err
@@ -310,7 +293,7 @@ def test_names_in_a_result_stay_beside_it(measured, tmp_path, run):
 
 def test_slices_of_a_recipe_stay_in_their_folder(tmp_path, run):
     study(tmp_path / "theirs", RECIPE | {"slices": {"lines": ["../../../tail-min"]}})
-    code, err = run("analyze", tmp_path / "theirs")
+    code, _, err = run("analyze", tmp_path / "theirs")
     assert code == 2
     assert "lines" in err
 
@@ -332,4 +315,4 @@ def test_a_model_of_the_persons_that_was_edited_is_measured_again(tmp_path, touc
     for name in [name for name in sys.modules if name.startswith("_user_nets")]:
         del sys.modules[name]
     assert before > 0
-    assert "does not fit" in run(*trusted)[1]
+    assert "does not fit" in run(*trusted)[2]

@@ -1,6 +1,11 @@
 """What the tests of the check compare: a study of two optimizers, and one result of it."""
 
 import pytest
+from saddlescope.reports.check.accept import create
+from saddlescope.reports.check.baseline_file import load_baseline
+from saddlescope.reports.check.compare_numbers import Outcome
+from saddlescope.reports.check.run import check
+from saddlescope.reports.check.series import collect
 
 
 @pytest.fixture
@@ -12,3 +17,32 @@ def study(build_study):
 def single(study):
     """One result file, as a user with one checkpoint has it."""
     return study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json"
+
+
+@pytest.fixture
+def stored():
+    """Stores results as a baseline; returns its path."""
+
+    def store(tmp_path, *paths, **choices):
+        path = tmp_path / "baseline.json"
+        create(collect(paths, by_seed=choices.get("by_seed", False)), path, "first", **choices)
+        return path
+
+    return store
+
+
+@pytest.fixture
+def compare():
+    """Checks results against a stored baseline."""
+
+    def compare_with(path, *results, **choices):
+        baseline = load_baseline(path)
+        return check(baseline, collect(results, by_seed=baseline.by_seed), **choices)
+
+    return compare_with
+
+
+@pytest.fixture
+def outcomes():
+    """Number -> what a check found of it, of all that are not the same."""
+    return lambda outcome: {row.identifier: row.outcome for row in outcome.rows if row.outcome is not Outcome.SAME}

@@ -4,37 +4,20 @@ import json
 from collections import Counter
 
 import pytest
-from saddlescope.reports.check.accept import create
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline
 from saddlescope.reports.check.compare_numbers import Outcome
 from saddlescope.reports.check.readings import FAMILIES, statistic
-from saddlescope.reports.check.run import check
 from saddlescope.reports.check.series import collect
 
 SGD = "digits-lt/sgd/final/head-tail"
-
-
-def stored(tmp_path, *paths, **choices):
-    path = tmp_path / "baseline.json"
-    create(collect(paths, by_seed=choices.get("by_seed", False)), path, "first", **choices)
-    return path
-
-
-def outcomes(outcome):
-    return {row.identifier: row.outcome for row in outcome.rows if row.outcome is not Outcome.SAME}
-
-
-def compare(path, *results, **choices):
-    baseline = load_baseline(path)
-    return check(baseline, collect(results, by_seed=baseline.by_seed), **choices)
 
 
 def in_group(group, **values):
     return lambda raw: raw["groups"][group].update(values)
 
 
-def test_seeds_of_one_optimizer_are_one_series(study, tmp_path):
+def test_seeds_of_one_optimizer_are_one_series(stored, study, tmp_path):
     baseline = load_baseline(stored(tmp_path, study))
     assert list(baseline.series) == [SGD, "digits-lt/ssesam/final/head-tail"]
     series = baseline.series[SGD]
@@ -45,7 +28,7 @@ def test_seeds_of_one_optimizer_are_one_series(study, tmp_path):
     assert {statistic(number) for number in series.numbers} <= set(FAMILIES)
 
 
-def test_the_same_results_pass(study, tmp_path):
+def test_the_same_results_pass(stored, outcomes, compare, study, tmp_path):
     outcome = compare(stored(tmp_path, study), study)
     assert (outcome.exit_code, outcomes(outcome)) == (0, {})
 
@@ -73,7 +56,7 @@ def test_folders_files_and_names_mean_the_same_results(study, single, tmp_path):
         (lambda raw: raw.update(additivity=0.02), {"additivity"}),
     ],
 )
-def test_a_moved_number_is_found_and_no_other(single, tmp_path, edit, change, moved):
+def test_a_moved_number_is_found_and_no_other(stored, outcomes, compare, single, tmp_path, edit, change, moved):
     path = stored(tmp_path, single)
     edit(single, change)
     outcome = compare(path, single)
@@ -90,13 +73,13 @@ def test_a_moved_number_is_found_and_no_other(single, tmp_path, edit, change, mo
         lambda raw: raw["provenance"].update(threads=2, torch="2.14.0", saddlescope="0.2.0"),
     ],
 )
-def test_what_no_one_should_be_woken_for(single, tmp_path, edit, change):
+def test_what_no_one_should_be_woken_for(stored, compare, single, tmp_path, edit, change):
     path = stored(tmp_path, single)
     edit(single, change)
     assert compare(path, single).exit_code == 0
 
 
-def test_an_estimate_may_differ_within_its_error(single, tmp_path, edit):
+def test_an_estimate_may_differ_within_its_error(stored, outcomes, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["groups"]["tail"]["trace"].update(value=115.9))  # 0.9 off, standard errors 0.5 and 0.5
     outcome = compare(path, single)
@@ -116,7 +99,7 @@ def test_an_estimate_may_differ_within_its_error(single, tmp_path, edit):
         ("parameters", 5),
     ],
 )
-def test_other_conditions_are_refused(single, tmp_path, edit, field, value):
+def test_other_conditions_are_refused(stored, compare, single, tmp_path, edit, field, value):
     if field == "params_pattern":
         edit(single, lambda raw: raw["provenance"].update(params_pattern="layer1.*"))
     path = stored(tmp_path, f"mine={single}")
@@ -131,20 +114,20 @@ def test_other_conditions_are_refused(single, tmp_path, edit, field, value):
     assert outcome.exit_code == 2
 
 
-def test_other_groups_are_refused(single, tmp_path, edit):
+def test_other_groups_are_refused(stored, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["scheme"]["groups"]["tail"].pop())
     outcome = compare(path, single)
     assert {row.outcome for row in outcome.rows} == {Outcome.REFUSED}
 
 
-def test_an_unknown_index_hash_is_no_reason_to_refuse(single, tmp_path, edit):
+def test_an_unknown_index_hash_is_no_reason_to_refuse(stored, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["provenance"].pop("index_sha256"))
     assert compare(path, single).exit_code == 0
 
 
-def test_a_verdict_under_another_threshold_is_refused(single, tmp_path, edit):
+def test_a_verdict_under_another_threshold_is_refused(stored, outcomes, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["provenance"]["settings"].update(tau=0.1))
     outcome = compare(path, single)
@@ -154,7 +137,7 @@ def test_a_verdict_under_another_threshold_is_refused(single, tmp_path, edit):
     assert outcome.exit_code == 2
 
 
-def test_other_probes_compare_by_intervals(single, tmp_path, edit):
+def test_other_probes_compare_by_intervals(stored, outcomes, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
 
     def resample(raw):
@@ -167,7 +150,7 @@ def test_other_probes_compare_by_intervals(single, tmp_path, edit):
     assert outcomes(outcome) == {f"{SGD}::{name}": Outcome.WITHIN for name in ("tail.saddle_index@0.001", "tail.lambda_min")}
 
 
-def test_missing_and_new(single, tmp_path, edit):
+def test_missing_and_new(stored, outcomes, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
 
     def drop(raw):
@@ -180,7 +163,7 @@ def test_missing_and_new(single, tmp_path, edit):
     assert outcome.exit_code == 1
 
 
-def test_a_series_that_is_not_given_is_missing_unless_quick(study, tmp_path):
+def test_a_series_that_is_not_given_is_missing_unless_quick(stored, compare, study, tmp_path):
     path = stored(tmp_path, study)
     runs = [study / f"sgd-seed{seed}" for seed in range(3)]
     whole, quick = compare(path, *runs), compare(path, *runs, quick=True)
@@ -190,7 +173,7 @@ def test_a_series_that_is_not_given_is_missing_unless_quick(study, tmp_path):
     assert quick.unchecked == ["digits-lt/ssesam/final/head-tail"]
 
 
-def test_fewer_seeds_of_the_same_weights_compare_digits(study, tmp_path):
+def test_fewer_seeds_of_the_same_weights_compare_digits(stored, outcomes, compare, study, tmp_path):
     path = stored(tmp_path, study)
     outcome = compare(path, study / "sgd-seed1", only=["digits-lt/sgd/*"])
     assert (outcome.exit_code, outcomes(outcome)) == (0, {})
@@ -208,7 +191,7 @@ def retrain(study, edit, shift):
 
 
 @pytest.mark.parametrize(("shift", "outcome"), [(0.15, Outcome.WITHIN), (19.0, Outcome.MOVED), (-19.0, Outcome.MOVED)])
-def test_retrained_seeds_are_a_sample(study, tmp_path, edit, shift, outcome):
+def test_retrained_seeds_are_a_sample(stored, outcomes, compare, study, tmp_path, edit, shift, outcome):
     path = stored(tmp_path, study)
     retrain(study, edit, shift)
     found = compare(path, study)
@@ -216,13 +199,13 @@ def test_retrained_seeds_are_a_sample(study, tmp_path, edit, shift, outcome):
     assert any("the training itself changed" in line for line in found.environment)
 
 
-def test_by_seed_the_same_change_is_digits(study, tmp_path, edit):
+def test_by_seed_the_same_change_is_digits(stored, outcomes, compare, study, tmp_path, edit):
     path = stored(tmp_path, study, by_seed=True)
     retrain(study, edit, 0.15)
     assert outcomes(compare(path, study)) == {f"{SGD}/seed-{seed}::tail.lambda_min": Outcome.MOVED for seed in range(3)}
 
 
-def test_direction_edited_by_hand(single, tmp_path, edit):
+def test_direction_edited_by_hand(stored, outcomes, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(path, lambda raw: raw["series"][SGD]["numbers"]["tail.lambda_min"].update(direction="not-lower"))
     edit(single, lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-15.0))
@@ -232,7 +215,7 @@ def test_direction_edited_by_hand(single, tmp_path, edit):
     assert compare(path, single).exit_code == 1
 
 
-def test_escape_is_gone_where_the_verdict_says_why(single, tmp_path, edit):
+def test_escape_is_gone_where_the_verdict_says_why(stored, outcomes, compare, single, tmp_path, edit):
     escape = {"gradient_along_v": 0.1, "correlated_negative_curvature": 0.2, "multipliers": [], "test": None}
     edit(single, in_group("tail", escape=escape))
     path = stored(tmp_path, single)
@@ -242,7 +225,9 @@ def test_escape_is_gone_where_the_verdict_says_why(single, tmp_path, edit):
     assert outcomes(compare(path, single)) == {f"{SGD}::tail.curvature": Outcome.MOVED}
 
 
-def test_multipliers_of_old_baselines_are_gone_for_good_and_rates_are_compared(single, tmp_path, edit):
+def test_multipliers_of_old_baselines_are_gone_for_good_and_rates_are_compared(
+    stored, outcomes, compare, single, tmp_path, edit
+):
     rate = {"optimizer": "sam", "rate": 0.5, "halved": 0.5, "distance": 1e-7, "settled": True}
     rate |= {"far_rate": 0.1, "far_distance": 0.02}
     escape = {"gradient_along_v": 0.1, "correlated_negative_curvature": 0.2, "rates": [rate], "objective_curvature": -3.0}
@@ -256,7 +241,7 @@ def test_multipliers_of_old_baselines_are_gone_for_good_and_rates_are_compared(s
     assert outcomes(compare(path, single)) == dict.fromkeys(moved, Outcome.MOVED)
 
 
-def test_seeds_measured_with_different_settings_are_no_series(study, tmp_path, edit):
+def test_seeds_measured_with_different_settings_are_no_series(stored, compare, study, tmp_path, edit):
     path = stored(tmp_path, study)
     edit(
         study / "sgd-seed1" / "curvature" / "checkpoint.head-tail.json",
@@ -267,7 +252,9 @@ def test_seeds_measured_with_different_settings_are_no_series(study, tmp_path, e
 
 
 @pytest.mark.parametrize(("field", "value"), [("device", "NVIDIA A100"), ("platform", "Darwin arm64"), ("threads", 7)])
-def test_across_devices_and_platforms_numbers_are_compared_and_lower_bounds_are_not(single, tmp_path, edit, field, value):
+def test_across_devices_and_platforms_numbers_are_compared_and_lower_bounds_are_not(
+    stored, outcomes, compare, single, tmp_path, edit, field, value
+):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["provenance"].update({field: value}))
     edit(single, lambda raw: raw["groups"]["tail"]["saddle_index"][0].update(at_least=9))

@@ -7,33 +7,16 @@ from saddlescope.analysis.records.base import ResultError
 from saddlescope.reports.check.accept import accept, create
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline, save_baseline
-from saddlescope.reports.check.compare_numbers import Outcome
-from saddlescope.reports.check.run import check
 from saddlescope.reports.check.series import collect
 
 SGD = "digits-lt/sgd/final/head-tail"
-
-
-def stored(tmp_path, *paths, **choices):
-    path = tmp_path / "baseline.json"
-    create(collect(paths, by_seed=choices.get("by_seed", False)), path, "first", **choices)
-    return path
-
-
-def outcomes(outcome):
-    return {row.identifier: row.outcome for row in outcome.rows if row.outcome is not Outcome.SAME}
-
-
-def compare(path, *results, **choices):
-    baseline = load_baseline(path)
-    return check(baseline, collect(results, by_seed=baseline.by_seed), **choices)
 
 
 def in_group(group, **values):
     return lambda raw: raw["groups"][group].update(values)
 
 
-def test_accept_keeps_tolerances_and_history(single, tmp_path, edit):
+def test_accept_keeps_tolerances_and_history(stored, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(path, lambda raw: raw["series"][SGD]["numbers"]["tail.loss"].update(rel_tol=0.07))
     edit(single, in_group("tail", loss=0.2, trace=None))
@@ -51,7 +34,7 @@ def test_accept_keeps_tolerances_and_history(single, tmp_path, edit):
     assert compare(path, single).exit_code == 0
 
 
-def test_accept_leaves_alone_what_was_not_looked_at(study, tmp_path, edit):
+def test_accept_leaves_alone_what_was_not_looked_at(stored, study, tmp_path, edit):
     path = stored(tmp_path, study)
     before = load_baseline(path)
     edit(study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json", in_group("tail", loss=0.2))
@@ -62,20 +45,20 @@ def test_accept_leaves_alone_what_was_not_looked_at(study, tmp_path, edit):
     assert part.series[SGD].numbers["tail.loss"] == before.series[SGD].numbers["tail.loss"]
 
 
-def test_accept_of_new_data_is_possible(single, tmp_path, edit):
+def test_accept_of_new_data_is_possible(stored, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, lambda raw: raw["provenance"].update(data_sha256="new"))
     save_baseline(accept(load_baseline(path), collect([single]), "new data set"), path)
     assert compare(path, single).exit_code == 0
 
 
-def test_accept_needs_a_reason(single, tmp_path):
+def test_accept_needs_a_reason(stored, single, tmp_path):
     path = stored(tmp_path, single)
     with pytest.raises(BaselineError, match="reason"):
         accept(load_baseline(path), collect([single]), "  ")
 
 
-def test_only_is_remembered(single, tmp_path):
+def test_only_is_remembered(stored, outcomes, compare, single, tmp_path):
     path = stored(tmp_path, single, only=["*.lambda_*"])
     assert len(load_baseline(path).identifiers()) == 6
     assert outcomes(compare(path, single)) == {}  # nothing else counts as new
@@ -102,7 +85,7 @@ def test_only_is_remembered(single, tmp_path):
         (lambda raw: raw.update(false_alarm_rate=0.0), "false_alarm_rate"),
     ],
 )
-def test_a_bad_baseline_never_passes(single, tmp_path, edit, damage, message):
+def test_a_bad_baseline_never_passes(stored, single, tmp_path, edit, damage, message):
     path = stored(tmp_path, single)
     edit(path, damage)
     with pytest.raises(BaselineError, match=message) as caught:
@@ -120,7 +103,7 @@ def test_a_corrupt_baseline_never_passes(tmp_path, text):
         load_baseline(tmp_path / "none.json")
 
 
-def test_nan_in_a_result_never_passes(single, tmp_path, edit):
+def test_nan_in_a_result_never_passes(stored, compare, single, tmp_path, edit):
     path = stored(tmp_path, single)
     edit(single, in_group("tail", loss=float("nan")))
     with pytest.raises(ResultError, match=r"groups\.tail\.loss"):
@@ -151,7 +134,7 @@ def test_nothing_to_read(study, tmp_path, build_study):
         collect([unfinished])
 
 
-def test_no_overlap_is_an_error(study, tmp_path):
+def test_no_overlap_is_an_error(stored, compare, study, tmp_path):
     path = stored(tmp_path, study / "sgd-seed0")
     with pytest.raises(BaselineError, match="no number in common"):
         compare(path, study / "ssesam-seed0")
@@ -159,7 +142,7 @@ def test_no_overlap_is_an_error(study, tmp_path):
         compare(path, study / "ssesam-seed0", quick=True)
 
 
-def test_a_baseline_is_not_overwritten_and_not_empty(single, tmp_path):
+def test_a_baseline_is_not_overwritten_and_not_empty(stored, single, tmp_path):
     path = stored(tmp_path, single)
     text = path.read_text()
     with pytest.raises(BaselineError, match="--accept"):
@@ -170,7 +153,7 @@ def test_a_baseline_is_not_overwritten_and_not_empty(single, tmp_path):
     assert not (tmp_path / "empty.json").exists()
 
 
-def test_the_file_is_made_for_diffs(study, tmp_path):
+def test_the_file_is_made_for_diffs(stored, study, tmp_path):
     path = stored(tmp_path, study)
     raw = json.loads(path.read_text())
     assert raw["schema_version"] == 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from ..checkpoints.user_code import as_samples, load_samples
 from ..hessian.losses import BatchLoss
 from ..hessian.subject import Subject
 from ..records.augmentation import AugmentationControl, ControlEntry, ControlPanel
-from ..records.base import save
+from ..records.base import parse_json, save
 from ..records.side_car import side_car_of
 from ..samples.provenance import Source, describe
 from ..samples.samples import Samples
@@ -102,8 +101,8 @@ def _regression(wanted: Wanted) -> ControlPanel:
 def _data(wanted: Wanted) -> tuple[Samples, str, str | None]:
     """The samples, what to call them, and the identity of the long tail."""
     try:
-        given = json.loads(wanted.data_args)
-    except (ValueError, RecursionError) as error:
+        given = parse_json(wanted.data_args)
+    except ValueError as error:
         raise ControlError(f'--data-args {wanted.data_args}: not JSON ({error}); write {{"imbalance_factor": 50}}') from None
     if not isinstance(given, dict):
         raise ControlError(f'--data-args {wanted.data_args}: must be a JSON object, such as {{"imbalance_factor": 50}}')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from saddlescope import Permission
 
-from ..records.base import validated
+from ..records.base import parse_json, validated
 from .user_code import SubjectError
 
 
@@ -89,8 +88,8 @@ def given_from_flags(
     tables = {}
     for name, text in (("model_args", model_args), ("data_args", data_args)):
         try:
-            tables[name] = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            tables[name] = parse_json(text)
+        except ValueError as error:
             raise SubjectError(f'--{name.replace("_", "-")} {text}: not JSON ({error}); write {{"depth": 32}}') from None
         if not isinstance(tables[name], dict):
             raise SubjectError(f'--{name.replace("_", "-")} {text}: must be a JSON object, such as {{"depth": 32}}')

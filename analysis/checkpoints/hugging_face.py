@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..records.base import parse_json
 from .formats.errors import CheckpointError, first_line
 from .formats.folders import ADAPTER, is_adapter, read_weights
 from .formats.states import find_state
@@ -49,10 +49,10 @@ def _require(package: str, folder: Path) -> None:
 
 def _table(path: Path) -> dict[str, Any]:
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SubjectError(f"--model hf: no {path.name} in {path.parent}, which says what the model is") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SubjectError(f"{path}: no JSON ({first_line(error)})") from None
     if not isinstance(table, dict):
         raise SubjectError(f"{path}: no configuration, but a {type(table).__name__}")

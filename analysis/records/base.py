@@ -86,6 +86,18 @@ def save(record: Record, path: Path) -> Path:
     return path
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text says.
+
+    Raises:
+        ValueError: it is none; also where thousands of lists are nested, which Python ends in another error.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -93,10 +105,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ResultError: missing, damaged, or not an object.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ResultError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:  # the latter: thousands of nested lists
+    except ValueError as error:
         raise ResultError(f"{path}: not readable as JSON ({error}); the file is damaged, make it again") from None
     if not isinstance(raw, dict):
         raise ResultError(f"{path}: expected a JSON object, found {type(raw).__name__}")

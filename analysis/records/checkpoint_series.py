@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .base import ResultError, load
+from .base import ResultError, load, parse_json
 from .result_names import checkpoint_names
 from .results import CurvatureResult
 from .study import Run, Study
@@ -61,8 +60,8 @@ def load_series(folder: Path) -> Study | None:
 
 def _is_result(path: Path) -> bool:
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        raw = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return "curvature" in path.parts[-2:]  # a damaged result says so when it is loaded; another's file is left alone
     return isinstance(raw, dict) and raw.get("kind") == "curvature"
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .base import parse_json
 from .settings import AnalysisSettings, SettingsError, parse_settings
 
 
@@ -68,10 +68,10 @@ def _group(text: str) -> tuple[str, list[int]]:
 
 def _mapping(path: Path) -> dict[str, list[int]]:
     try:
-        mapping = json.loads(path.read_text(encoding="utf-8"))
+        mapping = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SettingsError(f"--groups {path}: no such file") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SettingsError(f"--groups {path}: not readable as JSON ({error})") from None
     if not isinstance(mapping, dict):
         raise SettingsError(f'--groups {path}: must hold an object of lists, such as {{"tail": [7, 8, 9]}}')

@@ -16,7 +16,6 @@ Layout (``runs/<study>/``)::
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from typing import Any
 
 from pydantic import Field, RootModel, ValidationError
 
-from .base import FileName, Record, ResultError, load, read_json, validated
+from .base import FileName, Record, ResultError, load, parse_json, read_json, validated
 from .results import CurvatureResult
 from .side_car import RunSideCar, read_side_car
 from .slices import Slice
@@ -206,8 +205,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
+            row = parse_json(line)
+        except ValueError:
             if number < len(lines):
                 raise ResultError(f"{where}: not readable as JSON; the file is damaged") from None
             continue

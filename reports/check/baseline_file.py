@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ...analysis.records.base import write_text_atomically
+from ...analysis.records.base import parse_json, write_text_atomically
 from .baseline import BASELINE_VERSION, Baseline, BaselineError
 
 
@@ -48,10 +48,10 @@ def load_baseline(path: Path) -> Baseline:
         BaselineError: missing, corrupt, empty or of a newer schema; a NaN or any field out of range.
     """
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BaselineError(f"{path}: no such baseline; make it with 'saddlescope baseline save RESULT... -o {path}'") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise BaselineError(f"{path}: not readable as JSON ({error}); take it from version control again") from None
     if not isinstance(raw, dict) or raw.get("kind") != "baseline":
         raise BaselineError(

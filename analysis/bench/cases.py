@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from saddlescope import load_factory
 
@@ -23,6 +22,7 @@ from ..hessian.subject import Subject
 from ..krylov.linear_operator import LinearOperator
 from ..samples.groups import group_indices, make_scheme
 from ..samples.samples import Samples
+from .networks import Block
 
 
 class BenchError(ValueError):
@@ -97,7 +97,7 @@ class PatchTransformer(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, 2)
         self.position = nn.Parameter(0.02 * torch.randn(1, 16, width))
-        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, 2) for _ in range(depth))
         self.norm, self.classifier = nn.LayerNorm(width), nn.Linear(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,23 +107,6 @@ class PatchTransformer(nn.Module):
             tokens = block(tokens)
         logits: Tensor = self.classifier(self.norm(tokens).mean(1))
         return logits
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        n, length, width = x.shape
-        parts = self.qkv(self.before(x)).view(n, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2])
-        x = x + self.out(mixed.transpose(1, 2).reshape(n, length, width))
-        wide: Tensor = self.narrow(functional.gelu(self.wide(self.after(x))))
-        return x + wide
 
 
 class PrescribedOperator(LinearOperator):

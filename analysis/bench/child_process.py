@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import diags_array
 
+from ..krylov.guards import PRODUCTS
 from ..krylov.lanczos import Lanczos, ritz_of
 from ..krylov.spectrum import LOOK_EVERY
 from ..records.base import write_text_atomically
@@ -24,12 +24,13 @@ from ..samples.provenance import file_sha256
 from .batch_sizes import best_micro_batch, processor_seconds
 from .cases import CASES, Problem, open_problem, prepare, relative_error
 from .density_accuracy import distance, probes_needed, truth
-from .peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, eigsh_extremes, fixed_start, level_ground
+from .peers import COMPETITORS, TOLERANCE, Answer, Eigenthings, Ours, Plan, fixed_start, level_ground
+from .trials import eigsh_trials
 
 #: of the reference: residual of both ends, and least steps
 REFERENCE_RTOL, REFERENCE_STEPS, REFERENCE_MOST = 1e-6, 100, 400
 #: products of our analysis beside its steps: noise and symmetry, Rayleigh quotients of both ends
-BESIDE = 7
+BESIDE = PRODUCTS + 2
 #: products that are timed of a run too long to finish
 TIMED = 5
 
@@ -168,18 +169,12 @@ def plan(job: dict[str, Any]) -> dict[str, Any]:
 
 def _eigsh_choices(known: dict[str, Any], size: int) -> list[dict[str, Any]]:
     """Calls and ``ncv`` with the products each needs: first those that reach both ends, and of them the cheapest."""
-    couplings = known["betas"][: len(known["alphas"]) - 1]
-    tridiagonal = diags_array([couplings, known["alphas"], couplings], offsets=[-1, 0, 1]).tocsr()
-    first = np.zeros(len(known["alphas"]))
-    first[0] = 1.0
-    tried = []
-    for ends in (("BE",), ("SA", "LA")):
-        for ncv in (20, 40, 60):
-            if ncv < min(len(first), size):
-                answer = eigsh_extremes(lambda v: tridiagonal @ v, len(first), Plan(ends=ends, ncv=ncv), start=first)
-                missed = max(_errors(answer, known)) > TOLERANCE
-                tried.append({"ends": ends, "ncv": ncv, "products": answer.products, "missed": missed})
-    return sorted(tried, key=lambda one: (one["missed"], one["products"]))
+    sizes = [ncv for ncv in (20, 40, 60) if ncv < size]
+
+    def missed(answer: Answer) -> bool:
+        return max(_errors(answer, known)) > TOLERANCE
+
+    return eigsh_trials(known["alphas"], known["betas"], (("BE",), ("SA", "LA")), sizes, missed)
 
 
 def _our_steps(known: dict[str, Any]) -> int:

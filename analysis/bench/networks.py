@@ -1,4 +1,4 @@
-"""Networks of the whole-command bench that the suite itself has no use for: plain torch, copied beside a case's weights."""
+"""Transformers of the bench that the suite itself has no use for: plain torch, copied beside a whole case's weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch.nn import functional
 
 
 class Block(nn.Module):
-    """A transformer block, norm first; ``hidden [n, 1, 1, length]`` masks tokens out."""
+    """A transformer block, norm first, whose perceptron is ``wider`` times as wide."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, wider: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.wide, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.wide, self.narrow = nn.Linear(width, wider * width), nn.Linear(wider * width, width)
 
     def forward(self, x: Tensor, seen: Tensor | None = None) -> Tensor:
         """``[n, length, width]`` -> the same shape; ``seen [n, 1, 1, length]`` is true where attention may look."""

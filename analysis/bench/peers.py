@@ -27,6 +27,7 @@ from ..hessian.modules import evaluation_mode
 from ..hessian.operator import HessianOperator
 from ..hessian.sample_parts import one_micro_batch, part_of
 from ..krylov.density import pooled
+from ..krylov.guards import PRODUCTS
 from ..krylov.spectrum import measure_spectrum
 from ..measures.extremes import measure_ends
 from ..records.settings import AnalysisSettings
@@ -147,7 +148,7 @@ class OursEnds(Ours):
             looks = part.matvecs * part.num_samples / operator.num_samples
         guarded = one_micro_batch(operator if part is None else part)
         if guarded is not operator and guarded is not part:
-            looks += 3 * guarded.num_samples / operator.num_samples
+            looks += PRODUCTS * guarded.num_samples / operator.num_samples
         return Answer(found.lambda_min.value, found.lambda_max.value, products=found.matvecs + math.ceil(looks))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 _QUESTIONS = {"extremes": "Both ends of the spectrum", "density": "Spectral density of equal accuracy"}
 _WHY = {
     "products": "it needs fewer products: the number of its steps was found beforehand, ours looks when to stop, and spends "
-    "three products on whether the operator is fixed and symmetric",
+    "products on whether the operator is fixed and symmetric",
     "cost": "it spends less on each product and what belongs to it (ours orthogonalises every vector in float64, checks "
     "the operator and computes intervals, which shows where products are cheap)",
 }

@@ -18,18 +18,17 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..records.base import write_text_atomically
 from .cases import BenchError, relative_error
-from .run import BenchRunError, Say, _child, _versions, machine
+from .harness import BenchRunError, Say, child, kept, one_of, prepared, store, versions_of
 from .whole_cases import WHOLE_CASES
 from .whole_table import whole_table
 
 FORMAT, VERSION = "saddlescope-bench-whole", 1
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
+PEERS = ("curvlinops", "eigenthings", "pyhessian")
 #: samples at once where nobody chose
 BATCH = 64
 OURS = "saddlescope analyze --goal"
@@ -93,30 +92,21 @@ def bench_whole(
         BenchError: unknown case or competitor, or a peer that is not installed.
         BenchRunError: a command failed.
     """
-    unknown = [name for name in cases if name not in WHOLE_CASES]
-    if unknown:
-        raise BenchError(f"--case {unknown[0]}: not known; there are {', '.join(WHOLE_CASES)}")
-    peers = ("curvlinops", "eigenthings", "pyhessian")
-    strangers = [name for name in competitors if name not in (*peers, "ours")]
-    if strangers:
-        raise BenchError(f"--competitor {strangers[0]}: not known; there are {', '.join(peers)}")
-    chosen = [name for name in peers if not competitors or name in competitors]
-    versions = _versions(["ours", *chosen])
+    wanted = [one_of(tuple(WHOLE_CASES), name, "case") for name in cases] or list(WHOLE_CASES)
+    for name in competitors:
+        one_of((*PEERS, "ours"), name, "competitor")
+    chosen = [name for name in PEERS if not competitors or name in competitors]
+    versions = versions_of(["ours", *chosen])
     path = out / "whole.json"
-    stored: dict[str, Any] = {}
-    if path.exists():
-        stored = {entry["case"]: entry for entry in json.loads(path.read_text(encoding="utf-8"))["cases"]}
-    for name in cases or WHOLE_CASES:
+    stored = {entry["case"]: entry for entry in kept(path, (FORMAT, VERSION), "cases")}
+    for name in wanted:
         job = {"case": name, "out": str(out.resolve()), "data_root": data_root}
-        try:
-            folder = Path(_child("prepare-whole", job, say)["folder"])
-        except BenchRunError as error:
-            if cases or "was not found" not in str(error):
-                raise
-            say(f"case {name} is left out: {error}")
+        ready = prepared("prepare-whole", job, say, asked=bool(cases))
+        if ready is None:
             continue
+        folder = Path(ready["folder"])
         say(f"{name}: converged reference, and the peers' best settings")
-        known = _child("find-out", {"folder": str(folder)}, say)
+        known = child("find-out", {"folder": str(folder)}, say)
         commands = [one for one in _commands(folder, known) if one.peer in ("ours", *chosen)]
         runs: dict[Command, list[Ran]] = {command: [] for command in commands}
         for index in range(rounds):
@@ -132,17 +122,8 @@ def bench_whole(
             "known": {key: known[key] for key in ("parameters", "samples", "lambda_min", "lambda_max", "steps")},
             "entries": [_entry(command, ran, runs, known) for command, ran in runs.items()],
         }
-        record = {
-            "format": FORMAT,
-            "version": VERSION,
-            "date": datetime.now(UTC).date().isoformat(),
-            "machine": machine(),
-            "versions": versions,
-            "cases": [stored[key] for key in WHOLE_CASES if key in stored],
-        }
-        out.mkdir(parents=True, exist_ok=True)
-        write_text_atomically(path, json.dumps(record, indent=1) + "\n")
-        write_text_atomically(out / "whole.md", whole_table(record))
+        entries = [stored[key] for key in WHOLE_CASES if key in stored]
+        store(path, (FORMAT, VERSION), versions, {"cases": entries}, whole_table)
     if not stored:
         raise BenchError("nothing was measured: no case could be prepared; see --data-root")
     return path

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import diags_array
 
 from ..hessian.losses import loss_of
 from ..hessian.operator import HessianOperator
@@ -20,7 +19,8 @@ from ..samples.provenance import Source
 from ..samples.samples import Samples
 from .batch_sizes import best_micro_batch
 from .cases import Problem, relative_error
-from .peers import COMPETITORS, Plan, eigsh_extremes, fixed_start, installed
+from .peers import COMPETITORS, Answer, fixed_start, installed
+from .trials import eigsh_trials
 from .whole_cases import network_of
 
 #: residual of the reference's ends relative to their size (the error is about its square), and its least and most steps
@@ -90,19 +90,12 @@ def _settled(run: Lanczos) -> bool:
 
 def _eigsh(run: Lanczos, low: float, high: float, ways: tuple[tuple[str, ...], ...]) -> dict[str, Any]:
     """The calls and Lanczos vectors that reach the ends with the fewest products."""
-    couplings = run.betas[: run.steps - 1]
-    tridiagonal = diags_array([couplings, run.alphas, couplings], offsets=[-1, 0, 1]).tocsr()
-    first = np.zeros(run.steps)
-    first[0] = 1.0
-    tried = []
-    for ends in ways:
-        for ncv in (10, 15, 20, 30, 40):
-            if ncv < run.steps:
-                found = eigsh_extremes(lambda v: tridiagonal @ v, run.steps, Plan(ends=ends, ncv=ncv), start=first)
-                pairs = [(found.lambda_min, low)] + ([(found.lambda_max, high)] if ends != ("SA",) else [])
-                missed = any(value is None or relative_error(value, true) > REACHED for value, true in pairs)
-                tried.append({"ends": ends, "ncv": ncv, "products": found.products, "missed": missed})
-    return min(tried, key=lambda one: (one["missed"], one["products"]))
+
+    def missed(answer: Answer) -> bool:
+        pairs = [(answer.lambda_min, low)] + ([(answer.lambda_max, high)] if ways != (("SA",),) else [])
+        return any(value is None or relative_error(value, true) > REACHED for value, true in pairs)
+
+    return eigsh_trials(run.alphas, run.betas, ways, (10, 15, 20, 30, 40), missed)[0]
 
 
 def _steps(run: Lanczos, low: float, high: float) -> tuple[int, int]:

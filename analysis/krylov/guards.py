@@ -24,6 +24,8 @@ from .space import space_of
 TOLERANCE = 1e-3
 #: Seeds of the vectors, beyond the run's own. The first two products are kept: the trace knows them as probes.
 SEEDS = (101, 202, 303, 404)
+#: Products that :func:`guard` takes.
+PRODUCTS = len(SEEDS) + 1
 
 
 class RandomOperatorError(ValueError):

@@ -20,6 +20,7 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..hessian.working_memory import fit_budget
+from ..krylov.guards import PRODUCTS
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
@@ -36,7 +37,7 @@ from .memory_cost import group_memory, resident_bytes
 #: passes are timed on at most so many samples and scaled
 SAMPLE = 512
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
-EXTRA = 8
+EXTRA = PRODUCTS + 3
 #: forward passes of an escape test
 ESCAPE_TEST = 10
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual

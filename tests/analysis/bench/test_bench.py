@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.bench import child_process as bench_child
+from saddlescope.analysis.bench import harness
 from saddlescope.analysis.bench import run as bench
 from saddlescope.analysis.bench.cases import (
     CASES,
@@ -210,8 +211,9 @@ def children(monkeypatch):
         asked.append((name, job["question"], job.get("compose")))
         return run(next(rounds[name]), 35 if name.startswith("ours") else 20, composed="compose" in job, nodes=31)
 
-    monkeypatch.setattr(bench, "_child", child)
-    monkeypatch.setattr(bench, "_versions", lambda chosen: {"saddlescope": "0"})
+    for driver in (bench, harness):
+        monkeypatch.setattr(driver, "child", child)
+    monkeypatch.setattr(bench, "versions_of", lambda chosen: {"saddlescope": "0"})
     return asked
 
 
@@ -292,7 +294,7 @@ def test_the_table_says_what_was_missed():
     group = {"case": "digits", "title": "digits", "group": "tail", "samples": 94, "parameters": 10}
     group |= {"reference": {"lambda_min": -1.0, "lambda_max": 2.0, "steps": 100}}
     group["entries"] = [entry | {"competitor": "ours", "title": "ours", "error_min": 0.0, "error_max": 0.0, "tried": []}, entry]
-    record = {"machine": bench.machine(), "versions": {"torch": "2"}, "date": "2026-01-01", "groups": [group]}
+    record = {"machine": harness.machine(), "versions": {"torch": "2"}, "date": "2026-01-01", "groups": [group]}
     text = table(record)
     assert "not found, 2 %" in text
     assert "curvlinops did not reach 1 % at lambda_min and lambda_max" in text

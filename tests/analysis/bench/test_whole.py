@@ -8,7 +8,7 @@ import pytest
 import torch
 from saddlescope.analysis.bench import whole
 from saddlescope.analysis.bench.cases import BenchError
-from saddlescope.analysis.bench.run import BenchRunError
+from saddlescope.analysis.bench.harness import BenchRunError
 from saddlescope.analysis.bench.whole_cases import WHOLE_CASES, network_of
 from saddlescope.analysis.bench.whole_child import MOST, _settled, find_out
 from saddlescope.analysis.bench.whole_table import whole_table

@@ -21,7 +21,6 @@ from ..samples.samples import Samples
 from .computed_types import ComputedTypes
 from .difference_steps import LADDER, Step, kinks
 from .elsewhere import shifted
-from .modules import copied
 from .operator import HessianOperator, Reduce
 
 #: The measured difference of two products with steps h and h / 2 is taken so many times for the error of either: it is 3/4 of
@@ -256,7 +255,7 @@ def in_float64_if_possible(operator: DifferenceOperator, memory: int | None = No
     if operator.dtype == torch.float64:
         return operator, None
     try:
-        wide = operator.with_model(copied(operator.model).double(), memory=memory)
+        wide = operator.in_float64(memory)
         wide.loss_and_gradient()
     except OperatorError as error:  # a kernel for float32 only, say
         return operator, str(error)

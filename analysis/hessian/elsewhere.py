@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class GroupHessian(LinearOperator, Movable, Protocol):
 
     model: nn.Module
     samples: Samples
-    products: str
+    products: Literal["exact", "differences"]
 
     def weights(self) -> Tensor:
         """The parameters as one flat vector ``[n]``."""

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -77,7 +77,7 @@ class HessianOperator:
         OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
     """
 
-    products = "exact"
+    products: Literal["exact", "differences"] = "exact"
 
     def __init__(
         self,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,6 @@ class _Group:
         operator: of the first set.
         judge: the same in float64; ``operator`` itself where it is, or where the loss is not to be had in float64.
         enough: from here down the verdict is "saddle": ``s* = 2 |g| / |lambda_min|`` is at most the share of |w| that counts.
-        held: whether extremes are held against ``judge``.
     """
 
     def __init__(self, work: Measurement, name: str, warnings: list[str]) -> None:
@@ -73,7 +74,6 @@ class _Group:
         self.gradient_norm = float(self.gradient.double().norm())
         far = self.settings.stationarity * self.weight_norm
         self.enough = -2 * self.gradient_norm / far if self.weight_norm > 0 else None
-        self.held = self.judge is not self.operator and self.settings.engine == "saddlescope"
 
     def measure(self) -> GroupResult:
         """The group's record."""
@@ -122,7 +122,7 @@ class _Group:
             verdict=answer,
             steps=spectrum.steps,
             matvecs=operator.matvecs,
-            products="differences" if work.by_differences else "exact",
+            products=operator.products,
             dtype=None if operator.dtype == getattr(torch, settings.dtype) else str(operator.dtype).removeprefix("torch."),
             warnings=self.warnings,
         )
@@ -130,6 +130,11 @@ class _Group:
         return result
 
     @property
+    def held(self) -> bool:
+        """Whether extremes are held against the judge."""
+        return self.judge is not self.operator and self.settings.engine == "saddlescope"
+
+    @cached_property
     def decayed(self) -> tuple[float, float] | None:
         """Weight decay of the training and the gradient norm of its objective, for the group of all samples."""
         decay = self.work.objective.weight_decay
@@ -172,7 +177,6 @@ class _Group:
         self.warnings += self.work.looked_at(self.look, found)
         if isinstance(self.operator, DifferenceOperator):
             self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals
-        self.held = self.judge is not self.operator and settings.engine == "saddlescope"
         if self.held:
             spectrum = rechecked(spectrum, self.judge)
         if isinstance(self.operator, DifferenceOperator):

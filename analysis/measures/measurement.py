@@ -93,9 +93,8 @@ class Measurement:
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
         self._parts = [name for name in scheme.groups if name != "all"]
         self._adds_up = is_partition(scheme, samples) and set(self._parts) <= set(self.names)
-        self._products: dict[str, tuple[int, Tensor]] = {}
-        self._by_differences: dict[str, bool] = {}
-        self.by_differences = settings.products == "differences"  # once a group needs them, so do all after it
+        self._products: dict[str, tuple[int, Tensor, str]] = {}
+        self.by_differences = settings.products == "differences"
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
@@ -112,8 +111,9 @@ class Measurement:
             vectors=settings.steps + 1,
             reduce=reduce,
         )
-        fits = self.by_differences  # no graph is kept, and that of one gradient is half as large
-        if settings.memory is not None and memory is None and settings.micro_batch is None and not fits:
+        # By differences no graph is kept, and that of one gradient is half as large.
+        chosen = memory is not None or settings.micro_batch is not None or self.by_differences
+        if settings.memory is not None and not chosen:
             fit_budget(operator, settings.memory)
         return operator
 
@@ -138,7 +138,6 @@ class Measurement:
         """Takes the common vector through a group that was measured whole, where the groups add up."""
         if self._adds_up:
             self._products[name] = self._common_product(operator)
-            self._by_differences[name] = self.by_differences
 
     @property
     def vectors_file(self) -> str | None:
@@ -183,18 +182,17 @@ class Measurement:
                 return None
             operator = self.operator(np.arange(self.subject.samples.num_samples), memory=1)
             self._products["all"] = self._common_product(operator)
-            self._by_differences["all"] = self.by_differences
-        if len({self._by_differences[name] for name in ["all", *self._parts]}) > 1:
+        total, whole, kind = self._products["all"]
+        mine = [self._products[name] for name in self._parts]
+        if any(other != kind for _, _, other in mine):
             return None  # exact products and differences are not added up
-        total, whole = self._products["all"]
-        parts = sum(
-            (size * product for size, product in (self._products[name] for name in self._parts)), torch.zeros_like(whole)
-        )
+        parts = sum((size * product for size, product, _ in mine), torch.zeros_like(whole))
         scale = float((total * whole).norm())
         return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
 
-    def _common_product(self, operator: HessianOperator) -> tuple[int, Tensor]:
-        return operator.num_samples, operator.matvec(random_start(operator, self.settings.seed + 303)).double()
+    def _common_product(self, operator: HessianOperator) -> tuple[int, Tensor, str]:
+        product = operator.matvec(random_start(operator, self.settings.seed + 303)).double()
+        return operator.num_samples, product, operator.products
 
     @cached_property
     def known(self) -> PerSample:

@@ -86,7 +86,7 @@ def save(record: Record, path: Path) -> Path:
     return path
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:

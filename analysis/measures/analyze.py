@@ -29,7 +29,7 @@ from ..samples.groups import scheme_of
 from ..samples.provenance import Source, describe, weights_sha256
 from ..samples.samples import Samples
 from .critical_step import measure_steps
-from .group import measure_group
+from .measure_group import measure_group
 from .measurement import Kept, Measurement, Progress
 from .plausibility import doubts
 

@@ -241,7 +241,7 @@ def _of_group(
     fields: int,
     orthogonal: float,
 ) -> float:
-    """Seconds of one group, in the order of :func:`~saddlescope.analysis.measures.group.measure_group`."""
+    """Seconds of one group, in the order of :func:`~saddlescope.analysis.measures.measure_group.measure_group`."""
     spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
     total = one.setup + one.gradient * size + 2 * one.look + one.pair64 * size
     total += subsets * spectrum + (subsets - 1) * one.setup

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -152,9 +152,14 @@ def measured_groups(results: Mapping[str, CurvatureResult]) -> tuple[list[str], 
     Args:
         results: of one scheme, by the name a reader knows them by.
     """
-    every = list(next(iter(results.values())).scheme.groups)
-    groups = [group for group in every if any(group in result.groups for result in results.values())]
-    return groups, [f"{group} of {name} (refused)" for name, result in results.items() for group in result.refused]
+    gaps = [f"{group} of {name} (refused)" for name, result in results.items() for group in result.refused]
+    return groups_in(results.values()), gaps
+
+
+def groups_in(results: Iterable[CurvatureResult]) -> list[str]:
+    """The groups of a scheme that any of its results holds, in the scheme's order."""
+    found = list(results)
+    return [group for group in found[0].scheme.groups if any(group in result.groups for result in found)]
 
 
 def spread_names(names: list[str]) -> list[str]:

@@ -21,6 +21,7 @@ from ..drawing.study_data import (
     count,
     gap_words,
     group_title,
+    groups_in,
     main_scheme,
     seeds_of,
     setting,
@@ -86,7 +87,7 @@ def draw(study: Study) -> Drawing:
         )
     looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
     first = next(iter(next(iter(next(iter(found.values())).values())).values()))
-    groups = list(first.scheme.groups)[:MOST_GROUPS]
+    groups = groups_in(result for runs in found.values() for path in runs.values() for result in path.values())[:MOST_GROUPS]
     figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
     panels = figure.subplots(len(ROWS), len(groups), sharex=True, sharey="row", squeeze=False)
     tau, relative = _thresholds(found, groups)

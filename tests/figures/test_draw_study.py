@@ -13,7 +13,7 @@ from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import draw_study
 from saddlescope.figures.drawing.canvas import FigureError, style
 from saddlescope.figures.drawing.study_data import finals
-from saddlescope.figures.plots import extremes, negative_mass, what_moved
+from saddlescope.figures.plots import along_training, extremes, negative_mass, what_moved
 
 NAMES = [
     "verdicts",
@@ -185,7 +185,11 @@ def test_groups_that_were_not_asked_for_are_left_out(build_study, edit):
     folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
     leave_out(folder, edit, "all")
     assert {figure.name for figure in draw_study(folder) if figure.skipped} == set()
-    assert "all" not in finals(load_study(folder)).groups
+    study = load_study(folder)
+    assert "all" not in finals(study).groups
+    with style():  # no empty column of a group that no result holds
+        titles = [axes.get_title().partition("\n")[0] for axes in along_training.draw(study).figure.axes if axes.get_title()]
+    assert titles == ["head", "tail"]
 
 
 def test_a_group_that_one_result_lacks_is_drawn_from_the_others(build_study, edit):

@@ -8,33 +8,13 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import typer
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline
-from saddlescope.reports.check.commands import register_baseline
 from saddlescope.reports.testing import assert_matches_baseline, store_baseline
-from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def run(monkeypatch):
-    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
-    app = typer.Typer()
-    register_baseline(app)
-
-    def invoke(*arguments, code=0):
-        found = CliRunner().invoke(app, [str(one) for one in arguments])
-        if code == "error":
-            assert isinstance(found.exception, BaselineError), found.output
-            return str(found.exception)
-        assert found.exit_code == code, (found.output, found.exception)
-        return found.output
-
-    return invoke
 
 
 @pytest.fixture

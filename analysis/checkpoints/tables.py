@@ -108,11 +108,3 @@ def load_dataset(folder: Path) -> Any:
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SamplesError(f"--data {folder}: cannot be read by datasets: {first}") from None
-
-
-def as_tensors(data: Any) -> Any:
-    """A ``datasets.Dataset`` whose items are tensors, whatever format it is in; anything else as it is."""
-    kind = type(data)
-    if kind.__module__.split(".")[0] == "datasets" and hasattr(data, "with_format") and hasattr(data, "column_names"):
-        return data.with_format("torch")
-    return data

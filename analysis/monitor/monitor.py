@@ -22,20 +22,19 @@ from ..measures.analyze import analyze
 from ..measures.objective import training_parts
 from ..measures.optimizer_fields import rules
 from ..records.results import CurvatureResult
-from ..records.settings import AnalysisSettings, parse_settings
+from ..samples.given import as_samples
 from ..samples.groups import scheme_of
 from ..samples.provenance import Source
-from .chosen import Data, Parts, as_samples, choose
+from .chosen import Data, Parts, choose
 from .first_guess import first_guess
+from .monitor_settings import monitor_settings
 from .numbers import PREFIX, flat
 from .run_folder import MonitorError, RunFolder
 from .time_share import TimeShare
-from .untouched import first_process, grouped, untouched, unwrapped
+from .untouched import first_process, grouped, same_random_states, untouched, unwrapped
 
 log = logging.getLogger(__name__)
 
-#: What differs from an analysis of a checkpoint: 1 % will do for a curve, and every run has its two-sided interval.
-SETTINGS: dict[str, Any] = {"goal": "ends", "rtol": 1e-2, "rough": False, "escape": False}
 #: Seconds that the other processes of a group are let wait in their next exchange: half of the shortest default time limit.
 LONGEST_WAIT = 300.0
 #: Measurements from one that also measured the sampling error to the next.
@@ -48,7 +47,8 @@ class Monitor:
     """Measures curvature along training: ``numbers = monitor(model, step)`` after each step.
 
     Args:
-        samples: clean training samples (no random transforms): ``Samples``, ``(inputs, targets)``, or a map-style data set.
+        samples: clean training samples (no random transforms): ``Samples``, ``(inputs, targets)``, a data set, a loader (with
+            its collator, in the order of its data set), or batches.
         eta: a class with fewer samples is tail, else head; without it, and without ``scheme`` or ``groups``, all samples are
             one group.
         every: steps from one measurement to the next: at steps that it divides.
@@ -101,8 +101,9 @@ class Monitor:
         self.time = TimeShare(at_most)
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
-            self.settings = _settings(eta, goal, seed, settings)
-            given = as_samples(samples, self.settings.column)
+            self.settings = monitor_settings(eta, goal, seed, settings)
+            with same_random_states():  # a loader draws from them at every reading
+                given = as_samples(samples, "Monitor", column=self.settings.column)
             loss_of(loss, given)
             self.scheme = scheme_of(self.settings, given)
             self.chosen = choose(given, self.scheme, most, seed)
@@ -117,7 +118,8 @@ class Monitor:
         self._last: int | None = None
         self._expected: float | None = None
         self._since_sampling: int | None = None
-        self._warned = self._began = False
+        self._said: set[str] = set()
+        self._began = False
 
     @property
     def folder(self) -> Path:
@@ -169,6 +171,8 @@ class Monitor:
                 if out.args:
                     self._expected = 2 * so_far()
                 self.skipped += 1
+                if self.result is None:
+                    self._say("skipped", f"nothing measured at step {step}: {self.time.why(self._expected, limit)}")
                 self._log("skipped", step=step, expected=self._expected, left=limit, stopped_at=str(out) or None)
                 return None
             except Exception as error:
@@ -177,7 +181,7 @@ class Monitor:
         numbers = flat(result, self.scheme.groups, self._lr(), self._rates)
         numbers |= {f"{PREFIX}/time_share": self.time.share, f"{PREFIX}/skipped": float(self.skipped)}
         if reason:
-            self._say(f"no curvature at step {step}, training goes on: {reason}")
+            self._say("failed", f"no curvature at step {step}, training goes on: {reason}")
             self._log("failed", step=step, reason=reason)
         elif result is not None:
             self._log("measured", step=step, seconds=result.provenance.seconds, share=self.time.share)
@@ -254,7 +258,7 @@ class Monitor:
         try:
             self._run.store(result, step)
         except OSError as error:
-            self._say(f"the result of step {step} cannot be stored: {error}")
+            self._say("stored", f"the result of step {step} cannot be stored: {error}")
 
     def _dtype(self, model: nn.Module) -> torch.dtype:
         return torch.float64 if next(model.parameters()).dtype == torch.float64 else getattr(torch, self.settings.dtype)
@@ -266,10 +270,10 @@ class Monitor:
         assert self.optimizer is not None
         return max(float(group.get(number, 0.0)) for group in self.optimizer.param_groups)
 
-    def _say(self, sentence: str) -> None:
-        """Once: what goes wrong at one step goes wrong at most of them. The log has all."""
-        if not self._warned:
-            self._warned = True
+    def _say(self, kind: str, sentence: str) -> None:
+        """Each kind once: what goes wrong at one step goes wrong at most of them. The log has all."""
+        if kind not in self._said:
+            self._said.add(kind)
             # A logger, not `warnings`: these can be set to stop the program.
             log.warning("saddlescope monitor: %s (said once; the others are in %s)", sentence, self._run.folder)
 
@@ -280,19 +284,8 @@ class Monitor:
                 self._began = True
             self._run.log(event, **what)
         except OSError as error:
-            self._say(f"the log cannot be written: {error}")
+            self._say("stored", f"the log cannot be written: {error}")
 
 
 class _OutOfTimeError(Exception):
     """The share of the training time is used up."""
-
-
-def _settings(eta: int | None, goal: str, seed: int, others: Mapping[str, Any]) -> AnalysisSettings:
-    for name in ("device", "subsample", "only"):
-        if name in others:
-            raise MonitorError(f"leave out '{name}': a monitor measures every group, where the model is, on `most` samples")
-    named = "custom" if "groups" in others else "column" if "column" in others else None
-    scheme = named or ("head-tail" if eta is not None else "all")
-    asked: dict[str, Any] = {"rates": True} if others.get("escape") else {}
-    table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **asked, **others}
-    return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")

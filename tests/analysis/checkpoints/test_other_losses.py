@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.linear_operator import OperatorError
 from saddlescope.analysis.records.base import load

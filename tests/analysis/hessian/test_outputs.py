@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.hessian.losses import ClassificationLoss, LossError, classification_loss
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.outputs import OutputError, find_logits

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.hessian.evaluation import per_sample
 from saddlescope.analysis.hessian.losses import ClassificationLoss
 from saddlescope.analysis.hessian.operator import HessianOperator

@@ -1,0 +1,35 @@
+"""What a monitor measures by: an analysis of few steps, unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..records.settings import AnalysisSettings, parse_settings
+from .run_folder import MonitorError
+
+#: What differs from an analysis of a checkpoint: 1 % will do for a curve, and every run has its two-sided interval.
+SETTINGS: dict[str, Any] = {"goal": "ends", "rtol": 1e-2, "rough": False, "escape": False}
+
+
+def monitor_settings(eta: int | None, goal: str, seed: int, others: Mapping[str, Any]) -> AnalysisSettings:
+    """Settings of a monitor.
+
+    Args:
+        eta: as of :class:`~saddlescope.analysis.monitor.monitor.Monitor`, like the others.
+        goal: likewise.
+        seed: likewise.
+        others: fields of the settings.
+
+    Raises:
+        MonitorError: a field that a monitor decides itself.
+        SettingsError: an unknown field, or one out of range.
+    """
+    for name in ("device", "subsample", "only"):
+        if name in others:
+            raise MonitorError(f"leave out '{name}': a monitor measures every group, where the model is, on `most` samples")
+    named = "custom" if "groups" in others else "column" if "column" in others else None
+    scheme = named or ("head-tail" if eta is not None else "all")
+    asked: dict[str, Any] = {"rates": True} if others.get("escape") else {}
+    table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **asked, **others}
+    return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")

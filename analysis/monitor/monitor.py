@@ -21,6 +21,7 @@ from ..hessian.losses import BatchLoss, loss_of
 from ..measures.analyze import analyze
 from ..measures.objective import training_parts
 from ..measures.optimizer_fields import rules
+from ..records.checkpoint_series import MONITOR
 from ..records.results import CurvatureResult
 from ..samples.given import as_samples
 from ..samples.groups import scheme_of
@@ -240,7 +241,7 @@ class Monitor:
             loss=name,
             index_sha256=self.chosen.sha256,
             training={**self.facts, "step": step, "watched": watched},
-            command="saddlescope.Monitor",
+            command=MONITOR,
             objective={} if self.optimizer is None else {"weight_decay": self._largest("weight_decay")},
         )
 

@@ -105,7 +105,8 @@ def tensors_of(batch: Any) -> list[Tensor]:
     other = next((leaf for leaf in leaves if not isinstance(leaf, Tensor)), None)
     if other is not None:
         raise SamplesError(
-            f"a batch may hold tensors only, and this one holds {other!r} ({type(other).__name__}): leave it out"
+            f"a batch may hold tensors only, and this one holds {other!r:.80} ({type(other).__name__}): leave it out, or make "
+            "numbers of it (texts: a tokeniser in the data set, or in the collate_fn of a loader)"
         )
     return leaves
 

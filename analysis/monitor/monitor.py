@@ -28,11 +28,11 @@ from ..samples.groups import scheme_of
 from ..samples.provenance import Source
 from .chosen import Data, Parts, choose
 from .first_guess import first_guess
-from .monitor_settings import monitor_settings
+from .monitor_settings import monitor_settings, whole_step
 from .numbers import PREFIX, flat
 from .run_folder import MonitorError, RunFolder
 from .time_share import TimeShare
-from .untouched import first_process, grouped, same_random_states, untouched, unwrapped
+from .untouched import device_of, first_process, grouped, same_random_states, untouched, unwrapped
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Monitor:
         result: the last measurement's.
 
     Raises:
-        MonitorError: the folder holds another run's results, or a number is out of range.
+        MonitorError: the folder holds another run's results, or those of other samples, or an argument is out of range.
         SettingsError: an unknown setting, or one out of range.
         GroupError: a group is empty.
         SamplesError: the samples change between two looks, or are none.
@@ -111,7 +111,9 @@ class Monitor:
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
             self._rates = self._rated(given.class_counts) if self.settings.escape and self.settings.rates is not False else []
-            self._run = RunFolder(folder, resume)
+            if optimizer is not None and not hasattr(optimizer, "param_groups"):
+                raise MonitorError(f"optimizer = {type(optimizer).__name__}: give the optimizer, which has the learning rate")
+            self._run = RunFolder(folder, resume, self.chosen.index_sha256)
         self.facts = dict(facts or {})
         self.skipped = 0
         self.result: CurvatureResult | None = None
@@ -132,20 +134,29 @@ class Monitor:
 
         Args:
             model: as it is trained; it is copied.
-            step: steps done.
+            step: steps done, from 0 on.
 
         Returns:
             ``curvature/<group>/<number>`` -> value, NaN where undecided or failed; None when it is not time, where the share of
             the training time would not allow it, and in all processes of a group but the first.
         """
-        if not self._due(step) or not first_process():
+        whole = self._counted(step)
+        if whole is None or not self._due(whole) or not first_process():
             return None
-        return self._measured(model, step, self.time.left())
+        return self._measured(model, whole, self.time.left())
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float] | None:
         """Measures now, whatever schedule and share say (the end of training, say); counted like all others."""
-        self._last = step
-        return self._measured(model, step, math.inf) if first_process() else None
+        whole = self._counted(step)
+        if whole is None or not first_process():
+            return None
+        self._last = whole
+        return self._measured(model, whole, math.inf)
+
+    def _counted(self, step: Any) -> int | None:
+        if (whole := whole_step(step)) is None:
+            self._say("step", f"nothing is measured at step {step!r:.40}: a step is a number from 0 on")
+        return whole
 
     def _due(self, step: int) -> bool:
         last, self._last = self._last, step
@@ -159,7 +170,7 @@ class Monitor:
         with self.time.spending() as so_far:
             try:
                 model = unwrapped(model)
-                device = next(model.parameters()).device
+                device = device_of(model)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)  # what the training still had to do is not ours
                 with untouched(device):
@@ -284,7 +295,7 @@ class Monitor:
                 self._run.log("began", every=self.every, at_most=self.time.at_most, index_sha256=self.chosen.index_sha256)
                 self._began = True
             self._run.log(event, **what)
-        except OSError as error:
+        except (OSError, TypeError, ValueError) as error:
             self._say("stored", f"the log cannot be written: {error}")
 
 

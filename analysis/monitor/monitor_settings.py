@@ -1,4 +1,4 @@
-"""What a monitor measures by: an analysis of few steps, unless told otherwise."""
+"""What a monitor is told: settings (an analysis of few steps, unless they say otherwise), and the steps of a loop."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def monitor_settings(eta: int | None, goal: str, seed: int, others: Mapping[str,
     asked: dict[str, Any] = {"rates": True} if others.get("escape") else {}
     table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **asked, **others}
     return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")
+
+
+def whole_step(step: Any) -> int | None:
+    """A step as a loop may count it, an array's or a tensor's number among others; None where it is no number from 0 on."""
+    try:
+        whole = int(step)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return whole if whole >= 0 else None

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.distributed import is_available as has_distributed
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
 
 
 class NotWholeError(ValueError):
@@ -77,6 +78,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 "analyse its gathered checkpoints with 'saddlescope analyze'"
             )
     return whole
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights are.
+
+    Raises:
+        NotWholeError: there are none, or none with values yet.
+    """
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise NotWholeError(f"{type(model).__name__} has no parameters: give the monitor the model that is trained")
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise NotWholeError(f"parameter '{name}' has no shape yet: a lazy layer gets it at the first forward pass")
+        if parameter.is_meta:
+            raise NotWholeError(f"parameter '{name}' has no values: the model is on the device meta")
+    return next(iter(parameters.values())).device
 
 
 def first_process() -> bool:

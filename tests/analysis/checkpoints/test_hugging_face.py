@@ -125,7 +125,7 @@ def test_an_adapter_on_its_base(bert, given, tmp_path):
     assert np.isfinite(only.loss_and_gradient()[0])
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
-    with pytest.raises(CheckpointError, match="does not fit .*another base, or another adapter"):
+    with pytest.raises(CheckpointError, match=r"does not fit .*another base, or another adapter"):
         open_checkpoint(tmp_path / "adapter", told)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "NEW"}))
     with pytest.raises(SubjectError, match="no adapter of the type 'NEW'"):

@@ -28,7 +28,7 @@ from ..samples.groups import scheme_of
 from ..samples.provenance import Source
 from .chosen import Data, Parts, choose
 from .first_guess import first_guess
-from .monitor_settings import monitor_settings, whole_step
+from .monitor_settings import monitor_settings, require, whole_step
 from .numbers import PREFIX, flat
 from .run_folder import MonitorError, RunFolder
 from .time_share import TimeShare
@@ -95,10 +95,7 @@ class Monitor:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        if every < 1 or most < 2 or (at_most is not None and not 0 < at_most <= 1):
-            raise MonitorError(
-                f"every = {every}, most = {most}, at_most = {at_most}: steps from 1, samples from 2, a share in (0, 1]"
-            )
+        require(every, most, at_most, optimizer)
         self.time = TimeShare(at_most)
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
@@ -111,8 +108,6 @@ class Monitor:
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
             self._rates = self._rated(given.class_counts) if self.settings.escape and self.settings.rates is not False else []
-            if optimizer is not None and not hasattr(optimizer, "param_groups"):
-                raise MonitorError(f"optimizer = {type(optimizer).__name__}: give the optimizer, which has the learning rate")
             self._run = RunFolder(folder, resume, self.chosen.index_sha256)
         self.facts = dict(facts or {})
         self.skipped = 0

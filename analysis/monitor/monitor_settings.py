@@ -35,6 +35,20 @@ def monitor_settings(eta: int | None, goal: str, seed: int, others: Mapping[str,
     return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")
 
 
+def require(every: int, most: int, at_most: float | None, optimizer: Any) -> None:
+    """Returns if the arguments of a monitor are in their ranges, and the optimizer is one.
+
+    Raises:
+        MonitorError: one is not.
+    """
+    if every < 1 or most < 2 or (at_most is not None and not 0 < at_most <= 1):
+        raise MonitorError(
+            f"every = {every}, most = {most}, at_most = {at_most}: steps from 1, samples from 2, a share in (0, 1]"
+        )
+    if optimizer is not None and not hasattr(optimizer, "param_groups"):
+        raise MonitorError(f"optimizer = {type(optimizer).__name__}: give the optimizer, which has the learning rate")
+
+
 def whole_step(step: Any) -> int | None:
     """A step as a loop may count it, an array's or a tensor's number among others; None where it is no number from 0 on."""
     try:

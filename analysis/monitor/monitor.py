@@ -179,7 +179,7 @@ class Monitor:
                     self._expected = 2 * so_far()
                 self.skipped += 1
                 if self.result is None:
-                    self._say("skipped", f"nothing measured at step {step}: {self.time.why(self._expected, limit)}")
+                    self._say("skipped", f"nothing measured at step {step}: {self.time.why(self._expected or 0.0, limit)}")
                 self._log("skipped", step=step, expected=self._expected, left=limit, stopped_at=str(out) or None)
                 return None
             except Exception as error:

@@ -80,7 +80,7 @@ def _taken(model: Any) -> set[str] | None:
     """The entries of a batch that a model is called with; None where that does not show."""
     if model is None:
         return None
-    inner = unwrapped(model)
+    inner: Any = unwrapped(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # peft's forward takes anything
     parameters = inspect.signature(inner.forward).parameters
     return None if {*parameters} <= {"args", "kwargs"} else {*parameters, *LABEL_KEYS, "label_ids"}

@@ -194,3 +194,43 @@ def test_a_damaged_adapter_or_another_base_is_refused_in_a_sentence(bert, given,
     assert "can be made of it: " in refused()
     (adapter / "adapter_config.json").write_text("{")
     assert "adapter_config.json: no JSON" in refused()
+
+
+TOKENISED = """
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
+
+WORDS = "[PAD] [UNK] the ball goes to a team and stays".split()
+raw = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+raw.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]")
+
+class Texts:
+    texts = ["the ball", "a team and the ball", "it stays", "the team goes to the ball and stays"] * 3
+    domain = ["mail", "news"] * 6
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        return {**tokenizer(self.texts[row], return_token_type_ids=False), "labels": row % 3}
+
+def texts():
+    return DataLoader(Texts(), batch_size=4, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))
+
+lists = Texts
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of the tokeniser: padding takes two calls
+def test_tokenised_text_with_a_collator_and_without(bert, tmp_path):
+    (tmp_path / "texts.py").write_text(TOKENISED)
+    bert.save_pretrained(tmp_path / "net")
+    found = {}
+    for name in ("texts", "lists"):
+        subject = open_checkpoint(tmp_path / "net", Given(model="hf", data=f"{tmp_path / 'texts.py'}:{name}", column="domain"))
+        assert subject.samples.columns["domain"].codes.tolist() == [0, 1] * 6
+        found[name] = HessianOperator(subject.model, subject.samples, subject.loss).loss_and_gradient()
+    assert found["texts"][0] == pytest.approx(found["lists"][0], rel=1e-6)
+    torch.testing.assert_close(found["texts"][1], found["lists"][1], rtol=1e-4, atol=1e-6)

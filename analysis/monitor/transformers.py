@@ -13,7 +13,7 @@ from ..samples.labels import LABEL_KEYS
 from ..samples.samples import Samples
 from .chosen import Data
 from .monitor import Monitor
-from .untouched import unwrapped
+from .untouched import NotWholeError, unwrapped
 
 #: samples that are padded to one length: few, or one long text makes all long
 _BATCH = 16
@@ -58,7 +58,7 @@ class TransformersMonitor(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Makes the monitor: its share of the time counts from here."""
         if self.monitor is None and state.is_world_process_zero:
             collate = getattr(others.get("train_dataloader"), "collate_fn", None)
-            taken = _taken(others.get("model")) if args.remove_unused_columns else None
+            taken = _taken(others["model"]) if args.remove_unused_columns and "model" in others else None
             samples = self._samples if collate is None else _collated(self._samples, collate, taken)
             found = {"optimizer": optimizer, "folder": args.output_dir, "resume": state.global_step > 0}
             self.monitor = Monitor(samples, **{**found, **self._options})
@@ -78,9 +78,10 @@ class TransformersMonitor(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
 def _taken(model: Any) -> set[str] | None:
     """The entries of a batch that a model is called with; None where that does not show."""
-    if model is None:
+    try:
+        inner: Any = unwrapped(model)
+    except NotWholeError:  # which is said at the first measurement, and stops nothing
         return None
-    inner: Any = unwrapped(model)
     inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner  # peft's forward takes anything
     parameters = inspect.signature(inner.forward).parameters
     return None if {*parameters} <= {"args", "kwargs"} else {*parameters, *LABEL_KEYS, "label_ids"}

@@ -126,6 +126,7 @@ def draw_study(
             written.append(Written(plan.name, files, drawing.title))
     for path, data in pictures.items():  # only now: results that are refused leave the old pictures with their captions
         write_bytes_atomically(path, data)
+    written += [Written(file, [], skipped=reason) for file, reason in study.left_out.items()]
     _store(out, known, reasons, [plan.name for plan in planned(study)])
     if progress is not None:
         progress(len(plans), len(plans))

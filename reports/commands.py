@@ -25,12 +25,17 @@ def register(app: typer.Typer) -> None:
     ) -> None:
         """Write the tables and report.html of a study from its stored results."""
         from ..analysis.records.load_study import load_study
-        from .page.html import write_report
+        from .page.html import pictures, write_report
         from .page.summary import print_summary
 
         path = write_report(study)
+        read = load_study(study)
         if not quiet:
-            print_summary(load_study(study))
+            print_summary(read)
+        if not pictures(read):
+            typer.echo(f"no figures in it: run 'saddlescope figures {study}', then this again", err=True)
+        for file, reason in read.left_out.items():
+            typer.echo(f"left out: {file}: {reason}", err=True)
         typer.echo(path)
 
     register_baseline(app)

@@ -15,12 +15,13 @@ from saddlescope import load_factory
 
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
-from ..checkpoints.user_code import as_samples, load_samples
+from ..checkpoints.user_code import load_samples
 from ..hessian.losses import BatchLoss
 from ..hessian.subject import Subject
 from ..records.augmentation import AugmentationControl, ControlEntry, ControlPanel
 from ..records.base import parse_json, save
 from ..records.side_car import side_car_of
+from ..samples.given import as_samples
 from ..samples.provenance import Source, describe
 from ..samples.samples import Samples
 from .control import WEIGHT_DECAY, ControlError, CropMirror, measure_control, softmax_regression

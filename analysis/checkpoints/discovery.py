@@ -10,7 +10,7 @@ from pathlib import Path
 from saddlescope import share
 
 from ..records.settings import SettingsError
-from .formats.distributed import TABLE
+from .formats.distributed import PART, TABLE
 from .formats.folders import holds, is_checkpoint
 from .formats.shards import INDEX, shards_of
 
@@ -45,6 +45,8 @@ def find_checkpoints(targets: Sequence[str]) -> list[Path]:
             matches = [Path(match) for match in glob.glob(str(path), recursive=True)]
         if not matches:
             there = f"; it holds {holds(path)}" if path.is_dir() else ""
+            if path.is_dir() and any(path.rglob(f"*{PART}")):
+                there += f": parts of a distributed checkpoint, whose table of contents, {TABLE}, is missing"
             raise TargetError(
                 f"{target}: no checkpoint there (looked for .pt, .pth, .ckpt, .safetensors and .tar files, and for folders of "
                 f"Hugging Face and of torch.distributed.checkpoint){there}"
@@ -65,7 +67,7 @@ def _checkpoints_in(folder: Path) -> list[Path]:
         here = [file for file in files if file.parent == place]
         shards = {name for file in here if file.name.endswith(INDEX) for name in shards_of(file).values()}
         found += [file for file in here if file.name not in shards and not _is_no_checkpoint(file)]
-    return found
+    return found or ([folder] if is_checkpoint(folder) else [])  # an adapter without weights: which, is said when it is read
 
 
 def _between(file: Path, folder: Path) -> tuple[str, ...]:

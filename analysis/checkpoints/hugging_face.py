@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
@@ -78,12 +79,30 @@ def _of_config(folder: Path, arguments: Mapping[str, Any]) -> nn.Module:
     for key in ("attn_implementation", "use_pretrained_backbone", "quantization_config", "torch_dtype", "dtype"):
         wanted.pop(key, None)
     try:
+        _require_known(arguments, {**kind.config_class().to_dict(), **wanted}, name)
         config = kind.config_class.from_dict({**wanted, **arguments})
         config._attn_implementation = "eager"
         model: nn.Module = kind(config)
         return model
+    except SubjectError:
+        raise
     except Exception as error:
         raise SubjectError(f"{path}: {name} cannot be made of it: {first_line(error)}") from error
+
+
+def _require_known(arguments: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> None:
+    """A configuration takes any field without a word; one that it does not have changes nothing.
+
+    Raises:
+        SubjectError: there is such an argument.
+    """
+    for argument in arguments:
+        if argument not in fields and argument != "num_labels":  # a property, kept as a table of names
+            near = difflib.get_close_matches(argument, fields, 1)
+            raise SubjectError(
+                f"--model-args: the configuration of {name} has no field {argument!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "")
+            )
 
 
 def _with_adapter(folder: Path, arguments: dict[str, Any]) -> nn.Module:

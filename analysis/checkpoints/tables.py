@@ -66,15 +66,20 @@ def read_table(
     classes = table[found[0]]
     rest = table[list(inputs) if inputs is not None else [name for name in names if name not in (found[0], grouped)]]
     words = [name for name in rest if not pd.api.types.is_numeric_dtype(rest[name])]
-    if words or rest.empty:
-        what = f"column {words[0]} holds no numbers" if words else "there are no rows, or no columns beside the class"
+    if table.empty or rest.empty:
+        raise SamplesError(f"--data {path}: {'no rows' if table.empty else 'no columns beside the class'}")
+    if words:
         raise SamplesError(
-            f"--data {path}: {what}; leave such columns out, encode them, or name the inputs: --data-args "
-            '{"inputs": ["a", "b"]}'
+            f"--data {path}: column {words[0]} holds no numbers; leave such columns out, encode them, or name the "
+            'inputs: --data-args {"inputs": ["a", "b"]}'
         )
     if classes.isna().any():
         raise SamplesError(f"--data {path}: the class of row {int(np.flatnonzero(classes.isna())[0])} is missing")
     numbers = pd.api.types.is_numeric_dtype(classes)
+    if numbers and (odd := np.flatnonzero(classes % 1 != 0)).size:
+        raise SamplesError(
+            f"--data {path}: the class of row {int(odd[0])} is {classes.iloc[int(odd[0])]:g}; give whole numbers, or words"
+        )
     kinds = [] if numbers else sorted(map(str, classes.unique()))
     targets = classes.to_numpy() if numbers else np.searchsorted(kinds, classes.astype(str).to_numpy())
     rows = torch.from_numpy(rest.to_numpy(dtype=np.float32, na_value=np.nan, copy=True))
@@ -108,11 +113,3 @@ def load_dataset(folder: Path) -> Any:
     except Exception as error:
         first = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise SamplesError(f"--data {folder}: cannot be read by datasets: {first}") from None
-
-
-def as_tensors(data: Any) -> Any:
-    """A ``datasets.Dataset`` whose items are tensors, whatever format it is in; anything else as it is."""
-    kind = type(data)
-    if kind.__module__.split(".")[0] == "datasets" and hasattr(data, "with_format") and hasattr(data, "column_names"):
-        return data.with_format("torch")
-    return data

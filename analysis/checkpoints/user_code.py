@@ -11,26 +11,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    default_collate,
-)
 
 from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
-from ..samples.columns import ColumnError, parse_column
-from ..samples.samples import Labels, Samples
-from ..samples.streams import of_stream
+from ..samples.given import as_samples
+from ..samples.samples import Samples
 from .formats.errors import first_line
 from .image_folder import image_folder
-from .tables import SUFFIXES, as_tensors, is_saved_dataset, load_dataset, read_table
+from .tables import SUFFIXES, is_saved_dataset, load_dataset, read_table
 
 #: factories of the suite's own data sets and losses: found by name, like anybody's
 OUR_DATA = "saddlescope:analysis_set"
@@ -145,93 +134,6 @@ def _load_samples(
             call(load_factory(OUR_DATA), reference, {"name": reference, **given}), reference, num_classes, None, column
         )
     return as_samples(call(load_factory(reference), reference, given), reference, num_classes, labels, column)
-
-
-def as_samples(
-    data: Any,
-    reference: str = "data",
-    num_classes: int | None = None,
-    labels: Labels = None,
-    column: str | None = None,
-) -> Samples:
-    """Samples from what a data factory returned: ``(inputs, targets)``, a Dataset, a loader, or an iterable of batches.
-
-    A dictionary as the last part of a tuple holds columns, a value of each sample: ``(inputs, targets, {"domain": [...]})``,
-    ``(data_set, {"domain": [...]})``.
-
-    Args:
-        data: that.
-        reference: what returned it.
-        num_classes: C; default: from the labels.
-        labels: as for :meth:`~saddlescope.analysis.samples.samples.Samples.from_dataset`.
-        column: likewise.
-
-    Raises:
-        SubjectError: nothing of the kind.
-        SamplesError: the data cannot be analysed (they change between two looks ...).
-        ColumnError: no such column, or it makes no groups.
-    """
-    name = None if column is None else parse_column(column)[0]
-    if type(data) is tuple and len(data) > 1 and isinstance(data[-1], Mapping) and not isinstance(data[0], Mapping):
-        *rest, columns = data
-        data = rest[0] if len(rest) == 1 else tuple(rest)
-        if column is not None and name in columns:
-            return as_samples(data, reference, num_classes, labels).with_column(column, columns[name])
-    if isinstance(data, Samples):
-        if name is not None and name not in data.columns:
-            there = f"they have {', '.join(data.columns)}" if data.columns else "they have none"
-            raise ColumnError(f"no column {name} in the samples of {reference}: {there}; Samples.with_column gives them one")
-        return data
-    data = as_tensors(data)
-    if isinstance(data, tuple | list) and len(data) > 1 and all(isinstance(part, Tensor | np.ndarray) for part in data):
-        parts = tuple(torch.as_tensor(part).detach().cpu() for part in data)
-        return Samples.from_batches([parts], num_classes, labels, column)
-    if isinstance(data, DataLoader):
-        return _of_loader(data, reference, num_classes, labels, column)
-    if isinstance(data, IterableDataset):
-        return of_stream(data, num_classes, labels, column)
-    if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
-        return Samples.from_batches([data], num_classes, labels, column)
-    if isinstance(data, list) and data and _is_batch(data[0]):
-        return Samples.from_batches(data, num_classes, labels, column)
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
-        return Samples.from_dataset(data, num_classes, labels, column)
-    if hasattr(data, "__iter__") and not isinstance(data, dict | str | Tensor):
-        return of_stream(data, num_classes, labels, column)
-    raise SubjectError(
-        f"{reference} returned {type(data).__name__}; return (inputs, targets), a Dataset of (input, label), or batches"
-    )
-
-
-def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None, labels: Labels, column: str | None) -> Samples:
-    """All samples of a loader in the order of its data set: a loader may shuffle and drop, and neither may count.
-
-    Raises:
-        SubjectError: the loader draws its samples, so that nobody knows which they are.
-    """
-    if isinstance(loader.dataset, IterableDataset):
-        return of_stream(loader, num_classes, labels, column)
-    sampler = loader.sampler
-    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
-    plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
-    if not plain or not (shuffles or isinstance(sampler, SequentialSampler)):
-        name = type(sampler if plain else loader.batch_sampler).__name__
-        raise SubjectError(
-            f"{reference} returned a loader whose {name} chooses the samples; return the data set, or a Subset of it, instead"
-        )
-    if loader.collate_fn is default_collate:
-        return Samples.from_dataset(loader.dataset, num_classes, labels, column)
-    ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
-    return Samples.from_batches(ordered, num_classes, labels, column)
-
-
-def _is_batch(item: Any) -> bool:
-    """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
-    parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
-    rows = {len(part) for part in parts if isinstance(part, Tensor) and part.dim() >= 1}
-    return bool(rows) and all(
-        part.dim() >= 1 if isinstance(part, Tensor) else isinstance(part, list) and {len(part)} == rows for part in parts
-    )
 
 
 def _tensors_of(path: Path, which: str | None = None, column: str | None = None) -> tuple[Any, ...]:

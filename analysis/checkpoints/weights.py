@@ -119,6 +119,13 @@ def fit_weights(
             f"{path}: does not fit {type(model).__name__} ({len(wanted)} tensors in the model, {len(state)} in the file). "
             f"{'; '.join(parts)}. {asked}"
         )
+    trained = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    for name in wanted:
+        if (what := _no_plain_numbers(state[name], wanted[name], weight=name in trained)) is not None:
+            raise CheckpointError(
+                f"{path}: {name} {what}, where {type(model).__name__} has plain numbers ({wanted[name].dtype}): store the "
+                "weights themselves, dense and in floating point"
+            )
     try:
         model.load_state_dict({name: state[name] for name in wanted})
     except RuntimeError as error:
@@ -126,6 +133,21 @@ def fit_weights(
             f"{path}: cannot be loaded into {type(model).__name__}: {' '.join(str(error).split())[:300]}"
         ) from None
     return notes + ([f"left out, as allowed: {', '.join(allowed)}"] if allowed else [])
+
+
+def _no_plain_numbers(stored: Tensor, wanted: Tensor, *, weight: bool) -> str | None:
+    """Why a tensor of a file is not what the model computes with, which copying it would not say; None where it is."""
+    if stored.is_meta:
+        return "has no values (it was saved on the device meta)"
+    if stored.layout != torch.strided:
+        return f"is sparse ({stored.layout})"
+    if stored.is_quantized:
+        return f"is quantised ({stored.dtype})"
+    if stored.is_complex() and not wanted.is_complex():
+        return f"is complex ({stored.dtype})"
+    if weight and wanted.is_floating_point() and not stored.is_floating_point():
+        return f"holds whole numbers ({stored.dtype}; quantised?)"
+    return None
 
 
 def _tie(model: nn.Module, state: dict[str, Tensor], path: Path | str) -> None:

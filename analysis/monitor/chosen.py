@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 from ..measures.subsampling import disjoint_subsets
 from ..records.results import Scheme
 from ..samples.groups import group_indices
-from ..samples.samples import Samples, SamplesError
+from ..samples.samples import Samples
 
 #: what a monitor can be given
-Data = Samples | tuple[Tensor, Tensor] | Dataset[Any]
+Data = Samples | tuple[Tensor, Tensor] | Dataset[Any] | Iterable[Any]
 
 #: group -> row indices of disjoint parts of one size
 Parts = dict[str, list[np.ndarray]]
@@ -77,24 +77,6 @@ def choose(samples: Samples, scheme: Scheme, most: int, seed: int) -> Chosen:
     places = {name: [np.searchsorted(union, part) for part in parts] for name, parts in rows.items()}
     held = samples if len(union) == samples.num_samples else samples.subset(union)
     return Chosen(held.in_memory(), places, {name: _digest(parts[0]) for name, parts in rows.items()})
-
-
-def as_samples(data: Data, column: str | None = None) -> Samples:
-    """Samples of what a training script has at hand: a map-style data set, or all inputs and targets.
-
-    Raises:
-        SamplesError: something else, or what :class:`~saddlescope.analysis.samples.samples.Samples` refuses.
-    """
-    if isinstance(data, Samples):
-        return data
-    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
-        return Samples.from_tensors(*data)
-    if isinstance(data, Mapping) or not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        raise SamplesError(
-            f"a monitor watches samples that stand still: give it Samples, (inputs, targets), or a data set with items and a "
-            f"length and no random transforms; this is {type(data).__name__}"
-        )
-    return Samples.from_dataset(data, column=column)  # type: ignore[arg-type]
 
 
 def _digest(rows: np.ndarray) -> str:

@@ -21,21 +21,21 @@ from ..hessian.losses import BatchLoss, loss_of
 from ..measures.analyze import analyze
 from ..measures.objective import training_parts
 from ..measures.optimizer_fields import rules
+from ..records.checkpoint_series import MONITOR
 from ..records.results import CurvatureResult
-from ..records.settings import AnalysisSettings, parse_settings
+from ..samples.given import as_samples
 from ..samples.groups import scheme_of
 from ..samples.provenance import Source
-from .chosen import Data, Parts, as_samples, choose
+from .chosen import Data, Parts, choose
 from .first_guess import first_guess
+from .monitor_settings import monitor_settings, require, whole_step
 from .numbers import PREFIX, flat
 from .run_folder import MonitorError, RunFolder
 from .time_share import TimeShare
-from .untouched import first_process, grouped, untouched, unwrapped
+from .untouched import device_of, first_process, grouped, same_random_states, untouched, unwrapped
 
 log = logging.getLogger(__name__)
 
-#: What differs from an analysis of a checkpoint: 1 % will do for a curve, and every run has its two-sided interval.
-SETTINGS: dict[str, Any] = {"goal": "ends", "rtol": 1e-2, "rough": False, "escape": False}
 #: Seconds that the other processes of a group are let wait in their next exchange: half of the shortest default time limit.
 LONGEST_WAIT = 300.0
 #: Measurements from one that also measured the sampling error to the next.
@@ -48,7 +48,8 @@ class Monitor:
     """Measures curvature along training: ``numbers = monitor(model, step)`` after each step.
 
     Args:
-        samples: clean training samples (no random transforms): ``Samples``, ``(inputs, targets)``, or a map-style data set.
+        samples: clean training samples (no random transforms): ``Samples``, ``(inputs, targets)``, a data set, a loader (with
+            its collator, in the order of its data set), or batches.
         eta: a class with fewer samples is tail, else head; without it, and without ``scheme`` or ``groups``, all samples are
             one group.
         every: steps from one measurement to the next: at steps that it divides.
@@ -71,7 +72,7 @@ class Monitor:
         result: the last measurement's.
 
     Raises:
-        MonitorError: the folder holds another run's results, or a number is out of range.
+        MonitorError: the folder holds another run's results, or those of other samples, or an argument is out of range.
         SettingsError: an unknown setting, or one out of range.
         GroupError: a group is empty.
         SamplesError: the samples change between two looks, or are none.
@@ -94,22 +95,20 @@ class Monitor:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        if every < 1 or most < 2 or (at_most is not None and not 0 < at_most <= 1):
-            raise MonitorError(
-                f"every = {every}, most = {most}, at_most = {at_most}: steps from 1, samples from 2, a share in (0, 1]"
-            )
+        require(every, most, at_most, optimizer)
         self.time = TimeShare(at_most)
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
-            self.settings = _settings(eta, goal, seed, settings)
-            given = as_samples(samples, self.settings.column)
+            self.settings = monitor_settings(eta, goal, seed, settings)
+            with same_random_states():  # a loader draws from them at every reading
+                given = as_samples(samples, "Monitor", column=self.settings.column)
             loss_of(loss, given)
             self.scheme = scheme_of(self.settings, given)
             self.chosen = choose(given, self.scheme, most, seed)
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
             self._rates = self._rated(given.class_counts) if self.settings.escape and self.settings.rates is not False else []
-            self._run = RunFolder(folder, resume)
+            self._run = RunFolder(folder, resume, self.chosen.index_sha256)
         self.facts = dict(facts or {})
         self.skipped = 0
         self.result: CurvatureResult | None = None
@@ -117,7 +116,8 @@ class Monitor:
         self._last: int | None = None
         self._expected: float | None = None
         self._since_sampling: int | None = None
-        self._warned = self._began = False
+        self._said: set[str] = set()
+        self._began = False
 
     @property
     def folder(self) -> Path:
@@ -129,20 +129,29 @@ class Monitor:
 
         Args:
             model: as it is trained; it is copied.
-            step: steps done.
+            step: steps done, from 0 on.
 
         Returns:
             ``curvature/<group>/<number>`` -> value, NaN where undecided or failed; None when it is not time, where the share of
             the training time would not allow it, and in all processes of a group but the first.
         """
-        if not self._due(step) or not first_process():
+        whole = self._counted(step)
+        if whole is None or not self._due(whole) or not first_process():
             return None
-        return self._measured(model, step, self.time.left())
+        return self._measured(model, whole, self.time.left())
 
     def measure(self, model: nn.Module, step: int) -> dict[str, float] | None:
         """Measures now, whatever schedule and share say (the end of training, say); counted like all others."""
-        self._last = step
-        return self._measured(model, step, math.inf) if first_process() else None
+        whole = self._counted(step)
+        if whole is None or not first_process():
+            return None
+        self._last = whole
+        return self._measured(model, whole, math.inf)
+
+    def _counted(self, step: Any) -> int | None:
+        if (whole := whole_step(step)) is None:
+            self._say("step", f"nothing is measured at step {step!r:.40}: a step is a number from 0 on")
+        return whole
 
     def _due(self, step: int) -> bool:
         last, self._last = self._last, step
@@ -156,7 +165,7 @@ class Monitor:
         with self.time.spending() as so_far:
             try:
                 model = unwrapped(model)
-                device = next(model.parameters()).device
+                device = device_of(model)
                 if device.type == "cuda":
                     torch.cuda.synchronize(device)  # what the training still had to do is not ours
                 with untouched(device):
@@ -169,6 +178,8 @@ class Monitor:
                 if out.args:
                     self._expected = 2 * so_far()
                 self.skipped += 1
+                if self.result is None:
+                    self._say("skipped", f"nothing measured at step {step}: {self.time.why(self._expected or 0.0, limit)}")
                 self._log("skipped", step=step, expected=self._expected, left=limit, stopped_at=str(out) or None)
                 return None
             except Exception as error:
@@ -177,7 +188,7 @@ class Monitor:
         numbers = flat(result, self.scheme.groups, self._lr(), self._rates)
         numbers |= {f"{PREFIX}/time_share": self.time.share, f"{PREFIX}/skipped": float(self.skipped)}
         if reason:
-            self._say(f"no curvature at step {step}, training goes on: {reason}")
+            self._say("failed", f"no curvature at step {step}, training goes on: {reason}")
             self._log("failed", step=step, reason=reason)
         elif result is not None:
             self._log("measured", step=step, seconds=result.provenance.seconds, share=self.time.share)
@@ -236,7 +247,7 @@ class Monitor:
             loss=name,
             index_sha256=self.chosen.sha256,
             training={**self.facts, "step": step, "watched": watched},
-            command="saddlescope.Monitor",
+            command=MONITOR,
             objective={} if self.optimizer is None else {"weight_decay": self._largest("weight_decay")},
         )
 
@@ -254,7 +265,7 @@ class Monitor:
         try:
             self._run.store(result, step)
         except OSError as error:
-            self._say(f"the result of step {step} cannot be stored: {error}")
+            self._say("stored", f"the result of step {step} cannot be stored: {error}")
 
     def _dtype(self, model: nn.Module) -> torch.dtype:
         return torch.float64 if next(model.parameters()).dtype == torch.float64 else getattr(torch, self.settings.dtype)
@@ -266,10 +277,10 @@ class Monitor:
         assert self.optimizer is not None
         return max(float(group.get(number, 0.0)) for group in self.optimizer.param_groups)
 
-    def _say(self, sentence: str) -> None:
-        """Once: what goes wrong at one step goes wrong at most of them. The log has all."""
-        if not self._warned:
-            self._warned = True
+    def _say(self, kind: str, sentence: str) -> None:
+        """Each kind once: what goes wrong at one step goes wrong at most of them. The log has all."""
+        if kind not in self._said:
+            self._said.add(kind)
             # A logger, not `warnings`: these can be set to stop the program.
             log.warning("saddlescope monitor: %s (said once; the others are in %s)", sentence, self._run.folder)
 
@@ -279,20 +290,9 @@ class Monitor:
                 self._run.log("began", every=self.every, at_most=self.time.at_most, index_sha256=self.chosen.index_sha256)
                 self._began = True
             self._run.log(event, **what)
-        except OSError as error:
-            self._say(f"the log cannot be written: {error}")
+        except (OSError, TypeError, ValueError) as error:
+            self._say("stored", f"the log cannot be written: {error}")
 
 
 class _OutOfTimeError(Exception):
     """The share of the training time is used up."""
-
-
-def _settings(eta: int | None, goal: str, seed: int, others: Mapping[str, Any]) -> AnalysisSettings:
-    for name in ("device", "subsample", "only"):
-        if name in others:
-            raise MonitorError(f"leave out '{name}': a monitor measures every group, where the model is, on `most` samples")
-    named = "custom" if "groups" in others else "column" if "column" in others else None
-    scheme = named or ("head-tail" if eta is not None else "all")
-    asked: dict[str, Any] = {"rates": True} if others.get("escape") else {}
-    table = {**SETTINGS, "scheme": scheme, "goal": goal, "seed": seed, **asked, **others}
-    return parse_settings(table | ({} if eta is None else {"eta": eta}), "Monitor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ class RunFolder:
     Args:
         run: the run's folder; default: a new ``runs/monitor-<time>`` in the current one. Nothing is made before it is needed.
         resume: the folder may hold results of an earlier part of the run.
+        index_sha256: of the samples that are watched, by group: an earlier part of the run has to have watched the same.
 
     Raises:
-        MonitorError: it holds results of another run.
+        MonitorError: it holds results of another run, or of other samples.
     """
 
-    def __init__(self, run: str | Path | None, resume: bool) -> None:
+    def __init__(self, run: str | Path | None, resume: bool, index_sha256: Mapping[str, str]) -> None:
         self.run = Path(run) if run is not None else _new_run()
         self.folder = self.run / "curvature"
         before = sorted(self.folder.glob("*.json"))
@@ -36,6 +38,11 @@ class RunFolder:
             raise MonitorError(
                 f"{self.folder} holds results already ({before[0].name} ...): give the monitor a new folder, or resume=True if "
                 "this training goes on where that one stopped"
+            )
+        if before and _watched(self.folder / LOG) not in (None, dict(index_sha256)):
+            raise MonitorError(
+                f"{self.folder} holds results over other samples: go on with the same data, groups, most and seed, or give a "
+                "new folder"
             )
 
     def store(self, result: CurvatureResult, step: int) -> Path:
@@ -49,6 +56,15 @@ class RunFolder:
         line = {key: None if value == float("inf") else value for key, value in line.items()}
         with (self.folder / LOG).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+
+
+def _watched(log: Path) -> Any:
+    """What the last monitor that wrote there watched; None where its log does not tell."""
+    try:
+        events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        return [event["index_sha256"] for event in events if event["event"] == "began"][-1]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _new_run() -> Path:

@@ -37,6 +37,15 @@ class TimeShare:
             return math.inf
         return max(self.at_most * (self.clock() - self._began) - self.spent, 0.0) / (1 - self.at_most)
 
+    def why(self, seconds: float, left: float) -> str:
+        """Why something that takes so long is not done with so much left, and when or how it would be."""
+        share = ""
+        if self.at_most is not None and self.at_most < 1:
+            needed = (seconds * (1 - self.at_most) + self.spent) / self.at_most - (self.clock() - self._began)
+            share = f"; at_most = {self.at_most:g} leaves {left:.2g} s now, and that much after {_duration(needed)} of training"
+        advice = "at_most=None measures whatever it takes; fewer samples (most=) take less"
+        return f"a measurement takes about {_duration(seconds)}{share}. {advice}"
+
     @contextmanager
     def spending(self) -> Iterator[Callable[[], float]]:
         """Counts what is spent inside; gives the seconds inside so far."""
@@ -45,3 +54,7 @@ class TimeShare:
             yield lambda: self.clock() - began
         finally:
             self.spent += self.clock() - began
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.2g} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

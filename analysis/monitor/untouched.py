@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.distributed import is_available as has_distributed
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import UninitializedParameter
 
 
 class NotWholeError(ValueError):
@@ -29,10 +30,9 @@ def untouched(device: torch.device) -> Iterator[None]:
         device: where the model is.
     """
     strict, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    default, numbers, python = torch.get_default_dtype(), np.random.get_state(), random.getstate()  # noqa: NPY002  # theirs
-    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    default = torch.get_default_dtype()
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=gpus))
+        stack.enter_context(same_random_states())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in {"cpu", device.type}:
@@ -45,6 +45,17 @@ def untouched(device: torch.device) -> Iterator[None]:
         finally:
             torch.set_default_dtype(default)
             torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+
+
+@contextmanager
+def same_random_states() -> Iterator[None]:
+    """Puts the random states of torch (on the CPU and on every GPU in use), NumPy and Python back afterwards."""
+    numbers, python = np.random.get_state(), random.getstate()  # noqa: NPY002  # theirs
+    gpus = list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=gpus):
+        try:
+            yield
+        finally:
             np.random.set_state(numbers)  # noqa: NPY002
             random.setstate(python)
 
@@ -67,6 +78,23 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 "analyse its gathered checkpoints with 'saddlescope analyze'"
             )
     return whole
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the weights are.
+
+    Raises:
+        NotWholeError: there are none, or none with values yet.
+    """
+    parameters = dict(model.named_parameters())
+    if not parameters:
+        raise NotWholeError(f"{type(model).__name__} has no parameters: give the monitor the model that is trained")
+    for name, parameter in parameters.items():
+        if isinstance(parameter, UninitializedParameter):
+            raise NotWholeError(f"parameter '{name}' has no shape yet: a lazy layer gets it at the first forward pass")
+        if parameter.is_meta:
+            raise NotWholeError(f"parameter '{name}' has no values: the model is on the device meta")
+    return next(iter(parameters.values())).device
 
 
 def first_process() -> bool:

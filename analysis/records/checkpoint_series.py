@@ -15,6 +15,8 @@ from .study import Run, Study
 #: words before a number in a checkpoint's name, and what the number then counts
 _COUNTED = {"epoch": "epoch", "ep": "epoch", "e": "epoch", "step": "step", "checkpoint": "step", "ckpt": "step", "iter": "step"}
 _NUMBER = re.compile(r"(?<![a-z])(epoch|ep|e|step|checkpoint|ckpt|iter)(?:ation)?s?[-_=. ]?(\d+)(?!\d)", re.IGNORECASE)
+#: the command in results that a monitor stored while the model was trained
+MONITOR = "saddlescope.Monitor"
 #: the optimizer of a run that does not record one
 UNKNOWN = "checkpoints"
 
@@ -25,6 +27,9 @@ def load_series(folder: Path) -> Study | None:
     Where a checkpoint stands in its training is taken from its side-car (``epoch`` or ``step``), else from its name
     (``epoch-12``, ``step_500``, ``checkpoint-500``), where all agree on what they count; else they are counted in the order of
     their names.
+
+    Where a monitor has stored results, the series is theirs: it looks at samples of its own, and results of ``analyze`` for a
+    checkpoint of the same run, which lie beside them, are over others.
 
     Args:
         folder: holds ``*.json`` results, in itself or anywhere below (``curvature/`` beside each checkpoint).
@@ -39,6 +44,13 @@ def load_series(folder: Path) -> Study | None:
     whole = {path: result for path, result in results.items() if result.provenance.params_pattern is None}
     if not whole:
         return None
+    watched = {path: result for path, result in whole.items() if result.provenance.command == MONITOR}
+    left_out = {
+        str(path.relative_to(folder)): "no result of the monitor, whose samples are others; 'analyze --out' keeps it apart"
+        for path in whole
+        if watched and path not in watched
+    }
+    whole = watched or whole
     hashes = {result.provenance.data_sha256 for result in whole.values()}
     if len(hashes) > 1:
         raise ResultError(f"{folder}: results over {len(hashes)} different data sets; keep those of one in a folder")
@@ -55,6 +67,8 @@ def load_series(folder: Path) -> Study | None:
         recipe={"question": "Where do the groups of these checkpoints end, and how did they come there?"},
         runs=[_run(folder, *key, placed) for key, placed in runs.items()],
         axis=axis,
+        own=True,
+        left_out=left_out,
     )
 
 

@@ -17,6 +17,7 @@ Layout (``runs/<study>/``)::
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,25 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A recipe and its runs, in the recipe's order."""
+    """A recipe and its runs, in the recipe's order; or somebody's own checkpoints.
+
+    Attributes:
+        name: of its folder.
+        folder: where it lies.
+        recipe: as training stored it.
+        runs: of every optimizer and seed.
+        axis: what checkpoints along training are counted by.
+        own: no recipe of ours trained the checkpoints.
+        left_out: file of results below the folder that is no part of this -> why not.
+    """
 
     name: str
     folder: Path
     recipe: dict[str, Any]
     runs: list[Run]
-    axis: str = "epoch"  # what checkpoints along training are counted by
+    axis: str = "epoch"
+    own: bool = False
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def optimizers(self) -> list[str]:

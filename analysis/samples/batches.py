@@ -57,17 +57,34 @@ def require_stillness(dataset: Dataset[Any], first_look: Callable[[int], Any]) -
 
 
 def stacked(items: list[Any]) -> Any:
-    """Items as one batch.
+    """Items as one batch; lists of numbers in them (a tokeniser's) are tensors.
 
     Raises:
         ShapesError: they are not of one shape.
         SamplesError: they are nothing that makes a batch.
     """
+    items = [_listed(item) for item in items]
     try:
         return default_collate(items)
     except (RuntimeError, TypeError, LookupError) as error:
         kind = ShapesError if _differ_in_shape(items) else SamplesError
         raise kind(f"the items cannot be stacked into one batch ({error}); resize or pad them to one shape") from None
+
+
+def _listed(item: Any) -> Any:
+    """An item with its lists of numbers as tensors: ``default_collate`` would take them for parts."""
+    if isinstance(item, Mapping):
+        return {key: _tensor_of(value) for key, value in item.items()}
+    return type(item)(map(_tensor_of, item)) if type(item) in (list, tuple) else item
+
+
+def _tensor_of(value: Any) -> Any:
+    if not isinstance(value, list) or isinstance(tree_leaves(value)[0] if tree_leaves(value) else None, Tensor | str | bytes):
+        return value
+    try:
+        return torch.tensor(value)
+    except (TypeError, ValueError, RuntimeError):  # ragged, or no numbers
+        return value
 
 
 def _differ_in_shape(items: list[Any]) -> bool:
@@ -88,7 +105,8 @@ def tensors_of(batch: Any) -> list[Tensor]:
     other = next((leaf for leaf in leaves if not isinstance(leaf, Tensor)), None)
     if other is not None:
         raise SamplesError(
-            f"a batch may hold tensors only, and this one holds {other!r} ({type(other).__name__}): leave it out"
+            f"a batch may hold tensors only, and this one holds {other!r:.80} ({type(other).__name__}): leave it out, or make "
+            "numbers of it (texts: a tokeniser in the data set, or in the collate_fn of a loader)"
         )
     return leaves
 

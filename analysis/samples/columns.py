@@ -81,6 +81,11 @@ def column_of(text: str, raw: Any, names: Sequence[str] | None = None) -> Column
     name, cuts = parse_column(text)
     values = _plain(raw)
     if not isinstance(values, np.ndarray) and values and all(isinstance(value, list | tuple | set) for value in values):
+        strange = {type(one).__name__ for value in values for one in value if not isinstance(one, str | int)}
+        if strange:
+            raise ColumnError(
+                f"column {name} holds lists of {', '.join(sorted(strange))}: give lists of words or whole numbers"
+            )
         sizes, known = {len(value) for value in values}, {one for value in values for one in value}
         if len(sizes) > 1 or not known <= {0, 1} or all(len(set(value)) == len(value) for value in values):
             return _of_lists(name, values)
@@ -123,6 +128,8 @@ def _of_cuts(name: str, array: np.ndarray, cuts: tuple[float, ...]) -> Column:
 
 
 def _of_lists(name: str, values: list[Any]) -> Column:
+    if not any(values):
+        raise ColumnError(f"column {name}: no sample has a value there")
     kinds = sorted({one for value in values for one in value}, key=lambda one: (isinstance(one, str), one))
     places = {kind: place for place, kind in enumerate(kinds)}
     codes = np.zeros((len(values), len(kinds)), dtype=bool)

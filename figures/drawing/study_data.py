@@ -200,10 +200,12 @@ def setting(provenance: Provenance) -> str:
 
 
 def group_title(result: CurvatureResult, group: str) -> str:
-    """``tail (7 classes, 138 samples)``, ``city (138 samples)``."""
+    """``tail (7 classes, 138 samples)``, ``city (138 samples)``, ``tail (7 classes, 100 of 138 samples)``."""
     classes, size = len(result.scheme.groups[group]), result.scheme.sizes[group]
     members = f"{classes} class{'es' if classes != 1 else ''}, " if result.scheme.column is None else ""
-    return f"{group} ({members}{size:,} sample{'s' if size != 1 else ''})"
+    seen = result.groups[group].size if group in result.groups else size
+    part = f"{seen:,} of " if seen < size else ""
+    return f"{group} ({members}{part}{size:,} sample{'s' if size != 1 else ''})"
 
 
 def hessian_words(group: str) -> str:

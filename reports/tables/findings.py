@@ -34,7 +34,7 @@ QUESTION = "Does SSE-SAM escape the saddles of head and tail classes where SGD, 
 #: what every seed of one optimizer says about one group. open: negative curvature, not stationary; unsettled: the sign is
 #: undetermined in some seed; mixed: the seeds disagree
 State = Literal["saddle", "free", "open", "unsettled", "mixed", "gap"]
-Answer = Literal["Yes", "No", "No difference", "Partly", "Undecided", "Not answered", "Different"]
+Answer = Literal["Yes", "No", "No difference", "Partly", "Undecided", "Not answered", "Different", "At a saddle", "No saddle"]
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,13 @@ def find(study: Study) -> Finding:
     name_of = partial(optimizer_name, study)
     rules = {key: variant.rule for key, variant in study.variants.items()}
     # A named variant of SSE-SAM is none of the others that the question compares it with.
+    answer: Answer
     asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
-    if TARGET not in rules and families(study):
+    if study.own and TARGET not in rules:
+        answer, sentence = ends(study, scheme, [entry for entry in found if entry.group in groups])
+    elif TARGET not in rules and families(study):
         differ, sentence = separated(study, scheme, groups)
-        answer: Answer = "Different" if differ else "Undecided"
+        answer = "Different" if differ else "Undecided"
     elif TARGET not in rules and TARGET in rules.values():
         named = listed([name_of(key) for key, rule in rules.items() if rule == TARGET])
         answer, sentence = "Not answered", f"This study holds SSE-SAM as {named} only; below is where the optimizers end."
@@ -122,6 +125,28 @@ def find(study: Study) -> Finding:
     decides = what_decides(study, scheme, groups, answer)
     short = in_short(study, scheme, groups)
     return Finding(question, answer, sentence, short, groups, support, sure, found, decides)
+
+
+def ends(study: Study, scheme: str, found: Sequence[GroupState]) -> tuple[Answer, str]:
+    """Of somebody's own checkpoints: whether the last one is at a saddle, and λ_min from the first one to it."""
+    words: dict[State, Answer] = {"saddle": "At a saddle", "free": "No saddle", "open": "No saddle"}
+    answers = {words.get(entry.state, "Undecided") for entry in found}
+    parts = []
+    for run in study.runs:
+        placed = run.along(scheme)
+        if not placed:
+            continue
+        (first, start), (last, end) = placed[0], placed[-1]
+        of = f"{optimizer_name(study, run.optimizer)}, seed {run.seed}: " if len(study.runs) > 1 else ""
+        for group in dict.fromkeys(entry.group for entry in found if entry.group in start.groups and entry.group in end.groups):
+            course = (
+                "" if first == last else f", after {number(start.groups[group].lambda_min.value, 3)} at {study.axis} {first}"
+            )
+            parts.append(
+                f"{of}{group} at {study.axis} {last}: {end.groups[group].verdict.label}, λ_min "
+                f"{number(end.groups[group].lambda_min.value, 3)}{course}"
+            )
+    return answers.pop() if len(answers) == 1 else "Partly", "; ".join(parts) + "."
 
 
 def what_decides(study: Study, scheme: str, groups: Sequence[str], answer: Answer) -> str:

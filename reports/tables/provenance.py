@@ -36,8 +36,11 @@ def method(study: Study) -> list[str]:
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"
     plural = "s" * (count != 1)
     held = f", with intervals that hold with probability {percent_words(1 - delta)} %" if isinstance(delta, float) else ""
+    model = f"{first.model} ({first.parameters:,} parameters)"
     sentences = [
-        f"{names} train the same {first.model} ({first.parameters:,} parameters) on {first.data} from {count} seed{plural}.",
+        f"Checkpoints of {model}, over {first.data}."
+        if study.own
+        else f"{names} train the same {model} on {first.data} from {count} seed{plural}.",
         f"For the training samples of each class group, {shown}, without augmentation and with batch-norm statistics held, "
         f"both ends of the spectrum of the Hessian of the mean {first.loss} loss are measured{held}.",
     ]
@@ -97,7 +100,7 @@ def _distinct(values: Iterable[object]) -> str:
 
 
 def gaps(study: Study) -> list[str]:
-    """One sentence per missing run or missing analysis."""
+    """One sentence per missing run or missing analysis, and per result that is there and left out."""
     found = [
         f"{optimizer_name(study, name)}, seed {seed}: {run_status(run)}"
         for name, seed, run in grid(study)
@@ -107,8 +110,10 @@ def gaps(study: Study) -> list[str]:
     missing = (
         {(cell.optimizer, cell.seed): None for cell in cells(study, scheme) if cell.status == "not analysed"} if scheme else {}
     )
-    return found + [
-        f"{optimizer_name(study, name)}, seed {seed}: trained, but not analysed under {scheme}" for name, seed in missing
+    return [
+        *found,
+        *(f"{optimizer_name(study, name)}, seed {seed}: trained, but not analysed under {scheme}" for name, seed in missing),
+        *(f"{file}: left out: {reason}" for file, reason in study.left_out.items()),
     ]
 
 

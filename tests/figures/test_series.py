@@ -12,6 +12,9 @@ from saddlescope.figures.draw import draw_study
 from saddlescope.figures.drawing.canvas import style
 from saddlescope.figures.plots import along_training as along
 from saddlescope.reports.page.html import write_report
+from typer.testing import CliRunner
+
+import saddlescope
 
 
 @pytest.fixture
@@ -129,3 +132,39 @@ def test_what_a_goal_left_out_is_said_so(series, tmp_path, edit):
     skipped = {figure.name: figure.skipped for figure in draw_study(tmp_path / "mine", formats=("png",)) if figure.skipped}
     assert "--goal spectrum" in skipped["density"]
     assert "--goal spectrum" in skipped["negative_mass"]
+
+
+def test_results_of_an_analysis_beside_those_of_a_monitor_are_left_out_by_name(series, tmp_path, edit, capsys):
+    *watched, other = series("step-50.pt", "step-300.pt", "epoch=24-step=300.pt", training={})
+    for path in watched:
+        edit(path, lambda raw: raw["provenance"].update(command="saddlescope.Monitor"))
+        edit(path, lambda raw: raw["groups"]["tail"].update(size=7))
+    edit(other, lambda raw: raw["provenance"].update(data_sha256="of all samples"))
+    folder = tmp_path / "mine"
+    study = load_study(folder)
+    assert [position for position, _ in study.runs[0].along()] == [50, 300]
+    written = {figure.name: figure for figure in draw_study(folder, only=["along_training"], formats=("png",))}
+    assert written["along_training"].files
+    (name,) = study.left_out
+    assert name.endswith("epoch=24-step=300.head-tail.json")
+    assert "no result of the monitor" in written[name].skipped
+    assert "no result of the monitor" in write_report(folder).read_text(encoding="utf-8")
+    with style():
+        titles = [axes.get_title() for axes in along.draw(study).figure.axes]
+    assert any("7 of " in title and title.startswith("tail") for title in titles)  # what was looked at, of the group
+    assert not any(" of " in title and title.startswith("head") for title in titles)
+
+
+def test_the_report_of_a_series_says_where_it_ends_and_how_to_get_figures(series, tmp_path, edit):
+    paths = series(*HF)
+    folder = tmp_path / "mine"
+    edit(paths[0], lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-12.3))
+    edit(paths[-1], lambda raw: raw["groups"]["tail"]["lambda_min"].update(value=-4.56))
+    said = CliRunner().invoke(saddlescope.application(), ["report", str(folder)])
+    assert said.exit_code == 0
+    words = " ".join(said.output.split())
+    assert "SSE-SAM" not in words
+    assert "tail at step 1500: saddle, λ_min −4.56, after −12.3 at step 500." in words
+    assert f"run 'saddlescope figures {folder}'" in words
+    draw_study(folder, formats=("png",), only=["extremes"])
+    assert "saddlescope figures" not in CliRunner().invoke(saddlescope.application(), ["report", str(folder)]).output

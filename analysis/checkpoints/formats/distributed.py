@@ -19,6 +19,8 @@ from .errors import CheckpointError, first_line
 from .torch_files import read_torch_bytes
 
 TABLE = ".metadata"
+#: how the names of the files of chunks end
+PART = ".distcp"
 _MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
 _CLASSES = frozenset({
     "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "ChunkStorageMetadata", "TensorProperties", "MetadataIndex",

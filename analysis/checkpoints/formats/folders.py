@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...samples.provenance import file_sha256
-from .distributed import TABLE, read_distributed
+from .distributed import PART, TABLE, read_distributed
 from .errors import CheckpointError
 from .recognise import is_safetensors
 from .shards import INDEX, read_safetensors, read_shards, shards_of
@@ -61,8 +61,9 @@ def _is_whole(path: Path) -> None:
     Raises:
         CheckpointError: it is; says of which.
     """
-    if (path.parent / TABLE).is_file() and (path.name == TABLE or path.suffix == ".distcp"):
-        raise CheckpointError(f"{path}: a part of a distributed checkpoint; name the folder, {path.parent}")
+    if path.suffix == PART or (path.name == TABLE and path.is_file()):
+        lack = "" if (path.parent / TABLE).is_file() else f", in which its table of contents, {TABLE}, is missing"
+        raise CheckpointError(f"{path}: a part of a distributed checkpoint; name the folder, {path.parent}{lack}")
     shard = _SHARD.search(path.name)
     if shard is None or int(shard[1]) == 1:
         return

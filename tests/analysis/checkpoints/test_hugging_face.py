@@ -113,7 +113,7 @@ def test_an_adapter_on_its_base(bert, given, tmp_path):
             torch.nn.init.normal_(parameter)
     adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
     assert find_checkpoints([str(tmp_path / "adapter")]) == [tmp_path / "adapter"]
-    with pytest.raises(SubjectError, match=r'say where that model lies with --model-args \'{"base": "FOLDER"}\''):
+    with pytest.raises(SubjectError, match=r'say where the model that it adapts lies with --model-args \'{"base": "FOLDER"}\''):
         open_checkpoint(tmp_path / "adapter", given)
     told = Given(model="hf", model_args={"base": str(tmp_path / "base")}, data=given.data)
     subject = open_checkpoint(tmp_path / "adapter", told)
@@ -125,8 +125,112 @@ def test_an_adapter_on_its_base(bert, given, tmp_path):
     assert np.isfinite(only.loss_and_gradient()[0])
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"r": 3}))
-    with pytest.raises(CheckpointError, match="cannot be loaded into the adapter"):
+    with pytest.raises(CheckpointError, match=r"does not fit .*another base, or another adapter"):
         open_checkpoint(tmp_path / "adapter", told)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"peft_type": "NEW"}))
     with pytest.raises(SubjectError, match="no adapter of the type 'NEW'"):
         open_checkpoint(tmp_path / "adapter", told)
+
+
+def test_an_argument_that_the_configuration_does_not_have_is_refused(bert, given, tmp_path):
+    bert.save_pretrained(tmp_path / "net")
+    changed = Given(model="hf", model_args={"num_hidden_layer": 2}, data=given.data)
+    with pytest.raises(SubjectError, match="has no field 'num_hidden_layer'; did you mean 'num_hidden_layers'"):
+        open_checkpoint(tmp_path / "net", changed)
+    open_checkpoint(tmp_path / "net", Given(model="hf", model_args={"num_labels": 3}, data=given.data))
+
+
+def test_a_trainer_folder_without_its_configuration_says_so(bert, given, tmp_path):
+    folder = tmp_path / "checkpoint-9"
+    bert.save_pretrained(folder)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": {}}, folder / name)
+    (folder / "trainer_state.json").write_text("{}")
+    (folder / "config.json").unlink()
+    assert find_checkpoints([str(folder)]) == [folder / "model.safetensors"]
+    with pytest.raises(SubjectError, match=r"no config\.json in .*checkpoint-9"):
+        open_checkpoint(folder / "model.safetensors", given)
+
+
+@pytest.mark.filterwarnings("ignore")  # of peft
+def test_a_damaged_adapter_or_another_base_is_refused_in_a_sentence(bert, given, tmp_path):
+    peft = pytest.importorskip("peft")
+    bert.save_pretrained(tmp_path / "base")
+    config = {"target_modules": ["query"], "task_type": "SEQ_CLS"}
+    wider = transformers.BertForSequenceClassification(
+        transformers.BertConfig.from_dict({**bert.config.to_dict(), "hidden_size": 16})
+    )
+    wider.save_pretrained(tmp_path / "wide")
+    gpt = transformers.GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=2, num_labels=3)
+    transformers.GPT2ForSequenceClassification(gpt).save_pretrained(tmp_path / "gpt")
+    for rank in (2, 4):
+        adapted = peft.get_peft_model(
+            transformers.BertForSequenceClassification(bert.config), peft.LoraConfig(r=rank, **config)
+        )
+        adapted.save_pretrained(tmp_path / f"rank-{rank}", save_embedding_layers=False)
+    adapter, weights = tmp_path / "rank-2", tmp_path / "rank-2" / "adapter_model.safetensors"
+    whole, table = weights.read_bytes(), (adapter / "adapter_config.json").read_text()
+
+    def refused(base="base"):
+        (folder,) = find_checkpoints([str(adapter)])
+        with pytest.raises((SubjectError, CheckpointError)) as caught:
+            open_checkpoint(folder, Given(model="hf", model_args={"base": str(tmp_path / base)}, data=given.data))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "another base" in refused("wide")
+    assert "no adapter of GPT2ForSequenceClassification can be made of it" in refused("gpt")
+    assert "there is no config.json in" in refused("base/model.safetensors")
+    weights.write_bytes(whole[: len(whole) // 2])
+    assert "is the file complete?" in refused()
+    weights.write_bytes((tmp_path / "rank-4" / "adapter_model.safetensors").read_bytes())
+    assert "does not fit" in refused()
+    weights.write_bytes((tmp_path / "base" / "model.safetensors").read_bytes())
+    assert "does not fit the adapter of BertForSequenceClassification; in one of the two only" in refused()
+    weights.unlink()
+    assert "a folder without adapter_model.safetensors or adapter_model.bin; it holds" in refused()
+    weights.write_bytes(whole)
+    (adapter / "adapter_config.json").write_text(table.replace('"query"', '"nope"'))
+    assert "can be made of it: " in refused()
+    (adapter / "adapter_config.json").write_text("{")
+    assert "adapter_config.json: no JSON" in refused()
+
+
+TOKENISED = """
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.utils.data import DataLoader
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerFast
+
+WORDS = "[PAD] [UNK] the ball goes to a team and stays".split()
+raw = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+raw.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, pad_token="[PAD]", unk_token="[UNK]")
+
+class Texts:
+    texts = ["the ball", "a team and the ball", "it stays", "the team goes to the ball and stays"] * 3
+    domain = ["mail", "news"] * 6
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, row):
+        return {**tokenizer(self.texts[row], return_token_type_ids=False), "labels": row % 3}
+
+def texts():
+    return DataLoader(Texts(), batch_size=4, shuffle=True, collate_fn=DataCollatorWithPadding(tokenizer))
+
+lists = Texts
+"""
+
+
+@pytest.mark.filterwarnings("ignore")  # of the tokeniser: padding takes two calls
+def test_tokenised_text_with_a_collator_and_without(bert, tmp_path):
+    (tmp_path / "texts.py").write_text(TOKENISED)
+    bert.save_pretrained(tmp_path / "net")
+    found = {}
+    for name in ("texts", "lists"):
+        subject = open_checkpoint(tmp_path / "net", Given(model="hf", data=f"{tmp_path / 'texts.py'}:{name}", column="domain"))
+        assert subject.samples.columns["domain"].codes.tolist() == [0, 1] * 6
+        found[name] = HessianOperator(subject.model, subject.samples, subject.loss).loss_and_gradient()
+    assert found["texts"][0] == pytest.approx(found["lists"][0], rel=1e-6)
+    torch.testing.assert_close(found["texts"][1], found["lists"][1], rtol=1e-4, atol=1e-6)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.linear_operator import OperatorError
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.samples import Samples
 from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax

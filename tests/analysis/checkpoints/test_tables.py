@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import SubjectError, as_samples, load_samples
+from saddlescope.analysis.checkpoints.user_code import SubjectError, load_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.samples import SamplesError
 from saddlescope.analysis.samples.stores import BatchStore
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.hessian.losses import ClassificationLoss, LossError, classification_loss
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.outputs import OutputError, find_logits
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.groups import scheme_of
 from saddlescope.analysis.samples.samples import Samples, SamplesError
 from torch import Tensor, nn

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from saddlescope.analysis.monitor.chosen import choose
 from saddlescope.analysis.samples.groups import make_scheme
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 from saddlescope import Monitor
 
@@ -66,3 +67,17 @@ def test_a_part_is_stated_and_its_sampling_error_measured(network, long_tail, tm
         monitor.chosen.samples.subset(monitor.chosen.parts["head"][0]), every=1, at_most=None, folder=tmp_path / "o"
     )
     np.testing.assert_allclose(dense(model, 0)["curvature/all/loss"], first["curvature/head/loss"], rtol=1e-6)
+
+
+def test_a_loader_is_watched_in_the_order_of_its_set_and_reading_it_draws_no_random_number(long_tail, tmp_path):
+    def list_of(items):
+        return default_collate(items)  # another function than the default
+
+    inputs, targets = long_tail().batch
+    loader = DataLoader(TensorDataset(inputs, targets), batch_size=3, shuffle=True, collate_fn=list_of)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    watched = Monitor(loader, folder=tmp_path).chosen
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(watched.samples.batch[0], inputs)
+    assert watched.sha256 == Monitor((inputs, targets), folder=tmp_path).chosen.sha256

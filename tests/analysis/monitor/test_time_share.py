@@ -87,3 +87,32 @@ def test_a_measurement_that_takes_too_long_is_stopped_and_the_next_waits(long_ta
     assert monitor.time.spent == spent
     assert monitor.skipped == 2
     assert monitor.measure(model, 3) is not None  # asked for, whatever it takes
+
+
+def test_a_short_training_without_a_measurement_is_told_why_and_what_to_do(long_tail, tmp_path, caplog):
+    torch.manual_seed(0)
+    clock = Clock()
+    model = Slow(clock, 0.5)
+    monitor = Monitor(long_tail(), every=10, at_most=0.05, folder=tmp_path)
+    monitor.time = TimeShare(0.05, clock)
+    for step in range(1, 51):
+        clock.now += 1
+        assert monitor(model, step) is None
+    (said,) = [record.getMessage() for record in caplog.records]  # once
+    assert "nothing measured at step 10" in said
+    assert "at_most = 0.05 leaves 0.53 s now" in said
+    assert "at_most=None measures whatever it takes" in said
+    # One forward pass of 0.5 s, 160 of which are 80 s: 5 % of 25 more minutes.
+    assert "about 80 s" in said
+    assert "that much after 25 min of training" in said
+
+
+def test_the_wait_that_is_said_is_when_there_is_enough():
+    clock = Clock()
+    share = TimeShare(0.1, clock)
+    clock.now = 30.0
+    with share.spending():
+        clock.now += 5.0
+    assert "that much after 95 s" in share.why(8.89, share.left())
+    clock.now += 95.0
+    assert share.left() == pytest.approx(8.89, abs=0.01)

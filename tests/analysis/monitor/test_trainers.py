@@ -143,3 +143,61 @@ def test_transformers(tmp_path, attached):
     stored = json.loads((tmp_path / "watched" / "curvature" / "step-10.json").read_text())
     assert stored["groups"]["tail"]["loss"] == rows[-1]["curvature/tail/loss"]
     assert "curvature/all/sharpness_lr_half" in rows[0]
+
+
+class Texts(torch.utils.data.Dataset):
+    """Token ids as a tokeniser gives them, of any length, with words beside them that no model takes."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(2)
+        self.rows = [torch.randint(1, 40, (3 + row % 5,), generator=generator).tolist() for row in range(24)]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, row):
+        ids = self.rows[row]  # ends an iteration with IndexError
+        return {"input_ids": ids, "attention_mask": [1] * len(ids), "label": row % 4, "domain": ["mail", "news"][row // 16]}
+
+
+def padded(items):
+    widest = max(len(item["input_ids"]) for item in items)
+    assert all(set(item) <= {"input_ids", "attention_mask", "label"} for item in items)  # as a tokeniser's collator wants
+    ids = [torch.tensor(item["input_ids"] + [0] * (widest - len(item["input_ids"]))) for item in items]
+    ids = torch.stack(ids)
+    return {"input_ids": ids, "attention_mask": (ids > 0).long(), "labels": torch.tensor([item["label"] for item in items])}
+
+
+@pytest.mark.parametrize("kind", ["data set", "datasets", "loader"])
+def test_transformers_collates_what_is_watched_as_the_trainer_does(tmp_path, kind):
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("accelerate")
+    from saddlescope import TransformersMonitor
+
+    data, texts, model = Texts(), Texts(), small_bert(transformers)
+    if kind == "datasets":
+        data = pytest.importorskip("datasets").Dataset.from_list([texts[row] for row in range(len(texts))])
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), max_steps=2, per_device_train_batch_size=8, report_to=[], save_strategy="no", use_cpu=True,
+        disable_tqdm=True, learning_rate=1e-3,
+    )  # fmt: skip
+    trainer = transformers.Trainer(model, arguments, train_dataset=data, data_collator=padded)
+    groups = {} if kind == "loader" else {"column": "domain"}
+    if kind == "loader":
+
+        def collate(items):
+            return padded([{key: value for key, value in item.items() if key != "domain"} for item in items])
+
+        data = DataLoader(texts, batch_size=5, shuffle=True, collate_fn=collate)
+    callback = TransformersMonitor(data, every=2, at_most=None, steps=6, **groups).attach(trainer)
+    trainer.train()
+    (row,) = [row for row in trainer.state.log_history if "curvature/all/loss" in row]
+    losses = []
+    with torch.no_grad():
+        for text in texts:
+            logits = model.eval()(input_ids=torch.tensor([text["input_ids"]])).logits
+            losses.append(float(nn.functional.cross_entropy(logits, torch.tensor([text["label"]]))))
+    assert row["curvature/all/loss"] == pytest.approx(sum(losses) / 24, rel=1e-4)
+    if kind != "loader":
+        assert row["curvature/news/loss"] == pytest.approx(sum(losses[16:]) / 8, rel=1e-4)
+    assert callback.monitor.scheme.sizes["all"] == 24

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples, load_samples
+from saddlescope.analysis.checkpoints.user_code import load_samples
 from saddlescope.analysis.samples.columns import ColumnError, column_of
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.groups import GroupError, group_indices, is_partition, scheme_of
 from saddlescope.analysis.samples.samples import Samples, SamplesError
 from saddlescope.analysis.samples.streams import of_stream

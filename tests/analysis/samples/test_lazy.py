@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from saddlescope.analysis.checkpoints.analysis_inputs import SubjectError, open_checkpoint
 from saddlescope.analysis.checkpoints.checkpoint_flags import Given
-from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.samples import lazy as lazy_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.lazy import ItemStore, known_labels
 from saddlescope.analysis.samples.samples import Samples, SamplesError
 from saddlescope.training.runs.recipe import parse_recipe

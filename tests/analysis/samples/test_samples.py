@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import SubjectError, as_samples
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.samples import Samples, SamplesError, batch_size, find_labels
 from torch.utils.data import (
     DataLoader,
@@ -160,7 +160,7 @@ def test_a_loader_stands_for_all_its_samples_in_the_order_of_its_set():
     collated = as_samples(loader(x, y, shuffle=True, collate_fn=scaled))
     assert collated.sha256() == Samples.from_tensors(2 * x, y).sha256()
     for sampler in (SubsetRandomSampler([1, 2]), RandomSampler(y, replacement=True)):
-        with pytest.raises(SubjectError, match=type(sampler).__name__):
+        with pytest.raises(SamplesError, match=type(sampler).__name__):
             as_samples(loader(x, y, sampler=sampler))
 
 

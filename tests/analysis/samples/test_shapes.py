@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from saddlescope.analysis.checkpoints.user_code import as_samples
 from saddlescope.analysis.hessian.evaluation import per_sample
 from saddlescope.analysis.hessian.losses import ClassificationLoss
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.records.settings import AnalysisSettings
+from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.samples import Samples, SamplesError, batch_size
 from saddlescope.analysis.samples.stores import BatchStore, TensorStore
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 TEXTS = [list(range(1, 2 + (7 * place) % 6)) for place in range(14)]
 LABELS = [place % 3 for place in range(14)]
@@ -180,3 +180,39 @@ def test_what_cannot_be_is_said():
         texts().subset(np.array([], dtype=int))
     with pytest.raises(SamplesError, match="a batch may hold tensors only"):
         Samples.from_batches([(x[:2], y[:2], "a"), (x[2:, :2], y[2:], "b")], labels=1)
+
+
+class Tokenised(Dataset):
+    """What a tokeniser leaves: lists of numbers, here all of one length or not."""
+
+    def __init__(self, texts):
+        self.texts = texts
+
+    def __len__(self):
+        return len(self.texts)
+
+    def __getitem__(self, row):
+        return {"input_ids": self.texts[row], "weights": [[0.5, 1.0]], "label": row % 3}
+
+
+@pytest.mark.parametrize("texts", [TEXTS, [text[:1] * 3 for text in TEXTS]], ids=["of any length", "of one length"])
+def test_lists_of_numbers_in_items_are_tensors(texts):
+    samples = as_samples(Tokenised(texts))
+    rows = [batch["input_ids"] for batch in samples.batches(1)]
+    assert [row.tolist() for row in rows] == [[text] for text in texts]
+    assert next(samples.batches(2))["weights"].shape[1:] == (1, 2)
+    assert samples.labels.tolist() == [row % 3 for row in range(len(texts))]
+
+
+def test_a_collator_that_draws_is_refused_and_one_that_fails_is_named():
+    def masked(items):
+        ids = torch.stack([torch.tensor(item["input_ids"][:1] * 4) for item in items])
+        return {"input_ids": ids * (torch.rand(ids.shape) > 0.3), "labels": torch.tensor([item["label"] for item in items])}
+
+    def fails(items):
+        raise KeyError("no such token")
+
+    with pytest.raises(SamplesError, match="element 0 of DataLoader changed between two readings"):
+        as_samples(DataLoader(Tokenised(TEXTS), batch_size=8, collate_fn=masked))
+    with pytest.raises(SamplesError, match="data: reading the samples raised KeyError: 'no such token'"):
+        as_samples(DataLoader(Tokenised(TEXTS), batch_size=8, collate_fn=fails))

@@ -22,7 +22,6 @@ from ..hessian.subject import Subject
 from ..krylov.linear_operator import LinearOperator
 from ..samples.groups import group_indices, make_scheme
 from ..samples.samples import Samples
-from .networks import Block
 
 
 class BenchError(ValueError):
@@ -75,7 +74,7 @@ CASES: dict[str, Case] = {
         "digits as 16 patches, transformer",
         _HEAD_AND_TAIL,
         recipe=_recipe(
-            "saddlescope.analysis.bench.cases:PatchTransformer",
+            "saddlescope.analysis.bench.networks:digits_vit",
             40,
             data=_DIGITS,
             groups={"eta": 40},
@@ -84,29 +83,6 @@ CASES: dict[str, Case] = {
     ),
     "prescribed": Case("prescribed spectrum, 50,000 x 50,000", {"separated": None, "crowded": None}, probes=0),
 }
-
-
-class PatchTransformer(nn.Module):
-    """A vision transformer of two layers for digits ``[n, 1, 8, 8]``: 16 patches of 2 x 2, mean over them, linear classifier.
-
-    Attention is written out over ``scaled_dot_product_attention``, so that every competitor runs the same operations
-    (``nn.TransformerEncoderLayer`` takes another path where gradients are off, and not all of them keep them on).
-    """
-
-    def __init__(self, num_classes: int = 10, width: int = 48, heads: int = 4, depth: int = 2) -> None:
-        super().__init__()
-        self.patches = nn.Conv2d(1, width, 2, 2)
-        self.position = nn.Parameter(0.02 * torch.randn(1, 16, width))
-        self.blocks = nn.ModuleList(Block(width, heads, 2) for _ in range(depth))
-        self.norm, self.classifier = nn.LayerNorm(width), nn.Linear(width, num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``[n, 1, 8, 8]`` -> logits ``[n, C]``."""
-        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.position
-        for block in self.blocks:
-            tokens = block(tokens)
-        logits: Tensor = self.classifier(self.norm(tokens).mean(1))
-        return logits
 
 
 class PrescribedOperator(LinearOperator):

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from saddlescope import processors
 
 from ..records.base import write_text_atomically
@@ -132,30 +134,46 @@ def kept(path: Path, heading: tuple[str, int], key: str) -> list[dict[str, Any]]
     return entries
 
 
-def store(
+def add(
     path: Path,
     heading: tuple[str, int],
     versions: dict[str, str],
-    entries: dict[str, list[dict[str, Any]]],
+    key: str,
+    entry: dict[str, Any],
+    order: Callable[[dict[str, Any]], Any],
     table: Callable[[dict[str, Any]], str],
 ) -> None:
-    """Writes the record, and its table beside it.
+    """Adds an entry to the record, in the place of one of the same case and group, and writes its table beside it.
+
+    Others may write into the same folder meanwhile: what they have added is kept.
 
     Args:
         path: ``bench.json``.
         heading: format and version.
         versions: of all packages that take part.
-        entries: what was measured, under one key.
+        key: what the record lists entries under.
+        entry: what was measured.
+        order: of entries.
         table: the record as Markdown.
+
+    Raises:
+        BenchError: the file is of another version.
     """
-    record = {
-        "format": heading[0],
-        "version": heading[1],
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine(),
-        "versions": versions,
-        **entries,
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, json.dumps(record, indent=1) + "\n")
-    write_text_atomically(path.with_suffix(".md"), table(record))
+    with FileLock(path.with_suffix(".lock")):
+        entries = {_name(one): one for one in kept(path, heading, key)} | {_name(entry): entry}
+        before = json.loads(path.read_text(encoding="utf-8"))["versions"] if path.exists() else {}
+        record = {
+            "format": heading[0],
+            "version": heading[1],
+            "date": datetime.now(UTC).date().isoformat(),
+            "machine": machine(),
+            "versions": versions | {name: version for name, version in before.items() if name not in versions},
+            key: sorted(entries.values(), key=order),
+        }
+        write_text_atomically(path, json.dumps(record, indent=1) + "\n")
+        write_text_atomically(path.with_suffix(".md"), table(record))
+
+
+def _name(entry: dict[str, Any]) -> tuple[Any, Any]:
+    return entry["case"], entry.get("group")

@@ -28,22 +28,41 @@ class Block(nn.Module):
 
 
 class Vit(nn.Module):
-    """ViT-tiny (Touvron et al. 2021: width 192, 12 blocks, 3 heads) for images of 32 px in patches of 4: 5.4 M parameters."""
+    """ViT-tiny (Touvron et al. 2021: width 192, 12 blocks, 3 heads) for images of 32 px in patches of 4: 5.4 M parameters.
 
-    def __init__(self, classes: int = 10, width: int = 192, depth: int = 12, heads: int = 3) -> None:
+    With a linear classifier of the mean over patches.
+    """
+
+    def __init__(
+        self,
+        classes: int = 10,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        *,
+        wider: int = 4,
+        image: tuple[int, int] = (3, 32),
+        patch: int = 4,
+    ) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(3, width, 4, 4)
-        self.position = nn.Parameter(0.02 * torch.randn(1, 64, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        channels, side = image
+        self.patches = nn.Conv2d(channels, width, patch, patch)
+        self.position = nn.Parameter(0.02 * torch.randn(1, (side // patch) ** 2, width))
+        self.blocks = nn.ModuleList(Block(width, heads, wider) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``[n, 3, 32, 32]`` -> logits ``[n, C]``."""
+        """Images ``[n, channels, side, side]`` -> logits ``[n, C]``."""
         x = self.patches(x).flatten(2).transpose(1, 2) + self.position
         for block in self.blocks:
             x = block(x)
         logits: Tensor = self.head(self.norm(x).mean(1))
         return logits
+
+
+def digits_vit(num_classes: int = 10) -> Vit:
+    """One of two blocks for digits ``[n, 1, 8, 8]``: 16 patches of 2 x 2."""
+    return Vit(num_classes, 48, depth=2, heads=4, wider=2, image=(1, 8), patch=2)
 
 
 class Bert(nn.Module):

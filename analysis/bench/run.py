@@ -16,7 +16,7 @@ from typing import Any
 from saddlescope import load_factory
 
 from .cases import CASES, BenchError
-from .harness import Say, child, kept, one_of, prepared, store, versions_of
+from .harness import Say, add, child, kept, one_of, prepared, versions_of
 from .table import table
 
 FORMAT, VERSION = "saddlescope-bench", 1
@@ -61,7 +61,7 @@ def bench(
         one_of(ORDER, name, "competitor")
     versions = versions_of(chosen)
     path = out / "bench.json"
-    stored = {(group["case"], group["group"]): group for group in kept(path, (FORMAT, VERSION), "groups")}
+    measured = bool(kept(path, (FORMAT, VERSION), "groups"))
     for case in wanted:
         job: dict[str, Any] = {"case": case, "out": str(out.resolve()), "data_root": data_root}
         ready = prepared("prepare", job, say, asked=bool(cases))
@@ -70,10 +70,10 @@ def bench(
         job["checkpoint"] = ready["checkpoint"]
         for group in CASES[case].groups:
             entry = _group({**job, "group": group}, chosen, rounds, longest, say)
-            stored[case, group] = {"case": case, "title": CASES[case].title, "group": group, **entry}
-            groups = [stored[key] for key in sorted(stored, key=lambda key: list(CASES).index(key[0]))]
-            store(path, (FORMAT, VERSION), versions, {"groups": groups}, table)
-    if not stored:
+            entry = {"case": case, "title": CASES[case].title, "group": group, **entry}
+            add(path, (FORMAT, VERSION), versions, "groups", entry, lambda one: list(CASES).index(one["case"]), table)
+            measured = True
+    if not measured:
         raise BenchError("nothing was measured: no case could be prepared; see --data-root")
     load_factory("saddlescope.figures.plots.bench:save")(path, out)
     return path

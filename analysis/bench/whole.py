@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from .cases import BenchError, relative_error
-from .harness import BenchRunError, Say, child, kept, one_of, prepared, store, versions_of
+from .harness import BenchRunError, Say, add, child, kept, one_of, prepared, versions_of
 from .whole_cases import WHOLE_CASES
 from .whole_table import whole_table
 
@@ -90,7 +90,7 @@ def bench_whole(
 
     Raises:
         BenchError: unknown case or competitor, or a peer that is not installed.
-        BenchRunError: a command failed.
+        BenchRunError: a case could not be prepared, or our own default failed. What failed of a peer stands in its row.
     """
     wanted = [one_of(tuple(WHOLE_CASES), name, "case") for name in cases] or list(WHOLE_CASES)
     for name in competitors:
@@ -98,7 +98,7 @@ def bench_whole(
     chosen = [name for name in PEERS if not competitors or name in competitors]
     versions = versions_of(["ours", *chosen])
     path = out / "whole.json"
-    stored = {entry["case"]: entry for entry in kept(path, (FORMAT, VERSION), "cases")}
+    measured = bool(kept(path, (FORMAT, VERSION), "cases"))
     for name in wanted:
         job = {"case": name, "out": str(out.resolve()), "data_root": data_root}
         ready = prepared("prepare-whole", job, say, asked=bool(cases))
@@ -108,25 +108,52 @@ def bench_whole(
         say(f"{name}: converged reference, and the peers' best settings")
         known = child("find-out", {"folder": str(folder)}, say)
         commands = [one for one in _commands(folder, known) if one.peer in ("ours", *chosen)]
-        runs: dict[Command, list[Ran]] = {command: [] for command in commands}
-        for index in range(rounds):
-            for command in commands:
-                ran = _run(command, folder)
-                runs[command].append(ran)
-                what = f"{command.question}, {command.title}{' (best)' if command.best else ''}"
-                took = f"{ran.seconds:.3g} s, CPU {ran.cpu_seconds:.3g} s, {ran.peak_bytes >> 20:,} MiB"
-                say(f"{name}: round {index + 1} of {rounds}, {what}: {took}, ends {ran.lambda_min}, {ran.lambda_max}")
-        stored[name] = {
+        runs, failed = _rounds(name, commands, folder, rounds, say)
+        entry = {
             "case": name,
             "title": WHOLE_CASES[name].title,
             "known": {key: known[key] for key in ("parameters", "samples", "lambda_min", "lambda_max", "steps")},
-            "entries": [_entry(command, ran, runs, known) for command, ran in runs.items()],
+            "entries": [_entry(command, ran, runs, known, failed.get(command)) for command, ran in runs.items()],
         }
-        entries = [stored[key] for key in WHOLE_CASES if key in stored]
-        store(path, (FORMAT, VERSION), versions, {"cases": entries}, whole_table)
-    if not stored:
+        add(path, (FORMAT, VERSION), versions, "cases", entry, lambda one: list(WHOLE_CASES).index(one["case"]), whole_table)
+        measured = True
+    if not measured:
         raise BenchError("nothing was measured: no case could be prepared; see --data-root")
     return path
+
+
+def _rounds(
+    name: str, commands: Sequence[Command], folder: Path, rounds: int, say: Say
+) -> tuple[dict[Command, list[Ran]], dict[Command, str]]:
+    """Everything in turn, so many times; what failed once is not run again, and has no runs but a message.
+
+    Raises:
+        BenchRunError: ours failed at its defaults, which the others are compared with.
+    """
+    runs: dict[Command, list[Ran]] = {command: [] for command in commands}
+    failed: dict[Command, str] = {}
+    for index in range(rounds):
+        for command in commands:
+            if command in failed:
+                continue
+            what = f"{command.question}, {command.title}{' (best)' if command.best else ''}"
+            try:
+                ran = _run(command, folder)
+            except BenchRunError as error:
+                if command == _default(commands, command.question):
+                    raise
+                failed[command], runs[command] = str(error), []
+                say(f"{name}: round {index + 1} of {rounds}, {what}: failed, {error}")
+                continue
+            runs[command].append(ran)
+            took = f"{ran.seconds:.3g} s, CPU {ran.cpu_seconds:.3g} s, {ran.peak_bytes >> 20:,} MiB"
+            say(f"{name}: round {index + 1} of {rounds}, {what}: {took}, ends {ran.lambda_min}, {ran.lambda_max}")
+    return runs, failed
+
+
+def _default(commands: Iterable[Command], question: str) -> Command:
+    """Ours at its defaults."""
+    return next(one for one in commands if one.peer == "ours" and one.question == question)
 
 
 def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
@@ -200,13 +227,20 @@ def _run(command: Command, folder: Path) -> Ran:
     return Ran(seconds, used.ru_utime + used.ru_stime, peak, found.get("lambda_min"), found.get("lambda_max"))
 
 
-def _entry(command: Command, ran: list[Ran], runs: dict[Command, list[Ran]], known: dict[str, Any]) -> dict[str, Any]:
-    """Medians, and ratios to ours of the same round and question."""
-    ours = next(found for other, found in runs.items() if other.peer == "ours" and other.question == command.question)
-    errors = {end: None if (value := getattr(ran[0], end)) is None else relative_error(value, known[end]) for end in _ENDS}
-    return {
+def _entry(
+    command: Command, ran: list[Ran], runs: dict[Command, list[Ran]], known: dict[str, Any], failed: str | None = None
+) -> dict[str, Any]:
+    """Medians, and ratios to ours of the same round and question; of what failed what it said."""
+    about = {
         **{key: value for key, value in asdict(command).items() if key != "arguments"},
         "arguments": [part.replace(str(SCRIPTS), "scripts") for part in command.arguments if part != _OURS],
+    }
+    if failed is not None:
+        return {**about, "failed": failed}
+    ours = runs[_default(runs, command.question)]
+    errors = {end: None if (value := getattr(ran[0], end)) is None else relative_error(value, known[end]) for end in _ENDS}
+    return {
+        **about,
         "rounds": len(ran),
         "seconds": [one.seconds for one in ran],
         "cpu_seconds": [one.cpu_seconds for one in ran],

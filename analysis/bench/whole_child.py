@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +57,22 @@ def find_out(folder: Path) -> dict[str, Any]:
         "eigsh": {"ends": _eigsh(run, low, high, (("BE",), ("SA", "LA"))), "verdict": _eigsh(run, low, high, (("SA",),))},
         "eigenthings": _steps(run, low, high),
         "batch": {
-            name: best_micro_batch(COMPETITORS[name], problem)
+            name: batch
             for name in ("curvlinops", "eigenthings")
-            if installed(name) is not None
+            if installed(name) is not None and (batch := _batch_of(name, problem)) is not None
         },
     }
     write_text_atomically(stored, json.dumps(known))
     return known
+
+
+def _batch_of(name: str, problem: Problem) -> int | None:
+    """The batch size that suits a peer best; None where it fails, which its commands will say."""
+    try:
+        return best_micro_batch(COMPETITORS[name], problem)
+    except Exception as error:  # whatever a peer raises
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
 
 
 def _problem(folder: Path) -> Problem:

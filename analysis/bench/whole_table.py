@@ -44,9 +44,13 @@ def _rows(entries: list[dict[str, Any]]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for entry in entries:
+        title = f"{entry['title']}{', *best*' if entry['best'] else ''}"
+        if "failed" in entry:
+            rows.append(f"| {title} | failed: {entry['failed'].replace('|', '/')} | | | | | |")
+            continue
         errors = ", ".join(_percent(entry["errors"][end]) for end in ("lambda_min", "lambda_max"))
         rows.append(
-            f"| {entry['title']}{', *best*' if entry['best'] else ''} | {statistics.median(entry['seconds']):.3g} | "
+            f"| {title} | {statistics.median(entry['seconds']):.3g} | "
             f"{statistics.median(entry['cpu_seconds']):.3g} | {entry['ratio']:.2f} | {entry['cpu_ratio']:.2f} | {errors} | "
             f"{entry['peak_bytes'] / 2**20:,.0f} |"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,23 @@ def slopes_of(
             p.grad = before
 
 
+class _Along(torch.autograd.Function):
+    """Nothing, with given derivatives by what it is of.
+
+    ``torch.autograd.grad`` takes such vectors as well, and from torch 2.6 on imports sympy to compare their shapes, which takes
+    as long as the spectrum of a small network; a sum of products with them would copy every one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+        ctx.vectors = vectors
+        return outputs[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Tensor | None, ...]:
+        return (None, *ctx.vectors)
+
+
 def derivatives(
     outputs: Tensor | Sequence[Tensor],
     parameters: Sequence[nn.Parameter],
@@ -57,7 +75,9 @@ def derivatives(
         OperatorError: an operation cannot be differentiated.
     """
     try:
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(outputs, parameters, vectors, allow_unused=True, **flags)
+        if vectors is not None:
+            outputs = _Along.apply(vectors, *outputs)  # type: ignore[no-untyped-call]
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(outputs, parameters, allow_unused=True, **flags)
         return found
     except torch.OutOfMemoryError:
         raise

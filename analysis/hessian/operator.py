@@ -200,13 +200,12 @@ class HessianOperator:
         if self._kept_at != self._state():
             self.release()
         with self.differentiable():
-            if self._kept is None:
-                self._keep_graphs()
+            beyond = self._keep_graphs() if self._kept is None else []
             for gradients in self._kept or ():
                 for k, parts in enumerate(columns):
                     add(k, self._product(gradients, parts, retain=True))
             for batch in self._batches(self._rest_from):
-                gradients = self._gradients(batch)
+                gradients = beyond.pop() if beyond else self._gradients(batch)
                 for k, parts in enumerate(columns):
                     add(k, self._product(gradients, parts, retain=k + 1 < len(columns)))
         self.matvecs += len(columns)
@@ -248,7 +247,8 @@ class HessianOperator:
         # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
         return [(t.data_ptr(), t._version) for t in (*self.model.parameters(), *self.model.buffers())]
 
-    def _keep_graphs(self) -> None:
+    def _keep_graphs(self) -> list[tuple[Tensor | None, ...]]:
+        """Records graphs for as long as they fit; returns the one that does not, which was recorded to be seen, too."""
         self._kept, self._rest_from, self.kept_bytes = [], 0, 0
         self._kept_at = self._state()
         for batch in self._batches():
@@ -258,10 +258,11 @@ class HessianOperator:
             both = self.accelerator is not None and self.accelerator.precision.both
             holds = saved.total * 3 // 2 if both else saved.total
             if self.kept_bytes + holds > self.graph_budget:
-                break
+                return [gradients]
             self.kept_bytes += holds
             self._kept.append(gradients)
             self._rest_from += batch_size(batch)
+        return []
 
     def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""

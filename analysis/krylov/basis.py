@@ -17,10 +17,13 @@ Place = Literal["device", "cpu", "disk"] | int
 #: The same as people choose it; auto: the number that the memory budget says.
 BasisChoice = Literal["auto", "device", "cpu", "disk"]
 
-#: Columns that are widened to float64 at once, and that are read from a file at once.
-_COLUMNS, _READ = 1 << 14, 1 << 18
-#: Rows that are allocated at once. Rows that are there are never copied: that would take their memory twice.
+#: Columns that are widened to float64 at once, that are combined at once, and that are read from a file at once.
+_COLUMNS, _COMBINED, _READ = 1 << 14, 1 << 16, 1 << 18
+#: Rows that are allocated at once, and combined at once, where they lie. Rows that are there are never copied: that would take
+#: their memory twice.
 _BLOCK = 8
+#: Rows begin at multiples of so many bytes, in memory as in what is read from a file: a sum's last digit may depend on that.
+_ALIGNED = 64
 
 
 class KrylovBasis:
@@ -69,7 +72,7 @@ class KrylovBasis:
         if self._in_memory(row):
             if row == _BLOCK * len(self._blocks):
                 rows = _BLOCK if self._held is None else min(_BLOCK, self._held - row)
-                self._blocks.append(torch.empty((rows, self._size), dtype=self._dtype, device=self.device))
+                self._blocks.append(self._rows(rows, self._size))
             self._blocks[row // _BLOCK][row % _BLOCK] = q
         else:
             self._write(row, q.to("cpu", self._dtype).contiguous())
@@ -81,15 +84,24 @@ class KrylovBasis:
 
     def stored(self, count: int) -> dict[str, Tensor]:
         """The first ``count`` rows, which are in memory, as tensors ``[rows, n]`` by name; no copies."""
-        firsts = range(0, count, _BLOCK)
-        return {f"basis {first}": self._blocks[first // _BLOCK][: min(_BLOCK, count - first)] for first in firsts}
+        # One by one: of several, which do not follow each other to the byte, a copy would be stored.
+        return {f"basis {row}": self[row].unsqueeze(0) for row in range(count)}
 
     def overlap(self, w: Tensor, count: int) -> Tensor:
         """``Q w`` ``[count]`` with the first rows, for a float64 ``w [n]``."""
-        # Summed in float64: at 1e5 parameters float32 sums leave overlaps of 2e-5, which shift a small eigenvalue beside a
-        # large one by 1e-4 of its size.
-        parts = zip(self._parts(count, torch.float64), w.split(_COLUMNS), strict=True)
-        return torch.stack([part @ x for part, x in parts]).sum(0)
+        # Multiplied and summed in float64: float32 sums over no more than 4096 numbers leave a basis 200 times less orthogonal
+        # than its rows' rounding does, and at 1e5 parameters whole ones shift a small eigenvalue beside a large one by 1e-4.
+        wide = torch.empty((count, min(_COLUMNS, self._size)), dtype=torch.float64, device=self.device)
+        total = torch.zeros(count, dtype=torch.float64, device=self.device)
+        for first, blocks in self._parts(count):
+            for offset in range(0, blocks[0].shape[1], _COLUMNS):
+                x = w[first + offset : first + min(offset + _COLUMNS, blocks[0].shape[1])]
+                # A last part that is narrower has a copy of its own: its rows lie one after another like the others'.
+                part = wide if len(x) == wide.shape[1] else wide.new_empty((count, len(x)))
+                for block, rows in zip(blocks, part.split(_BLOCK), strict=True):
+                    rows.copy_(block[:, offset : offset + _COLUMNS])
+                total += part @ x
+        return total
 
     def remove(self, w: Tensor, overlap: Tensor) -> None:
         """Takes ``Q^T overlap`` from a float64 ``w [n]``, where it is.
@@ -97,38 +109,59 @@ class KrylovBasis:
         The sum is taken in the basis' dtype: it is as exact as the rows, which are rounded to that, and what is left of an
         overlap that was large is seen by the next pass.
         """
-        narrow = overlap.to(self._dtype)
-        for part, x in zip(self._parts(len(overlap), self._dtype), w.split(_COLUMNS), strict=True):
-            x.sub_(narrow @ part)
+        for first, part in self._sums(overlap):
+            w[first : first + len(part)].sub_(part)
 
     def combined(self, coefficients: Tensor) -> Tensor:
         """``Q^T c`` ``[n]`` for ``c [count]``, in the basis' dtype."""
-        wide = coefficients.to(self.device, self._dtype)
-        return torch.cat([part.T @ wide for part in self._parts(len(coefficients), self._dtype)])
+        whole = torch.empty(self._size, dtype=self._dtype, device=self.device)
+        for first, part in self._sums(coefficients):
+            whole[first : first + len(part)] = part
+        return whole
+
+    def _sums(self, coefficients: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """``Q^T c`` some columns after another, with the first of them; each is overwritten by the next."""
+        narrow = coefficients.to(self.device, self._dtype).split(_BLOCK)
+        sums = torch.empty(min(_COMBINED, self._size), dtype=self._dtype, device=self.device)
+        for start, blocks in self._parts(len(coefficients)):
+            for offset in range(0, blocks[0].shape[1], _COMBINED):
+                rows = [block[:, offset : offset + _COMBINED] for block in blocks]
+                part = torch.mv(rows[0].T, narrow[0], out=sums[: rows[0].shape[1]])
+                for block, c in zip(rows[1:], narrow[1:], strict=True):
+                    part.addmv_(block.T, c)
+                yield start + offset, part
 
     def _in_memory(self, row: int) -> bool:
         return self._held is None or row < self._held
 
-    def _parts(self, count: int, dtype: torch.dtype) -> Iterator[Tensor]:
-        """The first rows ``[count, columns]`` in ``dtype``, some columns after another; each is overwritten by the next."""
-        # In parts, so that the wide copy of the basis stays small.
+    def _parts(self, count: int) -> Iterator[tuple[int, list[Tensor]]]:
+        """The first rows in blocks ``[rows, columns]``, some columns after another, with the first column.
+
+        Blocks in memory are views; those with rows in a file are read, and overwritten by the next columns.
+        """
         held = count if self._held is None else min(count, self._held)
-        width = min(_COLUMNS, self._size)
-        copy = torch.empty((count, width), dtype=dtype, device=self.device)
-        read = torch.empty((count - held, min(_READ, self._size)), dtype=self._dtype) if count > held else None
-        for first in range(0, max(self._size, 1), _COLUMNS):  # a process may hold none of the numbers
-            columns = min(_COLUMNS, self._size - first)
-            # A last part that is narrower has a copy of its own: its rows lie one after another like the others'.
-            part = copy if columns == width else copy.new_empty((count, columns))
-            for start in range(0, held, _BLOCK):
-                rows = min(_BLOCK, held - start)
-                part[start : start + rows] = self._blocks[start // _BLOCK][:rows, first : first + columns]
+        whole = held // _BLOCK if held < count else len(self._blocks)  # blocks that are all in memory
+        read = self._rows(count - whole * _BLOCK, min(_READ, self._size)) if held < count else None
+        for first in range(0, self._size, _READ):
+            columns = slice(first, min(first + _READ, self._size))
+            blocks = [block[: count - start, columns] for start, block in self._numbered(whole) if start < count]
             if read is not None:
-                if first % _READ == 0:
-                    for row in range(held, count):
-                        self._read(row, first, read[row - held][: self._size - first])
-                part[held:] = read[:, first % _READ : first % _READ + columns]
-            yield part
+                part = read[:, : columns.stop - first]
+                for row in range(whole * _BLOCK, count):
+                    if row < held:
+                        part[row - whole * _BLOCK] = self._blocks[whole][row % _BLOCK, columns]
+                    else:
+                        self._read(row, first, part[row - whole * _BLOCK])
+                blocks += part.split(_BLOCK)
+            yield first, blocks
+
+    def _numbered(self, count: int) -> list[tuple[int, Tensor]]:
+        return [(index * _BLOCK, block) for index, block in enumerate(self._blocks[:count])]
+
+    def _rows(self, count: int, size: int) -> Tensor:
+        """Memory for some rows ``[count, size]``."""
+        aligned = -(-size * self._dtype.itemsize // _ALIGNED) * _ALIGNED // self._dtype.itemsize
+        return torch.empty((count, aligned), dtype=self._dtype, device=self.device)[:, :size]
 
     def _place(self, row: int, column: int = 0) -> int:
         return ((row - (self._held or 0)) * self._size + column) * self._dtype.itemsize

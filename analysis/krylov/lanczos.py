@@ -83,11 +83,16 @@ def wide_dot(x: Tensor, y: Tensor) -> float:
     return float(torch.stack([torch.dot(*(part.to(torch.float64, copy=True) for part in pair)) for pair in parts]).sum())
 
 
-def _take(w: Tensor, times: float, q: Tensor) -> None:
-    """``w - times q`` in float64, where w is."""
-    # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
-    for rest, part in zip(w.split(_WIDENED), q.split(_WIDENED), strict=True):
-        rest.sub_(part.double() * times)
+def _left_over(w: Tensor, known: Sequence[tuple[float, Tensor]], into: Tensor) -> Tensor:
+    """``w - sum of times q`` for the pairs that are known, in float64; vectors are read once."""
+    for start in range(0, len(w), _WIDENED):
+        part = slice(start, start + _WIDENED)
+        rest = w[part].double()
+        for times, q in known:
+            # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
+            rest -= q[part].double() * times
+        into[part] = rest
+    return into
 
 
 class Lanczos:
@@ -127,6 +132,7 @@ class Lanczos:
         )
         self._basis = KrylovBasis(self._space.local, operator.dtype, operator.device, place)
         self._basis.append(first)
+        self._rest: Tensor | None = None  # of a product, once a step: getting new memory takes longer than filling it
         self._ritz: Ritz | None = None
 
     @property
@@ -160,6 +166,7 @@ class Lanczos:
             self._step()
             if stop is not None and stop(self):
                 break
+        self._rest = None
         return self
 
     def ritz_vector(self, index: int) -> Tensor:
@@ -266,11 +273,12 @@ class Lanczos:
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
         j = self.steps
-        w = w.to(self._basis.device, torch.float64, copy=True)
-        _take(w, alpha, self._basis[j])
+        known = [(alpha, self._basis[j])]
         if j and self.betas[-1]:
-            _take(w, self.betas[-1], self._basis[j - 1])
-        return w
+            known.append((self.betas[-1], self._basis[j - 1]))
+        if self._rest is None:
+            self._rest = torch.empty(len(w), dtype=torch.float64, device=self._basis.device)
+        return _left_over(w.to(self._basis.device), known, self._rest)
 
     def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor]:
         """``w`` in float64 without its parts along the first ``filled`` basis vectors, and these parts as they were.

@@ -28,6 +28,7 @@ from ..records.side_car import side_car_of
 from ..records.steps import GroupSteps, StepResult
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import asked_for, group_indices, scheme_of
+from ..samples.memory import reuse_freed_memory
 from .escape_course import course_is_current, course_items, do_course
 from .slices import do_slice, slice_is_current
 from .worker_pool import WorkError, run_items
@@ -193,6 +194,7 @@ def do_curvature(
     Raises:
         RefusedGroupsError: the result is stored without some groups.
     """
+    reuse_freed_memory()
     cache = item.output.parent / f".{item.output.stem}.starts"
     subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     if item.settings.goal == "critical-step":

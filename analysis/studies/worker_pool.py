@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from joblib import Parallel, delayed
-
 from saddlescope import processors
 
 from ..samples.memory import memory_shared_by
@@ -43,8 +41,15 @@ def run_items(work: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> 
     """
     failures, folder = [], os.getcwd()
     jobs = max(1, min(jobs, len(items)))
-    workers = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)
-    for index, failure in workers(delayed(_attempt)(work, index, item, jobs, folder) for index, item in enumerate(items)):
+    calls = [(work, index, item, jobs, folder) for index, item in enumerate(items)]
+    if jobs == 1:
+        done: Iterator[tuple[int, str | None]] = (_attempt(*call) for call in calls)
+    else:
+        from joblib import Parallel, delayed  # half a second that one process does without
+
+        workers = Parallel(n_jobs=jobs, return_as="generator_unordered", max_nbytes=None)
+        done = workers(delayed(_attempt)(*call) for call in calls)
+    for index, failure in done:
         if failure is None:
             yield items[index]
         else:

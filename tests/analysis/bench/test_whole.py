@@ -8,7 +8,7 @@ import pytest
 import torch
 from saddlescope.analysis.bench import whole
 from saddlescope.analysis.bench.cases import BenchError
-from saddlescope.analysis.bench.harness import BenchRunError
+from saddlescope.analysis.bench.harness import BenchRunError, add
 from saddlescope.analysis.bench.whole_cases import WHOLE_CASES, network_of
 from saddlescope.analysis.bench.whole_child import MOST, _settled, find_out
 from saddlescope.analysis.bench.whole_table import whole_table
@@ -105,6 +105,41 @@ def test_ours_and_a_process_are_measured(folder, known):
     assert entry["ratio"] == runs[peer][0].seconds / ran.seconds
     with pytest.raises(BenchRunError, match="them: exit code 1, ValueError: no"):
         whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no\\nfurther')")), folder)
+
+
+def command(title, peer, code):
+    return whole.Command(title, "ends", peer, False, ("-c", code))
+
+
+def test_a_peer_that_fails_ends_neither_its_case_nor_the_rounds(folder, tmp_path):
+    """It is asked once, and its row says what it said."""
+    ours = command("us", "ours", 'print(\'{"groups": {"all": {"lambda_min": {"value": -1}, "lambda_max": {"value": 2}}}}\')')
+    asked = tmp_path / "asked"
+    bad = command("them", "curvlinops", f"open({str(asked)!r}, 'a').write('x'); raise MemoryError('a | b')")
+    good = command("others", "eigenthings", "print('{\"lambda_min\": -1.0}')")
+    runs, failed = whole._rounds("case", [ours, bad, good], folder, 2, lambda _: None)
+    assert [len(runs[one]) for one in (ours, bad, good)] == [2, 0, 2]
+    assert asked.read_text() == "x"
+    known = {"lambda_min": -1.0, "lambda_max": 2.0, "parameters": 1, "samples": 1, "steps": 1}
+    entries = [whole._entry(one, runs[one], runs, known, failed.get(one)) for one in (ours, bad, good)]
+    case = {"case": "digits", "title": "a case", "known": known, "entries": entries}
+    path = tmp_path / "whole.json"
+    add(path, (whole.FORMAT, whole.VERSION), {}, "cases", case, lambda one: one["case"], whole_table)
+    table = path.with_suffix(".md").read_text()
+    assert "| them | failed: case, them: exit code 1, MemoryError: a / b |" in table.replace(folder.name, "case")
+    assert "| others |" in table
+    with pytest.raises(BenchRunError, match="MemoryError"):
+        whole._rounds("case", [command("us", "ours", "raise MemoryError"), good], folder, 1, lambda _: None)
+
+
+def test_two_benches_into_one_folder_keep_each_others_cases(tmp_path):
+    """The second began before the first had stored anything."""
+    path, heading = tmp_path / "whole.json", (whole.FORMAT, whole.VERSION)
+    for case, versions in (("b", {"torch": "2"}), ("a", {"peer": "1"}), ("b", {"torch": "3"})):
+        add(path, heading, versions, "cases", {"case": case, "of": versions}, lambda one: one["case"], str)
+    record = json.loads(path.read_text())
+    assert record["cases"] == [{"case": "a", "of": {"peer": "1"}}, {"case": "b", "of": {"torch": "3"}}]
+    assert record["versions"] == {"torch": "3", "peer": "1"}
 
 
 def test_the_table_names_the_best(folder, known):

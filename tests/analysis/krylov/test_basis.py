@@ -36,6 +36,7 @@ def removed(basis, w, c):
 
 
 def bytes_held(basis):
+    assert all(block.stride(0) - N < 16 for block in basis._blocks)  # rows begin at multiples of 64 bytes
     return sum(block.nbytes for block in basis._blocks)
 
 

@@ -82,10 +82,8 @@ def _rows(study: Path) -> list[tuple[str, int, str]]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["runs"]
         found = [(row["optimizer"], row["seed"], row["folder"]) for row in rows]
-        if all(
-            (type(name), type(seed), type(run)) == (str, int, str) and run and Path(run).name == run
-            for name, seed, run in found
-        ):
+        kinds = {(type(name), type(seed), type(run)) for name, seed, run in found}
+        if kinds <= {(str, int, str)} and all(run and Path(run).name == run for _, _, run in found):
             return found
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         pass

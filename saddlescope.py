@@ -303,7 +303,7 @@ def reproduce(
     train_with_progress(wanted, study, data_root=data_root, jobs=jobs)
     permission = Permission(frozenset({wanted.model.name}), trust_checkpoint)
     analyze_with_progress(study, plan, data_root=data_root, jobs=jobs, permission=permission)
-    draw_study(study)
+    draw_study(study, jobs=jobs or processors())
     report = write_report(study)
     print_summary(load_study(study))
     typer.echo(report)

@@ -111,7 +111,9 @@ def draw_study(
     pictures: dict[Path, bytes] = {}
     names, this_call = [plan.name for plan in plans], uuid.uuid4().hex
     workers = Parallel(n_jobs=max(1, min(jobs, len(names))), return_as="generator", max_nbytes=None)
-    for name, drawn in zip(names, workers(delayed(_draw)(study_folder, this_call, name, chosen) for name in names), strict=True):
+    for name, drawn in zip(
+        names, workers(delayed(_draw)(study_folder, this_call, name, chosen) for name in names), strict=True
+    ):
         if progress is not None:
             progress(len(written), len(names))
         known.pop(name, None)

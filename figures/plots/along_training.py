@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ...analysis.records.base import Interval
 from ...analysis.records.results import CurvatureResult
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import Look, handle, looks_of
@@ -119,6 +120,10 @@ def draw(study: Study, scheme: str | None = None) -> Drawing:
                     for seed, path in runs.items()
                 }
                 inside += draw_curves(axes, curves, looks[optimizer], len(seeds))
+                if len(seeds) == 1:
+                    ends = [(epoch, number(result.groups[group]).interval) for path in runs.values()
+                            for epoch, result in path.items() if group in result.groups]  # fmt: skip
+                    inside += _draw_intervals(axes, ends, looks[optimizer])
                 if number is ratio:
                     inside += _draw_published(axes, printed[optimizer, group], looks[optimizer])
             mark_switches(axes, switch, looks)
@@ -151,6 +156,15 @@ def _shown(groups: list[str], printed: Sequence[str]) -> list[str]:
     others = [group for group in groups if group not in printed]
     kept = {*printed[-MOST_GROUPS:], *others[len(others) - max(0, MOST_GROUPS - len(printed)) :]}
     return [group for group in groups if group in kept]
+
+
+def _draw_intervals(axes: Axes, ends: Sequence[tuple[int, Interval]], look: Look) -> list[float]:
+    """Thin verticals from end to end of intervals that have two; returns the ends."""
+    closed = [(epoch, low, high) for epoch, (low, high) in ends if low is not None and high is not None]
+    if closed:
+        epochs, low, high = zip(*closed, strict=True)
+        axes.vlines(epochs, low, high, color=look.colour, linewidth=0.9, alpha=0.6, gid="interval")
+    return [end for _, *both in closed for end in both]
 
 
 def _draw_published(axes: Axes, curve: dict[int, float], look: Look) -> list[float]:
@@ -228,10 +242,12 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     gaps = [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds if s not in found.get(o, {})]
     epochs = sorted({epoch for runs in found.values() for path in runs.values() for epoch in path})
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
+    bars = "Error bars are left out: the final checkpoint's are in the figure of extremes."
+    if len(seeds) == 1:
+        bars = "Verticals: intervals of the single numbers."
     return (
         "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
-        f"({study.axis}s {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of "
-        "extremes. "
+        f"({study.axis}s {_some(epochs)}); {mean}. {bars} "
         f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs, study.axis)}{switch_words(switch, looks)} "
         f"{count(len(seeds), 'training seed')}."
         f"{gap_words(gaps)}"

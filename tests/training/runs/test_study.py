@@ -54,6 +54,19 @@ def content(folder):
     return found
 
 
+def test_seeds_are_added_to_a_finished_study_and_its_runs_stay_as_they_are(tmp_path):
+    tables = {"optimizers": {"sgd": {}, "ssesam": {"gamma": 0.5}}, "training": {"epochs": 2}}
+    few = recipe(**tables)
+    train_study(few, tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*-seed0-*/**/*") if path.is_file()}
+    more = few.model_copy(update={"seeds": [0, 1]})
+    train_study(more, tmp_path)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert [(run.optimizer, run.seed, run.finished) for run in load_study(tmp_path).runs] == [
+        (optimizer, seed, True) for optimizer in ("sgd", "ssesam") for seed in (0, 1)
+    ]
+
+
 def test_layers_draw_what_the_global_seed_would_let_them_draw():
     with torch.random.fork_rng():
         torch.manual_seed(71)

@@ -70,6 +70,8 @@ def _study(name: str, folder: Path) -> Path:
     for study in (beside, path):
         if (study / "study.json").is_file():
             return study
+    if path.name != name:
+        raise RecipeError(f"training.start_from: no study in {path} (it has no study.json); give the folder of a study")
     raise RecipeError(
         f"training.start_from: no study '{name}' ({beside} has no study.json); make it first with 'saddlescope reproduce "
         f"{name} --out {folder.parent}', or give the folder of a study"

@@ -56,6 +56,7 @@ def test_a_study_that_starts_anew_keeps_its_folders_and_its_recipe(first):
     ("more", "words"),
     [
         (["training.start_from=nowhere"], "no study 'nowhere'"),
+        (["training.start_from=./no/where"], "no study in no/where"),
         (["seeds=[0,1,5,6]"], "no finished sgd run of seed 5, 6"),
         (["training.start_optimizer=ssesam"], "no finished ssesam run of seed 0, 1"),
         (["training.start_optimizer=adam"], "has no optimizer 'adam'"),

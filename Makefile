@@ -9,8 +9,7 @@ help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 reproduce: setup  ## train, analyse, draw and report the embedded study and its escape experiment (minutes on 2 cores)
-	$(BIN)/saddlescope reproduce digits-lt
-	$(BIN)/saddlescope reproduce digits-lt-escape
+	$(BIN)/saddlescope reproduce digits-lt digits-lt-escape
 
 # Files are shared out to processes of one thread each: small matrices gain nothing from more.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile

@@ -264,8 +264,9 @@ def _front(
 
 
 def reproduce(
-    recipe: Annotated[
-        str | None, typer.Argument(help="A recipe that comes with saddlescope (digits-lt ...) or a TOML file.")
+    recipes: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RECIPE", help="Recipes of saddlescope (digits-lt ...) or TOML files, in this order."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of studies; this one goes to OUT/<name of the recipe>.")] = Path("runs"),
     overrides: Annotated[
@@ -280,7 +281,7 @@ def reproduce(
         bool, typer.Option("--list", help="What the papers show, the recipe of each figure, and whether it reproduces.")
     ] = False,
 ) -> None:
-    """Train, analyze, draw and report RECIPE; run it again to continue after an interruption."""
+    """Train, analyze, draw and report each RECIPE; run it again to continue after an interruption."""
     from saddlescope.analysis.records.load_study import load_study
     from saddlescope.analysis.records.study_plan import StudyAnalysis
     from saddlescope.analysis.studies.progress import analyze_with_progress
@@ -295,18 +296,19 @@ def reproduce(
 
         print_registry(out)
         return
-    if recipe is None:
+    if not recipes:
         raise typer.BadParameter("name a recipe, or give --list", param_hint="RECIPE")
-    wanted = load_recipe(recipe, overrides or [], trust=trust_checkpoint)
-    plan = StudyAnalysis.parse(wanted.resolved(), recipe)
-    study = out / wanted.name
-    train_with_progress(wanted, study, data_root=data_root, jobs=jobs)
-    permission = Permission(frozenset({wanted.model.name}), trust_checkpoint)
-    analyze_with_progress(study, plan, data_root=data_root, jobs=jobs, permission=permission)
-    draw_study(study)
-    report = write_report(study)
-    print_summary(load_study(study))
-    typer.echo(report)
+    wanted = [load_recipe(name, overrides or [], trust=trust_checkpoint) for name in recipes]
+    plans = [StudyAnalysis.parse(recipe.resolved(), name) for recipe, name in zip(wanted, recipes, strict=True)]
+    for recipe, plan in zip(wanted, plans, strict=True):
+        study = out / recipe.name
+        train_with_progress(recipe, study, data_root=data_root, jobs=jobs)
+        permission = Permission(frozenset({recipe.model.name}), trust_checkpoint)
+        analyze_with_progress(study, plan, data_root=data_root, jobs=jobs, permission=permission)
+        draw_study(study, jobs=jobs or processors())
+        report = write_report(study)
+        print_summary(load_study(study))
+        typer.echo(report)
 
 
 def main() -> None:

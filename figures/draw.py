@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from joblib import Parallel, delayed
 
 from ..analysis.records.base import write_text_atomically
 from ..analysis.records.load_study import load_study
@@ -79,6 +83,7 @@ def draw_study(
     only: Sequence[str] = (),
     formats: Sequence[str] = ("svg", "png"),
     progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
 ) -> list[Written]:
     """Draws a study's figures into ``<study>/figures``. Equal records give equal bytes.
 
@@ -87,6 +92,7 @@ def draw_study(
         only: names or patterns of figures; the others stay as they are.
         formats: svg, png, pdf.
         progress: called with (figures done, figures in all).
+        jobs: figures at a time, each in a process; the bytes do not depend on it.
 
     Returns:
         One entry per figure, in the report's order; those without data say why.
@@ -101,36 +107,51 @@ def draw_study(
     plans = planned(study, only)
     known = _known(out) if only else {}
     reasons = read_json(out / SKIPPED) if only and (out / SKIPPED).exists() else {}
-    written, pictures = [], {}
-    with style():
-        for done, plan in enumerate(plans):
-            if progress is not None:
-                progress(done, len(plans))
-            known.pop(plan.name, None)
-            reasons.pop(plan.name, None)
-            try:
-                drawing = plan.make()
-            except NothingToDraw as reason:
-                reasons[plan.name] = str(reason)
-                written.append(Written(plan.name, [], skipped=str(reason)))
-                continue
-            drawn = {out / f"{plan.name}.{name}": data for name, data in render(drawing.figure, chosen).items()}
-            pictures.update(drawn)
-            files = list(drawn)
-            known[plan.name] = {
-                "files": [path.name for path in files],
-                "title": drawing.title,
-                "caption": drawing.caption,
-                "paper": drawing.paper,
-            }
-            written.append(Written(plan.name, files, drawing.title))
+    written: list[Written] = []
+    pictures: dict[Path, bytes] = {}
+    names, this_call = [plan.name for plan in plans], uuid.uuid4().hex
+    workers = Parallel(n_jobs=max(1, min(jobs, len(names))), return_as="generator", max_nbytes=None)
+    for name, drawn in zip(
+        names, workers(delayed(_draw)(study_folder, this_call, name, chosen) for name in names), strict=True
+    ):
+        if progress is not None:
+            progress(len(written), len(names))
+        known.pop(name, None)
+        reasons.pop(name, None)
+        if isinstance(drawn, str):
+            reasons[name] = drawn
+            written.append(Written(name, [], skipped=drawn))
+            continue
+        words, data = drawn
+        files = {out / f"{name}.{kind}": content for kind, content in data.items()}
+        pictures.update(files)
+        known[name] = {"files": [path.name for path in files], **words}
+        written.append(Written(name, list(files), words["title"]))
     for path, data in pictures.items():  # only now: results that are refused leave the old pictures with their captions
         write_bytes_atomically(path, data)
     written += [Written(file, [], skipped=reason) for file, reason in study.left_out.items()]
     _store(out, known, reasons, [plan.name for plan in planned(study)])
     if progress is not None:
-        progress(len(plans), len(plans))
+        progress(len(names), len(names))
     return written
+
+
+def _draw(study_folder: Path, call: str, name: str, formats: tuple[str, ...]) -> str | tuple[dict[str, str], dict[str, bytes]]:
+    """One figure of a study: its words and its pictures by format, or why there is none."""
+    plans = _plans(study_folder, call)
+    with style():
+        try:
+            drawing = plans[name].make()
+        except NothingToDraw as reason:
+            return str(reason)
+        words = {"title": drawing.title, "caption": drawing.caption, "paper": drawing.paper}
+        return words, render(drawing.figure, formats)
+
+
+@lru_cache(maxsize=1)
+def _plans(study_folder: Path, call: str) -> dict[str, Planned]:
+    """The figures of a study, read once for each process and call of :func:`draw_study`."""
+    return {plan.name: plan for plan in planned(load_study(study_folder))}
 
 
 def draw_results(paths: Sequence[Path], out: Path, *, formats: Sequence[str] = ("svg", "png")) -> list[Path]:

@@ -63,9 +63,7 @@ def draw_final(study: Study) -> Drawing:
         found = _of(runs, optimizer)
         for place, group in enumerate(groups):
             at = place + (order - (len(looks) - 1) / 2) * room
-            points = {
-                seed: Point(100 * float(acc[group]), (None, None)) for seed, acc in found.items() if acc.get(group) is not None
-            }
+            points = {seed: Point.exact(100 * float(acc[group])) for seed, acc in found.items() if acc.get(group) is not None}
             inside += seed_points(left, at, points, look, mean=len(points) == len(seeds) > 1, spread=0.7 * room)
         shift = 0.5 * (order - (len(looks) - 1) / 2) / len(looks)
         of_classes += _classes(right, found, look, len(seeds), shift)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from ...analysis.records.base import Interval
 from ...analysis.records.results import CurvatureResult
 from ...analysis.records.study import Run, Study
 from ..drawing.appearance import Look, handle, looks_of
 from ..drawing.canvas import FigureError, heading, legend_below, new_figure
+from ..drawing.published import SOURCE, published_ratios
 from ..drawing.scales import SCALE_WORDS, plain_ticks, value_axis
 from ..drawing.study_data import (
     MOST_GROUPS,
@@ -25,6 +28,7 @@ from ..drawing.study_data import (
     main_scheme,
     seeds_of,
     setting,
+    spread_names,
 )
 from .extremes import ROWS
 
@@ -34,8 +38,14 @@ Path = dict[int, CurvatureResult]
 
 
 def figures(study: Study) -> list[Planned]:
-    """The figure of curvature along training."""
-    return [Planned(NAME, lambda: draw(study))]
+    """The figure of curvature along training, and one more for each further scheme that was measured along it."""
+    try:
+        main = main_scheme(study)
+    except NothingToDraw:
+        main = None
+    further = sorted({result.scheme.name for run in study.runs for result in run.curvature} - {main})
+    plans = [Planned(f"{NAME}-{scheme}", partial(draw, study, scheme)) for scheme in further if paths(study, scheme)]
+    return [Planned(NAME, lambda: draw(study)), *plans]
 
 
 def paths(study: Study, scheme: str) -> dict[str, dict[int, Path]]:
@@ -73,13 +83,17 @@ def _switch(run: Run) -> int | None:
     return int(epoch) if epoch is not None else None
 
 
-def draw(study: Study) -> Drawing:
+def draw(study: Study, scheme: str | None = None) -> Drawing:
     """A row per quantity, a column per group; thin lines are seeds, thick ones means over all of them.
+
+    Args:
+        study: whose checkpoints along training were analysed.
+        scheme: of groups; default: that of most figures.
 
     Raises:
         NothingToDraw: no run has two analysed checkpoints.
     """
-    scheme = main_scheme(study)
+    scheme = scheme or main_scheme(study)
     found = paths(study, scheme)
     if not found:
         raise NothingToDraw(
@@ -87,10 +101,13 @@ def draw(study: Study) -> Drawing:
         )
     looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
     first = next(iter(next(iter(next(iter(found.values())).values())).values()))
-    groups = groups_in(result for runs in found.values() for path in runs.values() for result in path.values())[:MOST_GROUPS]
+    every = groups_in(result for runs in found.values() for path in runs.values() for result in path.values())
+    printed = {(name, group): published_ratios(first, group, name) for name in found for group in every}
+    groups = _shown(every, [group for group in every if any(printed[name, group] for name in found)])
     figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
     panels = figure.subplots(len(ROWS), len(groups), sharex=True, sharey="row", squeeze=False)
     tau, relative = _thresholds(found, groups)
+    ratio = ROWS[-1][1]
     for row, (label, number) in enumerate(ROWS):
         inside: list[float] = []
         for column, group in enumerate(groups):
@@ -103,6 +120,12 @@ def draw(study: Study) -> Drawing:
                     for seed, path in runs.items()
                 }
                 inside += draw_curves(axes, curves, looks[optimizer], len(seeds))
+                if len(seeds) == 1:
+                    ends = [(epoch, number(result.groups[group]).interval) for path in runs.values()
+                            for epoch, result in path.items() if group in result.groups]  # fmt: skip
+                    inside += _draw_intervals(axes, ends, looks[optimizer])
+                if number is ratio:
+                    inside += _draw_published(axes, printed[optimizer, group], looks[optimizer])
             mark_switches(axes, switch, looks)
         kind = value_axis(panels[row, 0], inside, relative if row == 2 else tau)
         panels[row, 0].set_ylabel(label + SCALE_WORDS[kind])
@@ -115,9 +138,46 @@ def draw(study: Study) -> Drawing:
     figure.align_ylabels(list(panels[:, 0]))
     handles = [handle(look, line=True) for key, look in looks.items() if key in found]
     handles += switch_handles(switch, looks)
+    beside = [name for name in found if any(printed[name, group] for group in groups)]
+    handles += [_published_handle(looks[name]) for name in beside]
     legend_below(figure, handles)
     heading(figure, "Curvature along training", setting(first.provenance))
-    return Drawing(figure, "λ_min, λ_max and their ratio along training", _caption(study, found, switch, tau), PAPER)
+    words = _caption(study, found, switch, tau) + gap_words([], [group for group in every if group not in groups])
+    if beside:
+        words += f" Hollow, dotted: the ratio as published ({SOURCE})."
+    title = "λ_min, λ_max and their ratio along training"
+    return Drawing(figure, title + (f", scheme {scheme}" if scheme != main_scheme(study) else ""), words, PAPER)
+
+
+def _shown(groups: list[str], printed: Sequence[str]) -> list[str]:
+    """The groups that have room: those with a published curve and the last ones before others."""
+    if len(groups) <= MOST_GROUPS or not printed:
+        return spread_names(groups)
+    others = [group for group in groups if group not in printed]
+    kept = {*printed[-MOST_GROUPS:], *others[len(others) - max(0, MOST_GROUPS - len(printed)) :]}
+    return [group for group in groups if group in kept]
+
+
+def _draw_intervals(axes: Axes, ends: Sequence[tuple[int, Interval]], look: Look) -> list[float]:
+    """Thin verticals from end to end of intervals that have two; returns the ends."""
+    closed = [(epoch, low, high) for epoch, (low, high) in ends if low is not None and high is not None]
+    if closed:
+        epochs, low, high = zip(*closed, strict=True)
+        axes.vlines(epochs, low, high, color=look.colour, linewidth=0.9, alpha=0.6, gid="interval")
+    return [end for _, *both in closed for end in both]
+
+
+def _draw_published(axes: Axes, curve: dict[int, float], look: Look) -> list[float]:
+    """A dotted line with hollow markers; returns what was drawn."""
+    if curve:
+        axes.plot(list(curve), list(curve.values()), color=look.colour, linestyle=":", linewidth=1.1, marker=look.marker,
+                  markerfacecolor="white", zorder=2, gid="published")  # fmt: skip
+    return list(curve.values())
+
+
+def _published_handle(look: Look) -> Line2D:
+    return Line2D([], [], color=look.colour, linestyle=":", linewidth=1.1, marker=look.marker, markerfacecolor="white",
+                  label=f"{look.name}, published")  # fmt: skip
 
 
 def _thresholds(found: dict[str, dict[int, Path]], groups: Sequence[str]) -> tuple[float, float]:
@@ -182,10 +242,12 @@ def _caption(study: Study, found: dict[str, dict[int, Path]], switch: dict[str, 
     gaps = [f"{looks[o].name} seed {s}" for o in study.optimizers for s in seeds if s not in found.get(o, {})]
     epochs = sorted({epoch for runs in found.values() for path in runs.values() for epoch in path})
     mean = "thin lines are seeds, thick ones their mean at epochs that every seed has" if len(seeds) > 1 else "one line per run"
+    bars = "Error bars are left out: the final checkpoint's are in the figure of extremes."
+    if len(seeds) == 1:
+        bars = "Verticals: intervals of the single numbers."
     return (
         "The ends of each group's Hessian spectrum and their ratio at the stored checkpoints "
-        f"({study.axis}s {_some(epochs)}); {mean}. Error bars are left out: the final checkpoint's are in the figure of "
-        "extremes. "
+        f"({study.axis}s {_some(epochs)}); {mean}. {bars} "
         f"Shaded: |λ| ≤ τ = {tau:.2g} (median).{_rarer(found, epochs, study.axis)}{switch_words(switch, looks)} "
         f"{count(len(seeds), 'training seed')}."
         f"{gap_words(gaps)}"

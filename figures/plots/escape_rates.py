@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from ...analysis.records.results import GroupResult
+from ...analysis.records.rounding import probability_words
 from ...analysis.records.saddles import EscapeRate, NetRate
 from ...analysis.records.study import Study
 from ..drawing.appearance import OPTIMIZERS, Look, optimizer_looks
@@ -131,7 +132,7 @@ def _objective_curvature(entry: GroupResult) -> float | None:
 def _points(
     axes: Axes, at: float, entries: dict[int, GroupResult], number: Callable[[GroupResult], float | None], look: Look
 ) -> list[float]:
-    values = {seed: Point(value, (value, value)) for seed, entry in entries.items() if (value := number(entry)) is not None}
+    values = {seed: Point.exact(value) for seed, entry in entries.items() if (value := number(entry)) is not None}
     return seed_points(axes, at, values, look, mean=False, spread=0.3)
 
 
@@ -142,9 +143,7 @@ def _fields_at(
     room, inside = 0.86 / len(tried), list[float]()
     for order, key in enumerate(tried):
         values = {
-            seed: Point(value, (value, value))
-            for seed, entry in entries.items()
-            if (value := rate_of(entry, key, number)) is not None
+            seed: Point.exact(value) for seed, entry in entries.items() if (value := rate_of(entry, key, number)) is not None
         }
         place = at + (order - (len(tried) - 1) / 2) * room
         inside += seed_points(axes, place, values, rule_look(key), mean=False, spread=0.6 * room)
@@ -221,7 +220,7 @@ def draw_net(found: Finals) -> Drawing:
         room = 0.8 / max(len(fields_here), 1)
         for order, key in enumerate(fields_here):
             chosen = {seed: rate for seed, some in here.items() for rate in some if rate.optimizer == key}
-            points = {seed: Point(rate.rate, (rate.rate, rate.rate), rate.converged) for seed, rate in sorted(chosen.items())}
+            points = {seed: Point(rate.rate, rate.interval, rate.converged) for seed, rate in sorted(chosen.items())}
             place = at + (order - (len(fields_here) - 1) / 2) * room
             inside += seed_points(axes, place, points, rule_look(key), mean=False, spread=0.6 * room)
     scale = _signed(np.array([axes]), inside, shade=True)
@@ -229,10 +228,12 @@ def draw_net(found: Finals) -> Drawing:
     _positions(np.array([[axes]]), found)
     legend_below(figure, [_handle(rule_look(key), f"field of {label}") for key, label in tried.items()])
     heading(figure, "Is there any direction in which an optimizer leaves?", setting(found.first.provenance))
+    sure = probability_words(min(rate.confidence for some in rates.values() for rate in some))
     caption = (
         "Minus the smallest eigenvalue of the symmetric part of DG(w), G the field that an optimizer follows on the whole "
         "training set: the largest escape rate along any direction, proven from below by a unit vector. Above 0 there is a "
-        "direction in which the optimizer leaves the checkpoint. Hollow: not converged. "
+        "direction in which the optimizer leaves the checkpoint. Bars: what the largest rate can be at most "
+        f"(probability {sure}); an arrow: not known. Hollow: not converged. "
         f"{found.words(mean=False)}{gap_words(found.gaps)}"
     )
     return Drawing(figure, "Net rates: does an optimizer leave along any direction?", caption)

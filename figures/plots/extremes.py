@@ -29,6 +29,11 @@ class Point:
     interval: Interval
     certain: bool = True
 
+    @classmethod
+    def exact(cls, value: float) -> Point:
+        """A number that is what was computed, but for rounding: nothing is drawn around it."""
+        return cls(value, (value, value))
+
 
 #: with more positions on a panel than this not every one is named
 MOST_NAMES = 14

@@ -119,7 +119,7 @@ def _panel(
     for place, group in enumerate(groups):
         for order, (optimizer, look) in enumerate(looks.items()):
             values = {seed: number(runs[optimizer, seed], group) for seed in seeds if (optimizer, seed) in runs}
-            points = {seed: Point(value, (None, None)) for seed, value in values.items() if value is not None}
+            points = {seed: Point.exact(value) for seed, value in values.items() if value is not None}
             at = place + (order - (len(looks) - 1) / 2) * room
             mean = len(points) == len(seeds) > 1
             inside += seed_points(axes, at, points, look, mean=mean, spread=0.7 * room)

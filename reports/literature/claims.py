@@ -19,6 +19,7 @@ from ..tables.gather import cells
 from ..tables.statistics import Difference, needed_words, paired_difference
 from ..tables.words import interval, listed, number, optimizer_name
 from . import papers
+from .class_claims import rare_class_ratio
 from .escape_claims import by_experiment
 from .outcome import Outcome
 
@@ -82,11 +83,8 @@ def _decides(found: Difference) -> str:
 
 def _seeds_agree(truths: dict[int, bool | None], ours: str) -> Outcome:
     """Judges a claim that is true, false or open in each seed."""
-    total, true, false = (
-        len(truths),
-        sum(value is True for value in truths.values()),
-        sum(value is False for value in truths.values()),
-    )
+    found = list(truths.values())
+    total, true, false = len(found), found.count(True), found.count(False)
     if true == total:
         return Outcome("reproduced", ours, f"True in {total} of {total} seeds.")
     if false == total:
@@ -286,6 +284,7 @@ JUDGES: dict[str, Callable[[Evidence], Outcome]] = {
     "sam-tail-class": _sam_flattens_tail,
     "tail-more-nonconvex": _tail_ratio_above_head,
     "overall-like-head": _overall_like_head,
+    "rare-class-ratio": lambda evidence: rare_class_ratio(evidence.study),
     "imbsam-weightings": _weightings_differ,
 }
 

@@ -5,7 +5,8 @@
 #
 # Run it again until it says "complete": training and analysis continue where they were stopped. On a GPU all optimizers train
 # side by side. OUT gets one archive per run, below 16 MB each: the checkpoints at the epochs of the published curves (10, 50,
-# 100, 160, 170, 190, 200), the log, and every stored result without its vectors.
+# 100, 160, 170, 190, 200), the log, every stored result without its vectors, and of a run that is not finished the state to go
+# on from: unpacked into RUNS on another machine, training continues there.
 set -uo pipefail
 recipe=$1 data=$2 runs=$3 out=$4 seconds=$5
 began=$SECONDS
@@ -23,7 +24,7 @@ mkdir -p "$out"
 for run in "$runs/$recipe"/*/; do
   [ -d "$run" ] || continue
   name=$(basename "$run")
-  (cd "$runs" && find "$recipe/$name" -type f \( -name 'checkpoint.*' -o -name '*.jsonl' -o -name 'run.json' -o -path '*/curvature/*.json' \
+  (cd "$runs" && find "$recipe/$name" -type f \( -name 'checkpoint.*' -o -name 'state.pt' -o -name '*.jsonl' -o -name 'run.json' -o -path '*/curvature/*.json' \
     -o -regex '.*/epoch-0*\(10\|50\|100\|160\|170\|190\|200\)\.\(pt\|json\)' \) -not -path '*/.*' | sort |
     tar --create --gzip --file - --files-from -) >"$out/.$name.partial" && mv "$out/.$name.partial" "$out/$name.tar.gz"
 done

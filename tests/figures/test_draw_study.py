@@ -42,6 +42,16 @@ def skipped(folder):
     return json.loads((folder / "figures" / "skipped.json").read_text(encoding="utf-8"))
 
 
+def test_figures_drawn_in_several_processes_are_the_same(build_study):
+    folder = build_study(optimizers=("sgd",), seeds=(0,))
+    drawn = []
+    for jobs in (1, 2):
+        written = draw_study(folder, only=["verdicts", "learning_curves", "surface-*"], jobs=jobs)
+        drawn.append(({path.name: path.read_bytes() for figure in written for path in figure.files}, manifest(folder)))
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0][0]) == 8
+
+
 def test_a_study_is_drawn_whole_and_twice_the_same(build_study):
     folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0, 1))
     before = dict(matplotlib.rcParams)

@@ -204,6 +204,7 @@ def test_accuracy_of_groups_and_classes_in_per_cent(whole_study):
     assert values[:3] == pytest.approx([100 * side_car[name] for name in ("all", "head", "tail")])
     assert artists(right, "seed-0")[0].get_ydata() == pytest.approx([100 * value for value in side_car["per_class"]])
     assert right.get_xticklabels()[0].get_text() == "0\n102"
+    assert not [text for text in left.texts if text.get_gid() == "open-end"]  # a count has no error to be unknown
 
 
 def test_learning_curves_hold_every_epoch(whole_study):

@@ -112,6 +112,9 @@ def test_net_rates_are_drawn_and_what_has_not_converged_is_hollow(found):
     points = artists(axes, "seed-1")
     assert [line.get_ydata()[0] for line in points] == [0.5, -0.2] * 4
     assert [line.get_markerfacecolor() for line in points[:2]] == [points[0].get_color(), "white"]
+    ends = [path.vertices[:, 1].tolist() for bars in axes.collections for path in bars.get_paths() if len(path.vertices) == 2]
+    assert [0.5, 0.9] in ends  # the interval that is stored
+    assert [text for text in axes.texts if text.get_gid() == "open-end"]  # SAM's has no ends
 
 
 def test_results_without_escape_records_are_not_drawn(build_study):

@@ -68,6 +68,7 @@ def test_every_group_is_shown_along_the_eigenvectors_that_lines_follow(whole_stu
     assert [line.get_ydata()[0] for line in artists(slope, "seed-1")] == [-0.1] * 4 + [0.2] * 4 + [-0.3] * 4
     assert curvature.get_title() == "most negative eigenvector\nof tail"
     assert "Missing" not in drawing.caption
+    assert not [text for axes in (curvature, slope) for text in axes.texts if text.get_gid() == "open-end"]  # these are exact
 
 
 def test_a_run_without_the_line_is_named(build_study):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from saddlescope.analysis.records.base import save
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.slices import Slice
-from saddlescope.reports.literature import claims, papers
+from saddlescope.reports.literature import claims, class_claims, papers
 from saddlescope.reports.literature.registry import print_registry
 from saddlescope.reports.literature.states import list_items
 from saddlescope.reports.tables.comparison import Comparison, compare
@@ -226,3 +229,29 @@ def test_the_registry_tells_every_claim_by_study_and_scale(whole_study, capsys):
         said = printed.split(claim.statement)[1].split(" - ")[0]
         state = "not tested" if outcome.state == "not tested" else f"{outcome.state} (study digits-lt at scale digits): "
         assert state in said
+
+
+@pytest.mark.parametrize(
+    ("ratio", "ends", "state"),
+    [
+        (None, None, "not reproduced"),
+        (0.97, [0.93, 0.99], "reproduced"),
+        (0.5, [0.3, 0.99], "undecided"),
+        (0.5, [0.3, None], "undecided"),
+    ],
+)
+def test_the_ratio_of_a_rare_class_is_judged_by_its_interval(tmp_path, edit, ratio, ends, state):
+    folder = tmp_path / "study"
+    shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20-sgd", folder)
+    (final,) = folder.glob("*/curvature/checkpoint.per-class.json")
+    if ratio is not None:
+        edit(final, lambda raw: raw["groups"]["class 8"]["negative_ratio"].update(value=ratio, interval=ends))
+    outcome = class_claims.rare_class_ratio(load_study(folder))
+    assert outcome.state == state
+    assert outcome.ours.startswith("class 8, last epoch, SGD, seed 0: ")
+    final.unlink()  # of an earlier epoch it says nothing
+    assert class_claims.rare_class_ratio(load_study(folder)).state == "not tested"
+
+
+def test_the_ratio_of_a_rare_class_is_not_judged_on_other_data(whole_study):
+    assert class_claims.rare_class_ratio(load_study(whole_study)).state == "not tested"

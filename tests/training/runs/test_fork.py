@@ -1,6 +1,7 @@
 """Going on from another study: the same weights for every optimizer, and refusals by name."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -55,6 +56,7 @@ def test_a_study_that_starts_anew_keeps_its_folders_and_its_recipe(first):
     ("more", "words"),
     [
         (["training.start_from=nowhere"], "no study 'nowhere'"),
+        (["training.start_from=./no/where"], "no study in no/where"),
         (["seeds=[0,1,5,6]"], "no finished sgd run of seed 5, 6"),
         (["training.start_optimizer=ssesam"], "no finished ssesam run of seed 0, 1"),
         (["training.start_optimizer=adam"], "has no optimizer 'adam'"),
@@ -76,6 +78,59 @@ def test_weights_that_changed_since_are_refused(first, tmp_path):
 
     with pytest.raises(RecipeError, match="SHA-256 differs"):
         load_start(torch.nn.Linear(1, 1), {**run.start, "sha256": "0"}, tmp_path / "fork")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"name": "first"}',
+        '{"runs": [{"optimizer": "sgd", "seed": 0}]}',
+        '{"runs": [{"optimizer": "sgd", "seed": "0", "folder": "a"}]}',
+        '{"runs": [{"optimizer": "sgd", "seed": 0, "folder": "../first"}]}',
+        '{"runs": 3}',
+        "[" * 100_000,
+    ],
+)
+def test_a_damaged_list_of_runs_is_refused_in_a_sentence(first, tmp_path, text):
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "study.json").write_text(text)
+    with pytest.raises(RecipeError, match=r"first/study\.json is damaged"):
+        train_study(fork(), tmp_path / "fork")
+
+
+@pytest.mark.parametrize("damage", [{"model": []}, {"data": 1}, {"sha256": None}, {"model": {"args": 3}}])
+def test_a_damaged_record_beside_a_checkpoint_is_refused_in_a_sentence(first, tmp_path, damage):
+    shutil.copytree(first / "first", tmp_path / "first")
+    for path in (tmp_path / "first").glob("*/checkpoint.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    with pytest.raises(RecipeError, match=r"checkpoint\.json is damaged"):
+        train_study(fork(), tmp_path / "fork")
+
+
+def test_weights_that_are_not_there_are_missed_before_anything_is_trained(first, tmp_path):
+    shutil.copytree(first / "first", tmp_path / "first")
+    next((tmp_path / "first").glob("sgd-seed1-*/checkpoint.pt")).unlink()  # as in a study that is stored without weights
+    with pytest.raises(RecipeError, match=r"checkpoint\.pt is gone; train that run again"):
+        train_study(fork(), tmp_path / "fork")
+    assert not (tmp_path / "fork").exists()
+
+
+def test_a_study_does_not_start_from_itself(first):
+    with pytest.raises(RecipeError, match="study first cannot start from itself"):
+        train_study(recipe("first", "training.start_from=first"), first / "first")
+
+
+def test_a_study_that_went_on_can_be_gone_on_from(first):
+    train_study(fork("training.lr=0.05"), first / "fork", only=["sgd"])
+    again = recipe("again", "training.start_from=fork", "training.schedule=constant", "training.lr=0", "seeds=[0]")
+    (folder,) = train_study(again, first / "again", only=["sam"])
+    start = json.loads((folder / "checkpoint.json").read_text())["training"]["start"]
+    assert (start["study"], (folder.parent / start["checkpoint"]).resolve().parent.parent) == (
+        "fork",
+        (first / "fork").resolve(),
+    )
 
 
 def test_start_optimizer_alone_is_refused():

@@ -16,7 +16,7 @@ from saddlescope.training.runs.checkpoint import StateError
 from saddlescope.training.runs.loop import TrainingError, train_run
 from saddlescope.training.runs.recipe import RecipeError, load_recipe, parse_recipe
 from saddlescope.training.runs.run import runs
-from saddlescope.training.runs.session import Session
+from saddlescope.training.runs.session import Session, _seed_layers
 from saddlescope.training.runs.study import epochs_done, train_study
 from saddlescope.training.runs.tensorboard import scalars, write_events
 
@@ -52,6 +52,27 @@ def content(folder):
             rows = [json.loads(line) for line in path.read_text().splitlines()]
             found[path.name] = [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
     return found
+
+
+def test_seeds_are_added_to_a_finished_study_and_its_runs_stay_as_they_are(tmp_path):
+    tables = {"optimizers": {"sgd": {}, "ssesam": {"gamma": 0.5}}, "training": {"epochs": 2}}
+    few = recipe(**tables)
+    train_study(few, tmp_path)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.rglob("*-seed0-*/**/*") if path.is_file()}
+    more = few.model_copy(update={"seeds": [0, 1]})
+    train_study(more, tmp_path)
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in before} == before
+    assert [(run.optimizer, run.seed, run.finished) for run in load_study(tmp_path).runs] == [
+        (optimizer, seed, True) for optimizer in ("sgd", "ssesam") for seed in (0, 1)
+    ]
+
+
+def test_layers_draw_what_the_global_seed_would_let_them_draw():
+    with torch.random.fork_rng():
+        torch.manual_seed(71)
+        wanted = torch.nn.functional.dropout(torch.ones(50))
+        _seed_layers(torch.device("cpu"), 71)
+        assert torch.equal(torch.nn.functional.dropout(torch.ones(50)), wanted)
 
 
 class Killed(BaseException):

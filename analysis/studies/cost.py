@@ -20,6 +20,7 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..hessian.working_memory import fit_budget
+from ..krylov.basis import KrylovBasis
 from ..krylov.guards import PRODUCTS
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..measures.extremes import FIRST_LOOK
@@ -34,8 +35,8 @@ from ..samples.samples import Samples
 from .cost_table import Cost, GroupCost
 from .memory_cost import group_memory, resident_bytes
 
-#: passes are timed on at most so many samples and scaled
-SAMPLE = 512
+#: passes are timed on at most so many samples and scaled, those in float64 on at most so many of them
+SAMPLE, SAMPLE_FLOAT64 = 256, 64
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
 EXTRA = PRODUCTS + 3
 #: forward passes of an escape test
@@ -45,8 +46,8 @@ ESCAPE_TEST = 10
 FIELDS_AT_LEAST, FIELDS, FIELDS_AT_MOST = 4, 6, 8
 #: Forward passes of a critical step: some doublings and the bisection; at most, where a tiny step hurts already
 CRITICAL, CRITICAL_AT_MOST = 12, 25
-#: pairs of a vector and a basis vector that orthogonalisation is timed on
-BLOCK = 4
+#: basis vectors that orthogonalisation is timed on
+ROWS = 4
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -120,33 +121,40 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
     """Times everything on the operator's own samples."""
     count = operator.num_samples
     v = torch.ones(operator.size, dtype=operator.dtype, device=operator.device)
-    graph = seconds(lambda: operator.matvec(v))
+    operator.matvec(v)  # what is done once, as choosing kernels, is no part of a product
     product = seconds(lambda: operator.matvec(v))
     gradient, forward = seconds(operator.loss_and_gradient), seconds(operator.mean_loss)
+    # With its graph it is a gradient that keeps what it needs to be differentiated again, and then the product.
+    graph = product + 2 * gradient
     judge = operator
     gradient64 = pair64 = 0.0
+    few = min(count, SAMPLE_FLOAT64)
     if isinstance(operator, DifferenceOperator):  # held against half its step
-        pair64 = 2 * product
+        pair64 = 2 * product / count
     elif operator.dtype != torch.float64:
         try:
-            judge = operator.in_float64()
+            judge = operator.over(operator.samples.subset(np.arange(few))).in_float64()
         except OperatorError:  # it is not taken then, either
             pass
         else:
-            gradient64 = seconds(judge.loss_and_gradient)
-            pair64 = seconds(lambda: judge.matmat(torch.stack([v, v], dim=1)))
+            pair64 = seconds(lambda: judge.matmat(torch.stack([v, v], dim=1))) / few
+            gradient64 = seconds(judge.loss_and_gradient) / few if settings.escape else 0.0
     looked = seconds(lambda: look(judge, seed=settings.seed))
-    each = (product, graph, gradient, forward)
-    wide = gradient64 if judge is not operator else gradient
-    product, graph, gradient, forward = (value / count for value in each)
-    return _Passes(setup, product, graph, gradient, forward, looked, wide / count, pair64 / count)
+    product, graph, gradient, forward = (value / count for value in (product, graph, gradient, forward))
+    return _Passes(setup, product, graph, gradient, forward, looked, gradient64 if judge is not operator else gradient, pair64)
 
 
-def _orthogonalisation(operator: HessianOperator, steps: float) -> float:
-    """Seconds of so many steps: each step's vector against all before it, twice, forth and back."""
-    basis = torch.ones(operator.size, BLOCK, dtype=operator.dtype, device=operator.device)
-    v = basis[:, 0].clone()
-    return seconds(lambda: basis @ (basis.T @ v)) / BLOCK * steps * steps
+def _orthogonalisation(operator: HessianOperator) -> float:
+    """Seconds of a vector against one basis vector, forth and back."""
+    basis = KrylovBasis(operator.size, operator.dtype, operator.device)
+    v = torch.ones(operator.size, dtype=torch.float64, device=operator.device)
+    for _ in range(ROWS):
+        basis.append(v)
+
+    def once() -> None:
+        basis.remove(v, basis.overlap(v, ROWS))
+
+    return seconds(once) / ROWS
 
 
 def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
@@ -186,8 +194,9 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         critical = settings.goal == "critical-step"
         least, usual, most = (0, 0.0, 0) if critical else lanczos_steps(settings, parameters)
         tries = (CRITICAL, CRITICAL, CRITICAL_AT_MOST) if critical else ()
+        against = 0.0 if critical else _orthogonalisation(operator)
         mine = [_of_steps(objective, passes, name, len(rows), number) for number in tries] or [
-            _of_group(settings, objective, passes, len(rows), subsets, steps, fields, _orthogonalisation(operator, steps))
+            _of_group(settings, objective, passes, len(rows), subsets, steps, fields, against * steps * steps / 2)
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(rows) / len(part)

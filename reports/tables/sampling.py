@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from ...analysis.records.base import Estimate
 from ...analysis.records.results import GroupResult
-from ...analysis.records.spectra import Estimate
 from .words import listed, number
 
 

@@ -195,4 +195,9 @@ def caption(found: Finals, tau: float) -> str:
         words += f"Hollow: not converged, a one-sided bound ({open_ends} of {len(entries)}). "
     if unconfirmed:
         words += f"Hollow, too: settled, not confirmed, there may be an end beyond ({unconfirmed} of {len(entries)}). "
+    parts = {group: result.groups[group].sampling for result in found.results.values() for group in found.groups
+             if group in result.groups}  # fmt: skip
+    sizes = [f"{name}: {part.subset_size:,} of {part.population:,}" for name, part in parts.items() if part is not None]
+    if sizes:
+        words += f"Of a random part of the samples ({'; '.join(sizes)}): what another part would give is not in the bars. "
     return words + found.words() + gap_words(found.gaps, found.left_out)

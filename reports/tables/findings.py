@@ -23,6 +23,7 @@ from .escape import escape_sentences
 from .escape_experiment import experiment_sentences
 from .escape_rates import rate_sentences
 from .gather import cells, schemes, seeds
+from .sampling import sampling_words
 from .shared_directions import shared_sentences
 from .statistics import needed_words, share_interval
 from .variants import families, separated
@@ -254,10 +255,15 @@ def in_short(study: Study, scheme: str, groups: Sequence[str]) -> str:
 
 def how_sure(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
     """What the measurements prove, and what the number of seeds allows."""
-    results = [cell.result for cell in cells(study, scheme) if cell.group in groups and cell.result is not None]
+    measured = [cell for cell in cells(study, scheme) if cell.group in groups]
+    results = [cell.result for cell in measured if cell.result is not None]
     total = len(seeds(study))
     low, _ = share_interval(total, total)
     sentences = [_measurement(results)]
+    of_a_part = sampling_words(
+        {cell.group: cell.result} for cell in cells(study, scheme) if cell.group in groups and cell.result
+    )
+    sentences += [of_a_part] if of_a_part else []
     sentences.append(
         f"{total} seed{'s' if total != 1 else ''} per optimizer: the same verdict in {total} of {total} still allows that only "
         f"{math.floor(100 * low)} % of further seeds share it (95 %, Clopper-Pearson). Intervals of differences are paired "

@@ -23,16 +23,20 @@ def method(study: Study) -> list[str]:
     scheme = main_scheme(study)
     names = listed([optimizer_name(study, name) for name in study.optimizers])
     count = len(seeds(study))
+    train = "train the same" if len(study.optimizers) > 1 else "trains one"
     found = results(study, scheme) if scheme else []
     if not found:
-        return [f"{names} train the same model from {count} seed{'s' * (count != 1)}."]
+        return [f"{names} {train} model from {count} seed{'s' * (count != 1)}."]
     first = found[0].provenance
     tau, delta, stationary = (first.settings.get(name) for name in ("tau", "delta", "stationarity"))
     made = found[0].scheme
     groups = [
         f"{group} ({f'{len(members)} classes, ' if made.column is None else ''}{made.sizes[group]} samples)"
         for group, members in made.groups.items()
+        if any(group in result.groups for result in found)
     ]
+    parted = any(entry.sampling is not None for result in found for entry in result.groups.values())
+    parts = ", of some a random part (see above)" if parted else ""
     shown = listed(groups) if len(groups) <= 6 else f"{len(groups)} groups"
     plural = "s" * (count != 1)
     held = f", with intervals that hold with probability {percent_words(1 - delta)} %" if isinstance(delta, float) else ""
@@ -40,9 +44,9 @@ def method(study: Study) -> list[str]:
     sentences = [
         f"Checkpoints of {model}, over {first.data}."
         if study.own
-        else f"{names} train the same {model} on {first.data} from {count} seed{plural}.",
-        f"For the training samples of each class group, {shown}, without augmentation and with batch-norm statistics held, "
-        f"both ends of the spectrum of the Hessian of the mean {first.loss} loss are measured{held}.",
+        else f"{names} {train} {model} on {first.data} from {count} seed{plural}.",
+        f"For the training samples of each class group, {shown}{parts}, without augmentation and with batch-norm statistics "
+        f"held, both ends of the spectrum of the Hessian of the mean {first.loss} loss are measured{held}.",
     ]
     relative = f"τ = {threshold(tau)} λ_max" if isinstance(tau, float) else "τ"
     limit = f"{100 * stationary:.3g} %" if isinstance(stationary, float) else "a tenth"

@@ -37,8 +37,8 @@ def _generator(seed: int, purpose: int, *position: int) -> torch.Generator:
 def _seed_layers(device: torch.device, seed: int) -> None:
     """Seeds what dropout draws from; ``train_run`` puts the global state back.
 
-    Not ``torch.manual_seed``: each call of that formats a stack trace for every kind of accelerator that is not in use, an
-    eighth of the time in which a small network trains.
+    Not ``torch.manual_seed``: each call of that formats a stack trace for every kind of accelerator that is not in use, a
+    twentieth of the time in which a small network trains.
     """
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

@@ -9,11 +9,14 @@ import pytest
 from saddlescope.analysis.records.base import save
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.slices import Slice
+from saddlescope.figures.drawing.study_data import finals
+from saddlescope.figures.plots import extremes
 from saddlescope.reports.literature import claims, class_claims, papers
 from saddlescope.reports.literature.registry import print_registry
 from saddlescope.reports.literature.states import list_items
 from saddlescope.reports.tables.comparison import Comparison, compare
-from saddlescope.reports.tables.findings import GroupState, decide, find
+from saddlescope.reports.tables.findings import GroupState, decide, find, how_sure
+from saddlescope.reports.tables.provenance import method
 from saddlescope.reports.tables.statistics import Difference, paired_difference, share_interval, spread
 from saddlescope.reports.tables.words import interval, number, threshold, with_spread
 from saddlescope.training.runs.recipe import recipe_names
@@ -255,3 +258,17 @@ def test_the_ratio_of_a_rare_class_is_judged_by_its_interval(tmp_path, edit, rat
 
 def test_the_ratio_of_a_rare_class_is_not_judged_on_other_data(whole_study):
     assert class_claims.rare_class_ratio(load_study(whole_study)).state == "not tested"
+
+
+def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_study, edit):
+    assert not [line for line in how_sure(load_study(whole_study), "head-tail", ["head", "tail"]) if "random part" in line]
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20-sgd")
+    (line,) = [line for line in how_sure(study, "head-tail", ["head", "tail"]) if "random part" in line]
+    stored = study.runs[0].final("head-tail").groups["tail"].sampling
+    assert "tail on 100 of 891 samples" in line
+    assert f"λ_min {number(stored.lambda_min.value)} ± {number(stored.lambda_min.standard_error, 2)}" in line
+    words = " ".join(method(study))
+    assert words.startswith("SGD trains one resnet20-cifar")
+    assert "all (10 classes" not in words  # it was not measured
+    assert "random part" in words
+    assert "tail: 100 of 891" in extremes.draw(finals(study)).caption

@@ -76,8 +76,8 @@ def derivatives(
     """
     try:
         if vectors is not None:
-            outputs = _Along.apply(vectors, *outputs)  # type: ignore[no-untyped-call]
-        found: tuple[Tensor | None, ...] = torch.autograd.grad(outputs, parameters, allow_unused=True, **flags)
+            outputs = _Along.apply(vectors, *outputs)
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(outputs, parameters, None, allow_unused=True, **flags)
         return found
     except torch.OutOfMemoryError:
         raise

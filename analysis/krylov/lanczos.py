@@ -85,11 +85,10 @@ def wide_dot(x: Tensor, y: Tensor) -> float:
 
 def _left_over(w: Tensor, known: Sequence[tuple[float, Tensor]], into: Tensor) -> Tensor:
     """``w - sum of times q`` for the pairs that are known, in float64; vectors are read once."""
-    for start in range(0, len(w), _WIDENED):
-        part = slice(start, start + _WIDENED)
-        rest = w[part].double()
+    for part in (slice(start, start + _WIDENED) for start in range(0, len(w), _WIDENED)):
+        rest = w[part].to(torch.float64, copy=True)  # the product may be the operator's own, or a row of the basis
         for times, q in known:
-            # A product, then a difference: one operation for both rounds once or twice, depending on where in memory q begins.
+            # A product, then a difference: one operation for both rounds once or twice, depending on where q lies.
             rest -= q[part].double() * times
         into[part] = rest
     return into

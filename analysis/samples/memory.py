@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -38,7 +39,8 @@ def reuse_freed_memory() -> None:
     Every product of a large network makes and drops tensors of tens of megabytes. By default each comes from the system, which
     clears every page of it: a fifth of the processor time of an analysis of 11 M parameters.
     """
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc; elsewhere nothing is changed
+    # Of glibc; elsewhere nothing is changed.
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if adjust is not None:
         adjust(_MMAP_THRESHOLD, _LARGEST)
         adjust(_TRIM_THRESHOLD, _LARGEST)

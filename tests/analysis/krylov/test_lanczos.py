@@ -136,6 +136,18 @@ def test_residuals_count_what_a_breakdown_dropped(diagonal):
     assert (run.ritz.residuals - plain).max() == pytest.approx(max(run.dropped), rel=0.5)
 
 
+def test_a_product_that_is_the_operators_own_is_left_alone():
+    """Products with the identity may be the vector itself, which is a row of the basis."""
+
+    class Identity(MatrixOperator):
+        def matvec(self, v):
+            return v
+
+    run = Lanczos(Identity(torch.eye(5, dtype=torch.float64))).run(5)
+    assert np.allclose(run.ritz.values, 1, atol=1e-12)
+    assert float((basis_of(run) @ basis_of(run).T - torch.eye(5, dtype=torch.float64)).abs().max()) < 1e-12
+
+
 def test_a_given_start_is_normalised(diagonal):
     operator = diagonal([1.0, 2, 3])
     run = Lanczos(operator, start=torch.tensor([0.0, 0, 5], dtype=torch.float64)).run(1)

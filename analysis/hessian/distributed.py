@@ -8,6 +8,7 @@ are a mesh, samples are shared over all of it, and along its second dimension ev
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,6 +156,10 @@ class World:
         return carrier.to(total.device)
 
 
+#: Of what gloo, NCCL, MPI and torch's store say when a process cannot be reached.
+_CONNECTION = re.compile(r"gloo|nccl|mpi|connect|socket|store|peer|timed? ?out|process group|rank|barrier|abort", re.I)
+
+
 @contextmanager
 def speaking_of_loss() -> Iterator[None]:
     """Says in one sentence what torch says of a connection to a process that is no more."""
@@ -164,6 +169,8 @@ def speaking_of_loss() -> Iterator[None]:
         raise
     except RuntimeError as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not (isinstance(error, torch.distributed.DistError) or _CONNECTION.search(str(error))):
+            raise  # what is computed between exchanges fails in its own words
         raise WorldError(
             f"another process of this analysis has ended or cannot be reached; its own message says why ({said:.120})"
         ) from None

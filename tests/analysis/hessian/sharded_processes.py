@@ -7,11 +7,16 @@ apart.
 """
 
 import copy
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tensor_parallel
 import torch
+from saddlescope.analysis.checkpoints.checkpoint_flags import given_from_flags
 from saddlescope.analysis.hessian.difference_products import DifferenceOperator
 from saddlescope.analysis.hessian.distributed import WorldError, world_of
 from saddlescope.analysis.hessian.modules import copied
@@ -19,6 +24,9 @@ from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.sharded_differences import ShardedDifferenceOperator
 from saddlescope.analysis.krylov.linear_operator import OperatorError
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.records.study_plan import curvature_item
+from saddlescope.analysis.studies.progress import measure_with_steps
+from saddlescope.analysis.studies.verify import verify
 from torch import nn
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -145,6 +153,39 @@ def main(table):
             assert all_of_them.verdict.label == one.verdict.label
             assert all_of_them.certificate.rayleigh_quotient == pytest.approx(one.certificate.rayleigh_quotient, abs=1e-9)
         refused(net, samples, world)
+        verified(net, samples, world)
+        tensor_parallel.check(world)
+
+
+def network():
+    """What a checkpoint of ``verified`` is of."""
+    return problem(ResNet)[0].float()
+
+
+def data():
+    """Its samples."""
+    return problem(ResNet)[1]
+
+
+def verified(net, samples, world):
+    """A certificate in slices holds, for as many processes as there are and for one."""
+    (folder,) = {Path(one) for one in world.everyone(tempfile.mkdtemp() if world.first else None) if one}
+    settings = AnalysisSettings(scheme="all", steps=20, min_steps=10, goal="verdict", mesh=f"1x{world.size}")
+    if world.first:
+        torch.save(net.float().state_dict(), folder / "ckpt.pt")
+    world.wait()
+    given = given_from_flags(model=f"{__file__}:network", data=f"{__file__}:data", trust=True)
+    item = curvature_item(folder / "ckpt.pt", settings)
+    measure_with_steps(item, given, world)
+    world.wait()
+    assert "-of-" in " ".join(path.name for path in item.output.parent.iterdir())
+    (alone,), (together,) = verify(item.output, given=given), verify(item.output, given=given, world=world)
+    assert alone.holds
+    assert together.holds
+    assert together.product == pytest.approx(alone.product, rel=1e-9)
+    world.wait()
+    if world.first:
+        shutil.rmtree(folder)
 
 
 def refused(net, samples, world):

@@ -117,6 +117,24 @@ def test_random_vectors_are_those_of_one_process_whatever_block_they_are_drawn_i
         assert torch.allclose(own, whole[rows_of(ranges)], rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("spread", SPREADS)
+def test_of_a_long_vector_every_process_draws_what_it_holds(monkeypatch, spread):
+    monkeypatch.setattr(space_module, "BLOCK", 16)
+    monkeypatch.setattr(space_module, "ONE_STREAM", 32)
+    whole, drawn = Space(N).random(5), []
+    assert float(whole.norm()) == pytest.approx(1, rel=1e-14)
+    assert len(torch.unique(whole)) == N
+    philox = space_module.np.random.Philox
+    monkeypatch.setattr(space_module.np.random, "Philox", lambda key: drawn.append(key) or philox(key=key))
+    for ranges in SPREADS[spread]:
+        # The sum of squares of all processes is what they agree on before they divide by it.
+        own = Slices(N, ranges, torch.ones_like).random(5)
+        rows = rows_of(ranges)
+        assert torch.allclose(own / own.norm(), whole[rows] / whole[rows].norm(), rtol=1e-14, atol=0)
+        assert len(drawn) == len({int(row) // 16 for row in rows})
+        drawn.clear()
+
+
 def test_slices_in_files_are_read_whole_and_damage_is_said(tmp_path):
     path, whole = tmp_path / "a.vectors.safetensors", {"tail/min": torch.randn(N), "tail/max": torch.randn(N)}
     for ranges in (SPREADS["stretches"], SPREADS["halves"]):  # the second save takes the place of the first

@@ -27,7 +27,7 @@ from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
 from .corrections import Corrections
 from .differences import look_at
-from .gradients import derivatives, slopes_of
+from .gradients import derivatives, slopes_of, slopes_with_graph
 from .losses import BatchLoss, loss_of, summed
 from .modules import copied, eager, evaluation_mode, select_parameters, without_gradients
 
@@ -265,7 +265,7 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        return derivatives(self._recorded(batch), self.parameters, create_graph=True)
+        return slopes_with_graph(self._recorded(batch), partial(self._batch_loss, batch), self.parameters)
 
     def _recorded(self, batch: Any) -> Tensor:
         """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""

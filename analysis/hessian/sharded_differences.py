@@ -28,9 +28,12 @@ from .modules import matching_parameters
 from .operator import Reduce
 from .replicas import Part, everyone, require_alike, require_all
 from .sharded_models import gradient_part, is_dtensor, is_sharded, local, ranges_of, reshard
+from .suspects import listed
 
 #: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
 SLOPE = 0.05
+#: Relative difference of the loss's slopes over two ways, of which one is ten times the other, that is not curvature's.
+SETTLED = 0.1
 
 
 class ShardedDifferenceOperator(DifferenceOperator):
@@ -199,23 +202,52 @@ class ShardedDifferenceOperator(DifferenceOperator):
         slope = self.space.norm(gradient.double())
         if slope == 0:
             return
-        length = self._norm(self.weights()) or 1.0
-        found = []
-        for relative in (1e-2, 1e-3):
-            way = min(relative * length, 0.1 * max(abs(mean), 1e-3) / slope)
-            losses = []
-            for side in (way, -way):
-                with shifted(self, gradient / slope, side):
-                    losses.append(self.mean_loss())
-            found.append((losses[0] - losses[1]) / (2 * way))
-        rounding = 100 * torch.finfo(self.dtype).eps * abs(mean) / way
-        wrong = all(abs(one - slope) > SLOPE * slope + rounding for one in found)
+        unit = gradient / slope
+        found, rounding = self._slopes(unit, mean, slope)
+        wrong = all(abs(one - slope) > SLOPE * slope + rough for one, rough in zip(found, rounding, strict=True))
         # All or none: each process knows the loss of its own samples only where the sharing was not told.
-        if float(self.space.total(torch.tensor([float(wrong)]))) > 0:
+        if self._anywhere(wrong):
             raise OperatorError(
                 f"the gradient ({slope:.4g} long) is not the derivative of the loss (its slope there is {found[-1]:.4g}): "
                 "do 'samples' and 'reduce' say which processes share the samples, as the sharding has it?"
             )
+        self._require_dependence(gradient, mean, slope)
+
+    def _require_dependence(self, gradient: Tensor, mean: float, slope: float) -> None:
+        """Looks whether the loss depends on what has no gradient: a slope along the gradient does not know of that."""
+        sizes = torch.stack([part.abs().sum() for part in gradient.double().split([part.local for part in self._parts])])
+        without = self.space.total(sizes) == 0
+        if not bool(without.any()):
+            return
+        way = self.space.random(808)
+        for part, none in zip(way.split([part.local for part in self._parts]), without.tolist(), strict=True):
+            part.mul_(float(none))
+        found, rounding = self._slopes(way / self.space.norm(way), mean, slope)
+        # A true slope is the same over both ways; what is left of curvature falls with the square of the way.
+        settled = abs(found[0] - found[1]) <= SETTLED * max(map(abs, found))
+        if self._anywhere(settled and all(abs(one) > rough for one, rough in zip(found, rounding, strict=True))):
+            names = listed([part.name for part, none in zip(self._parts, without.tolist(), strict=True) if none])
+            raise OperatorError(
+                f"{names} get no gradient, and the loss does depend on one of them: does reentrant checkpointing (call "
+                "checkpoint with use_reentrant=False), no_grad or a detach() cut it off?"
+            )
+
+    def _slopes(self, unit: Tensor, mean: float, slope: float) -> tuple[list[float], list[float]]:
+        """Of the loss along a unit vector ``[local]``, over two ways; and how far each may be off by rounding."""
+        length = self._norm(self.weights()) or 1.0
+        found, rounding = [], []
+        for relative in (1e-2, 1e-3):
+            way = min(relative * length, 0.1 * max(abs(mean), 1e-3) / slope)
+            losses = []
+            for side in (way, -way):
+                with shifted(self, unit, side):
+                    losses.append(self.mean_loss())
+            found.append((losses[0] - losses[1]) / (2 * way))
+            rounding.append(100 * torch.finfo(self.dtype).eps * abs(mean) / way)
+        return found, rounding
+
+    def _anywhere(self, is_so: bool) -> bool:
+        return float(self.space.total(torch.tensor([float(is_so)]))) > 0
 
 
 @contextmanager
@@ -247,7 +279,8 @@ def _space(parts: Sequence[Part], device: torch.device) -> Slices:
         ranges += [(place + begin, place + to) for begin, to in part.ranges]
         holders.append(torch.full((part.local,), float(part.holders), dtype=torch.float64))
         place += part.size
-    return Slices(place, ranges, partial(_summed, device), torch.cat(holders))
+    once = all(part.holders == 1 for part in parts)
+    return Slices(place, ranges, partial(_summed, device), None if once else torch.cat(holders))
 
 
 def _summed(device: torch.device, total: Tensor) -> Tensor:

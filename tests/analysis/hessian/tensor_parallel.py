@@ -6,6 +6,7 @@ Part of what ``sharded_processes.py`` runs; by itself, and with 4 processes, it 
 """
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from saddlescope import Samples, analyze
 
@@ -51,6 +53,18 @@ class Transformer(nn.Module):
 
     def forward(self, x):
         return self.head(self.norm(self.block(self.embed(x))).mean(-2))
+
+
+class CutOff(nn.Module):
+    """A head that reentrant checkpointing gives no gradient, as what comes in needs none."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.whole, self.last = copy.deepcopy(whole), nn.Linear(3, 3).double()
+
+    def forward(self, x):
+        x = self.whole.embed(x).detach().mean(-2)
+        return self.last(torch.tanh(checkpoint(self.whole.head, x, use_reentrant=True)))
 
 
 def plan(kind):
@@ -147,6 +161,11 @@ def refused(net, samples, world):
         ShardedDifferenceOperator(spread, samples)
     with pytest.raises(OperatorError, match="is not spread over processes, nor is any other"):
         ShardedDifferenceOperator(copy.deepcopy(net), samples)
+    cut_off = fully_shard(CutOff(net))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch's own word for it, which training goes on after
+        with pytest.raises(OperatorError, match="more get no gradient, and the loss does depend on one of them"):
+            ShardedDifferenceOperator(cut_off, samples)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..krylov.linear_operator import OperatorError
 from ..krylov.space import Slices, Space
+from ..samples.memory import memory_shared_by
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -232,8 +233,11 @@ def world_of(device: str = "cpu", mesh: str | None = None) -> Iterator[World]:
         names: Sequence[str] = ("samples", "vectors")
         spread = init_device_mesh(kind, shape, mesh_dim_names=tuple(names)) if shape[1] > 1 else None
         world = World(rank, size, mine, spread)
-        yield world
-        world.wait()  # one that leaves early can abort the others
+        # Those on one machine look at the same free memory; GPUs have their own.
+        beside = 1 if kind == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        with memory_shared_by(beside):
+            yield world
+            world.wait()  # one that leaves early can abort the others
     except ValueError as error:
         # One of them speaks: the first that fails, for the others may fail only because it has left.
         if type(error).__module__.startswith("saddlescope.") and not _speaks(store):

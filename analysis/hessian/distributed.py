@@ -189,6 +189,26 @@ def mesh_shape(asked: str | None, size: int) -> tuple[int, int]:
     return samples, vectors
 
 
+def planned(mesh: str | None) -> tuple[int, int, bool]:
+    """For how many processes a run is planned, over how many of them a vector is spread, and whether this one speaks.
+
+    One process plans for all those of a mesh.
+
+    Raises:
+        WorldError: there are several, and not as many as those of the mesh; in the first one.
+    """
+    size, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+    if size == 1 and mesh is not None:
+        samples, vectors = map(int, mesh.split("x"))
+        return samples * vectors, vectors, True
+    try:
+        return size, mesh_shape(mesh, size)[1], first
+    except WorldError:
+        if not first:
+            raise SystemExit(2) from None
+        raise
+
+
 def _speaks(store: Store) -> bool:
     """Whether no other process has said yet why the job ends."""
     try:

@@ -8,6 +8,7 @@ training step and the vectors', over the number of processes.
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -25,7 +26,7 @@ from .distributed import speaking_of_loss
 from .elsewhere import shifted
 from .losses import BatchLoss, loss_of
 from .operator import Reduce
-from .sharded_models import is_dtensor, local, ranges_of, reshard
+from .sharded_models import is_dtensor, local, local_gradient, ranges_of, reshard
 
 #: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
 SLOPE = 0.05
@@ -38,7 +39,8 @@ class ShardedDifferenceOperator(DifferenceOperator):
     Every process makes the same calls. Vectors come and go as this process's slices ``[local]``.
 
     Args:
-        model: all of whose weights are DTensors, of plain ``Shard`` and ``Replicate`` placements over all processes.
+        model: whose weights are DTensors of plain ``Shard`` and ``Replicate`` placements over all processes; with the same
+            samples in every process some may be plain ones, the same in all (norms beside tensor parallel layers).
         samples: this process's share of the samples, or all of them in every process (tensor parallel).
         loss: as for :class:`HessianOperator`.
         params: likewise.
@@ -65,7 +67,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
     ) -> None:
         self.model, self.loss = model, loss_of(loss, samples)
         reshard(model)
-        self.parameter_names, self._sharded = _selected(model, params)
+        self.parameter_names, self._sharded = _selected(model, params, shares=reduce is not None)
         self.size = sum(p.numel() for p in self._sharded)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
         self._space = _space(self.parameter_names, self._sharded)
@@ -93,7 +95,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         if reduce is not None:
             self._processes = round(float(reduce(torch.ones(1))))
             # Every forward pass gathers weights, so all processes take as many as the one that takes most.
-            self._rounds = _most(sum(1 for _ in self._batches()))
+            self._rounds = max(_everyone(sum(1 for _ in self._batches())))
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Mean loss, and this process's slice of its gradient.
@@ -162,12 +164,13 @@ class ShardedDifferenceOperator(DifferenceOperator):
                     total += counts * loss.detach()
                     with speaking_of_loss():
                         (counts * loss).backward()
-            parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone() for p in self._sharded]
+                with speaking_of_loss():
+                    parts = [local_gradient(p) for p in self._sharded]
         finally:
             reshard(self.model)
             for p, before in held:
                 p.grad = before
-        # FSDP2 hands out the mean over the processes that share the samples.
+        # FSDP2 hands out the mean over the processes that share the samples; tensor parallel ones all have the same.
         return total, torch.cat([part.reshape(-1) for part in parts]) * self._processes
 
     def _all_rounds(self) -> Iterator[tuple[float, Any]]:
@@ -204,12 +207,19 @@ class ShardedDifferenceOperator(DifferenceOperator):
             )
 
 
-def _selected(model: nn.Module, pattern: str | None) -> tuple[list[str], list[nn.Parameter]]:
+def _selected(model: nn.Module, pattern: str | None, *, shares: bool) -> tuple[list[str], list[nn.Parameter]]:
     free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if plain := [name for name, p in free if not is_dtensor(p)]:
+    plain = [(name, p) for name, p in free if not is_dtensor(p)]
+    if plain and shares:  # its gradient would be of this process's samples alone
         raise OperatorError(
-            f"parameter '{plain[0]}' is not spread over the processes, and others may be: shard all of the model"
+            f"parameter '{plain[0][0]}' is not spread over the processes, which have different samples: shard all of "
+            "the model, or give every process the same samples and no 'reduce'"
         )
+    if free and len(plain) == len(free):
+        raise OperatorError("no parameter of the model is spread over the processes: take DifferenceOperator")
+    for (name, _), words in zip(plain, zip(*_everyone([_sha256(p) for _, p in plain]), strict=True), strict=True):
+        if len(set(words)) > 1:
+            raise OperatorError(f"parameter '{name}' is not spread over the processes, and is not the same in all of them")
     globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
     chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
     if not chosen:
@@ -234,8 +244,12 @@ def _summed(device: torch.device, total: Tensor) -> Tensor:
     return carrier.to(total.device)
 
 
-def _most(count: int) -> int:
-    counts = [0] * torch.distributed.get_world_size()
+def _everyone(word: Any) -> list[Any]:
+    words: list[Any] = [None] * torch.distributed.get_world_size()
     with speaking_of_loss():
-        torch.distributed.all_gather_object(counts, count)
-    return max(counts)
+        torch.distributed.all_gather_object(words, word)
+    return words
+
+
+def _sha256(p: Tensor) -> str:
+    return hashlib.sha256(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()

@@ -80,20 +80,39 @@ def whole(model: nn.Module) -> nn.Module:
 
 
 def local(p: Tensor) -> Tensor:
-    """This process's part of a parameter, which shares its memory."""
+    """This process's part of a parameter, which shares its memory; all of a plain one."""
+    if not is_dtensor(p):
+        return p.detach()
     with torch.no_grad():
         found: Tensor = p.to_local()  # type: ignore[attr-defined]
     return found
 
 
+def local_gradient(p: Tensor) -> Tensor:
+    """This process's part of a parameter's gradient, spread as the parameter is; zeros where it has none.
+
+    Tensor parallel layers may leave it as sums that are still to be added up.
+    """
+    if p.grad is None:
+        return torch.zeros_like(local(p))
+    gradient = p.grad
+    if is_dtensor(p) and gradient.placements != p.placements:  # type: ignore[attr-defined]
+        gradient = gradient.redistribute(placements=p.placements)  # type: ignore[attr-defined]
+    return local(gradient).clone()
+
+
 def ranges_of(p: Tensor, name: str) -> tuple[list[tuple[int, int]], int]:
     """Where a parameter's part lies among its numbers in order, and how many processes hold this part.
+
+    A plain parameter is whole in all of them.
 
     Raises:
         OperatorError: it is spread in a way that is not understood here.
     """
     from torch.distributed.tensor import Replicate, Shard
 
+    if not is_dtensor(p):
+        return [(0, p.numel())], torch.distributed.get_world_size()
     mesh, shape = p.device_mesh, list(p.shape)  # type: ignore[attr-defined]
     begins, holders = [0] * len(shape), 1
     known = mesh.size() == torch.distributed.get_world_size() and mesh.get_coordinate() is not None

@@ -128,7 +128,9 @@ def test_the_numbers_of_whole_vectors(matrix, spread, method):
             assert found.density.probes[0].nodes == pytest.approx(whole.density.probes[0].nodes, abs=1e-9)
 
 
-@pytest.mark.parametrize(("first", "then"), [("stretches", "halves"), ("shared", "nothing"), ("halves", None), (None, "shared")])
+@pytest.mark.parametrize(
+    ("first", "then"), [("stretches", "halves"), ("shared", "nothing"), ("halves", None), (None, "shared")]
+)
 def test_starts_of_processes_that_died_are_continued_by_another_number_of_them(matrix, tmp_path, monkeypatch, first, then):
     monkeypatch.setattr("saddlescope.analysis.krylov.lanczos_runs.STORE_EVERY", 0.0)
     whole = measure_spectrum(MatrixOperator(matrix), steps=30, min_steps=30, starts=2)

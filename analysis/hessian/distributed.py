@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..krylov.linear_operator import OperatorError
 from ..krylov.space import Slices, Space
+from ..samples.memory import memory_shared_by
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -197,6 +198,26 @@ def mesh_shape(asked: str | None, size: int) -> tuple[int, int]:
     return samples, vectors
 
 
+def planned(mesh: str | None) -> tuple[int, int, bool]:
+    """For how many processes a run is planned, over how many of them a vector is spread, and whether this one speaks.
+
+    One process plans for all those of a mesh.
+
+    Raises:
+        WorldError: there are several, and not as many as those of the mesh; in the first one.
+    """
+    size, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+    if size == 1 and mesh is not None:
+        samples, vectors = map(int, mesh.split("x"))
+        return samples * vectors, vectors, True
+    try:
+        return size, mesh_shape(mesh, size)[1], first
+    except WorldError:
+        if not first:
+            raise SystemExit(2) from None
+        raise
+
+
 def _speaks(store: Store) -> bool:
     """Whether no other process has said yet why the job ends."""
     try:
@@ -241,8 +262,11 @@ def world_of(device: str = "cpu", mesh: str | None = None) -> Iterator[World]:
         names: Sequence[str] = ("samples", "vectors")
         spread = init_device_mesh(kind, shape, mesh_dim_names=tuple(names)) if shape[1] > 1 else None
         world = World(rank, size, mine, spread)
-        yield world
-        world.wait()  # one that leaves early can abort the others
+        # Those on one machine look at the same free memory; GPUs have their own.
+        beside = 1 if kind == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        with memory_shared_by(beside):
+            yield world
+            world.wait()  # one that leaves early can abort the others
     except ValueError as error:
         # One of them speaks: the first that fails, for the others may fail only because it has left.
         if type(error).__module__.startswith("saddlescope.") and not _speaks(store):

@@ -263,12 +263,12 @@ def _speaking_of_backward() -> Iterator[None]:
 def _selected(model: nn.Module, pattern: str | None, *, shared: bool) -> tuple[list[str], list[nn.Parameter]]:
     chosen = matching_parameters(model, pattern)
     if not is_sharded(model):
-        raise OperatorError(f"parameter '{chosen[0][0]}' is not spread over processes, nor is any other: take HessianOperator")
+        raise OperatorError("no parameter of the model is spread over the processes: take DifferenceOperator")
     plain = [name for name, p in chosen if not is_dtensor(p)]
     if plain and shared:  # nothing says whether their gradients are sums or means over these processes, or neither
         raise OperatorError(
-            f"parameter '{plain[0]}' is not spread over the processes that share the samples, and others are: shard all of "
-            "the model"
+            f"parameter '{plain[0]}' is not spread over the processes, which have different samples: shard all of the model, "
+            "or give every process the same samples and no 'reduce'"
         )
     return [name for name, _ in chosen], [p for _, p in chosen]
 

@@ -29,10 +29,14 @@ class Space:
     Attributes:
         size: n.
         local: numbers of a vector that lie in this process.
+        ranges: ``(from, to)`` of these, ascending.
     """
+
+    ranges: tuple[tuple[int, int], ...]
 
     def __init__(self, size: int) -> None:
         self.size = self.local = size
+        self.ranges = ((0, size),)
 
     def total(self, partial: Tensor) -> Tensor:
         """The sum of what every process has found on its slice."""

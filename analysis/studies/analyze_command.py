@@ -15,7 +15,7 @@ from saddlescope import load_factory
 from ..checkpoints.analysis_inputs import check_side_cars, open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
-from ..hessian.distributed import world_of
+from ..hessian.distributed import planned, world_of
 from ..measures.analyze import usable
 from ..records.base import load
 from ..records.results import CurvatureResult
@@ -76,7 +76,10 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         from .cost import measure_cost
         from .cost_table import print_cost
 
-        cost = measure_cost(items[0], request.given, count=len(items))
+        processes, slices, speaks = planned(request.settings.mesh)
+        if not speaks:
+            return
+        cost = measure_cost(items[0], request.given, count=len(items), processes=processes, slices=slices)
         if request.as_json:
             print(json.dumps(cost.record(), indent=1))
         else:

@@ -101,7 +101,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("command", choices=["prepare"])
     parser.add_argument("folder", type=Path)
-    for name, value in SIZES.items():
+    for name in SIZES:
         parser.add_argument(f"--{name}", type=int, default=size(name))
     given = parser.parse_args()
     for name in SIZES:

@@ -24,7 +24,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from saddlescope import Samples, analyze
+from saddlescope import Samples
 
 
 class Block(nn.Module):
@@ -151,16 +151,10 @@ def refused(net, samples, world):
     """What is not understood, or not the same in every process."""
     mesh = init_device_mesh("cpu", (world.size,))
     spread = parallelize_module(copy.deepcopy(net), mesh, plan("block"))
-    with pytest.raises(OperatorError, match="tensor parallelism: exact products need whole weights"):
-        analyze(spread, samples, world=world)
-    with pytest.raises(OperatorError, match="is not spread over the processes that share the samples"):
-        ShardedDifferenceOperator(spread, samples, reduce=world.reduce)
     with torch.no_grad():
         spread.norm.bias[0] += world.rank
     with pytest.raises(OperatorError, match=r"process 1 has other weights of parameter .norm\.bias. than process 0"):
         ShardedDifferenceOperator(spread, samples)
-    with pytest.raises(OperatorError, match="is not spread over processes, nor is any other"):
-        ShardedDifferenceOperator(copy.deepcopy(net), samples)
     cut_off = fully_shard(CutOff(net))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # torch's own word for it, which training goes on after

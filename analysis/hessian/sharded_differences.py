@@ -22,18 +22,12 @@ from ..samples.samples import Samples
 from .adding_up import require_sums
 from .difference_products import DifferenceOperator
 from .distributed import speaking_of_loss
-from .elsewhere import shifted
 from .losses import BatchLoss, loss_of
 from .modules import matching_parameters
 from .operator import Reduce
 from .replicas import Part, everyone, require_alike, require_all
 from .sharded_models import gradient_part, is_dtensor, is_sharded, local, ranges_of, reshard
-from .suspects import listed
-
-#: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
-SLOPE = 0.05
-#: Relative difference of the loss's slopes over two ways, of which one is ten times the other, that is not curvature's.
-SETTLED = 0.1
+from .slopes import require_slope
 
 
 class ShardedDifferenceOperator(DifferenceOperator):
@@ -85,7 +79,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
             raise OperatorError("the weights hold NaN or infinity: the checkpoint is of a run that diverged")
         require_alike(self._parts, self.weights(), "weights", "give all the same, by a broadcast before the model is spread")
         require_sums(self)
-        self._require_slope()
+        require_slope(self, self._parts)
 
     @property
     def space(self) -> Space:
@@ -195,59 +189,6 @@ class ShardedDifferenceOperator(DifferenceOperator):
             yield 1.0, batch
         for _ in range(self._rounds - taken):
             yield 0.0, first
-
-    def _require_slope(self) -> None:
-        mean, gradient = self.loss_and_gradient()
-        require_alike(self._parts, gradient, "gradients", "a layer that is not spread gets its sum in one process only")
-        slope = self.space.norm(gradient.double())
-        if slope == 0:
-            return
-        unit = gradient / slope
-        found, rounding = self._slopes(unit, mean, slope)
-        wrong = all(abs(one - slope) > SLOPE * slope + rough for one, rough in zip(found, rounding, strict=True))
-        # All or none: each process knows the loss of its own samples only where the sharing was not told.
-        if self._anywhere(wrong):
-            raise OperatorError(
-                f"the gradient ({slope:.4g} long) is not the derivative of the loss (its slope there is {found[-1]:.4g}): "
-                "do 'samples' and 'reduce' say which processes share the samples, as the sharding has it?"
-            )
-        self._require_dependence(gradient, mean, slope)
-
-    def _require_dependence(self, gradient: Tensor, mean: float, slope: float) -> None:
-        """Looks whether the loss depends on what has no gradient: a slope along the gradient does not know of that."""
-        sizes = torch.stack([part.abs().sum() for part in gradient.double().split([part.local for part in self._parts])])
-        without = self.space.total(sizes) == 0
-        if not bool(without.any()):
-            return
-        way = self.space.random(808)
-        for part, none in zip(way.split([part.local for part in self._parts]), without.tolist(), strict=True):
-            part.mul_(float(none))
-        found, rounding = self._slopes(way / self.space.norm(way), mean, slope)
-        # A true slope is the same over both ways; what is left of curvature falls with the square of the way.
-        settled = abs(found[0] - found[1]) <= SETTLED * max(map(abs, found))
-        if self._anywhere(settled and all(abs(one) > rough for one, rough in zip(found, rounding, strict=True))):
-            names = listed([part.name for part, none in zip(self._parts, without.tolist(), strict=True) if none])
-            raise OperatorError(
-                f"{names} get no gradient, and the loss does depend on one of them: does reentrant checkpointing (call "
-                "checkpoint with use_reentrant=False), no_grad or a detach() cut it off?"
-            )
-
-    def _slopes(self, unit: Tensor, mean: float, slope: float) -> tuple[list[float], list[float]]:
-        """Of the loss along a unit vector ``[local]``, over two ways; and how far each may be off by rounding."""
-        length = self._norm(self.weights()) or 1.0
-        found, rounding = [], []
-        for relative in (1e-2, 1e-3):
-            way = min(relative * length, 0.1 * max(abs(mean), 1e-3) / slope)
-            losses = []
-            for side in (way, -way):
-                with shifted(self, unit, side):
-                    losses.append(self.mean_loss())
-            found.append((losses[0] - losses[1]) / (2 * way))
-            rounding.append(100 * torch.finfo(self.dtype).eps * abs(mean) / way)
-        return found, rounding
-
-    def _anywhere(self, is_so: bool) -> bool:
-        return float(self.space.total(torch.tensor([float(is_so)]))) > 0
 
 
 @contextmanager

@@ -145,6 +145,22 @@ def check(world, table=False):
         if table and world.first:
             print(f"| {kind} | {apart:.1e} | {operator.error:.1e} | {float(product.norm()):.2f} |")
     refused(net, samples, world)
+    bends(samples)
+
+
+def bends(samples):
+    """A loss whose slope changes a lot over a thousandth of the weights' norm has a gradient all the same."""
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 2).double()
+    inputs = torch.ones(1, 4, dtype=torch.float64)
+    start = float(layer(inputs).detach().sum())
+
+    def cubic(model, batch):
+        beyond = model(inputs).sum() - start
+        return (5 + 0.1 * beyond + 1e4 * beyond**3).expand(len(batch[1]))
+
+    operator = ShardedDifferenceOperator(fully_shard(layer), samples, cubic)
+    assert float(operator.space.norm(operator.loss_and_gradient()[1])) == pytest.approx(0.1 * 10**0.5, rel=1e-9)
 
 
 def refused(net, samples, world):

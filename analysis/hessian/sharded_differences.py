@@ -252,4 +252,4 @@ def _everyone(word: Any) -> list[Any]:
 
 
 def _sha256(p: Tensor) -> str:
-    return hashlib.sha256(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(p.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()

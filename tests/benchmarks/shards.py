@@ -2,8 +2,8 @@
 
     python tests/benchmarks/shards.py [1e6 1e7 1e8]
 
-A GPT of that many parameters (``gpt.py``), two texts of 64 tokens, float32, one thread. Times are of the processor. A product is
-the second one (its graph is kept); orthogonalisation is two passes of a vector over 8 basis vectors of n numbers, by vector.
+A GPT of that many parameters (``gpt.py``), two texts of 64 tokens, float32, one thread. Times are of the processor. A product
+is the second one (its graph is kept); orthogonalisation is two passes of a vector over 8 basis vectors of n numbers, by vector.
 Bytes sent are those of the sum and the gathering of a product over slices on 2 processes (as ``--dry-run`` counts them).
 """
 

@@ -66,8 +66,8 @@ def group_memory(
     step = held + (STEP_VECTORS * 8 * operator.size + KEPT_VECTORS * vector) / slices
     if slices > 1:
         step += WHOLE_VECTORS * vector
-    # The float64 rechecks were done beside the graphs that were kept.
-    checks = resident_bytes(peak=True) - before - kept
+    # The float64 rechecks were done beside the graphs that were kept; a measurement holds its gradient meanwhile.
+    checks = resident_bytes(peak=True) - before - kept + vector
     return int(before + graphs + max(step, checks)), int(graphs), int(basis - held) if held < basis and place != "cpu" else 0
 
 

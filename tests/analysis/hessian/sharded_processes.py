@@ -235,6 +235,14 @@ def refused(net, samples, world):
     mine = samples.subset(world.share(np.arange(samples.num_samples)))
     with pytest.raises(OperatorError, match="is not the derivative of the loss"):  # samples are shared, and it is not said
         ShardedDifferenceOperator(sharded(net), mine)
+
+    def wrong_in_one(model, batch):
+        value = functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return value + (value**2).detach() * world.rank
+
+    # The others do not go on without the one that refuses what it sees.
+    with pytest.raises(OperatorError, match="another process refuses" if world.first else "detach"):
+        measure_spectrum(HessianOperator(net, mine, wrong_in_one, reduce=world.reduce), steps=3)
     with pytest.raises(OperatorError, match="which have different samples"):
         ShardedDifferenceOperator(tensor_parallel(net, world.size), mine, reduce=world.reduce)
     with pytest.raises(OperatorError, match="no parameter of the model is spread over the processes"):

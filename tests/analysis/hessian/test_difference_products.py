@@ -52,14 +52,6 @@ class OnceOnly(SavedDerivative):
         return gradient * ctx.saved_tensors[0]
 
 
-class InNumpy(SavedDerivative):
-    """The same by another library, which works as long as torch does not record it."""
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return torch.from_numpy(gradient.numpy() * ctx.saved_tensors[0].numpy())
-
-
 class SingleOnly(OnceOnly):
     """A kernel for float32 only."""
 
@@ -218,27 +210,6 @@ def test_exact_products_are_insisted_on_where_they_are_asked_for():
     for function, said in ((OnceOnly, "OnceOnly"), (SavedDerivative, "SavedDerivative")):
         with pytest.raises(AnotherHessianError, match=f"those of another function.*{said}"):
             analyze(trained(function.apply), SAMPLES, settings=ALL.model_copy(update={"products": "exact"}))
-
-
-def test_a_backward_pass_in_another_library_is_measured_by_differences():
-    values = torch.linalg.eigvalsh(truth())
-    model, settings = trained(InNumpy.apply), ALL.model_copy(update={"goal": "ends"})
-    group = analyze(model, SAMPLES, settings=settings).groups["all"]
-    assert group.products == "differences"
-    for end, true in ((group.lambda_min, values[0]), (group.lambda_max, values[-1])):
-        assert end.value == pytest.approx(float(true), rel=1e-4)
-    with pytest.raises(OperatorError, match=r"cannot be differentiated twice: Can't call numpy\(\)"):
-        analyze(model, SAMPLES, settings=settings.model_copy(update={"products": "exact"}))
-
-
-@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
-def test_a_part_that_checkpointing_gives_no_gradient_is_named():
-    class CutOff(Net):
-        def forward(self, x):
-            return self.last(torch.tanh(checkpoint(self.first, x, use_reentrant=True)))
-
-    with pytest.raises(OperatorError, match="reentrant checkpointing, which gives weights no gradient where its inputs"):
-        analyze(CutOff(None), SAMPLES, settings=ALL)
 
 
 def test_a_kernel_for_float32_only_is_measured_in_float32_with_the_error_that_this_has():

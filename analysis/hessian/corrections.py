@@ -96,10 +96,9 @@ def is_reentrant(error: Exception) -> bool:
     return any(word in str(error) for word in ("Checkpointing is not compatible", "use_reentrant=True, torch.utils.checkpoint"))
 
 
-def reason(error: Exception) -> str:
-    """One sentence for what autograd raised."""
+def reason(error: BaseException, *, twice: bool = False) -> str:
+    """One sentence for what autograd raised; ``twice``: of an operation that can be differentiated once."""
     said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     advice = "".join(f"; {what}" for word, what in _ADVICE if word in str(error))
-    twice = lacks_second_derivative(error)
     what = "an operation of the model cannot be differentiated twice" if twice else "the loss cannot be differentiated"
     return f"{what}: {said}{advice}"

@@ -8,6 +8,7 @@ are a mesh, samples are shared over all of it, and along its second dimension ev
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from ..krylov.linear_operator import OperatorError
 from ..krylov.space import Slices, Space
+from ..samples.memory import memory_shared_by
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -146,6 +148,8 @@ class World:
         return self._summed(total, self.mesh.get_group("vectors"))
 
     def _summed(self, total: Tensor, group: Any) -> Tensor:
+        if self.size == 1:
+            return total
         import torch.distributed as dist
 
         # A copy: it must not be summed in place where the caller still has it.
@@ -153,6 +157,10 @@ class World:
         with speaking_of_loss():
             dist.all_reduce(carrier, group=group)
         return carrier.to(total.device)
+
+
+#: Of what gloo, NCCL, MPI and torch's store say when a process cannot be reached.
+_CONNECTION = re.compile(r"gloo|nccl|mpi|connect|socket|store|peer|timed? ?out|process group|rank|barrier|abort", re.I)
 
 
 @contextmanager
@@ -164,6 +172,8 @@ def speaking_of_loss() -> Iterator[None]:
         raise
     except RuntimeError as error:
         said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if not (isinstance(error, torch.distributed.DistError) or _CONNECTION.search(str(error))):
+            raise  # what is computed between exchanges fails in its own words
         raise WorldError(
             f"another process of this analysis has ended or cannot be reached; its own message says why ({said:.120})"
         ) from None
@@ -186,6 +196,26 @@ def mesh_shape(asked: str | None, size: int) -> tuple[int, int]:
             f"with torchrun --nproc-per-node {samples * vectors} -m saddlescope ..."
         )
     return samples, vectors
+
+
+def planned(mesh: str | None) -> tuple[int, int, bool]:
+    """For how many processes a run is planned, over how many of them a vector is spread, and whether this one speaks.
+
+    One process plans for all those of a mesh.
+
+    Raises:
+        WorldError: there are several, and not as many as those of the mesh; in the first one.
+    """
+    size, first = int(os.environ.get("WORLD_SIZE", "1")), os.environ.get("RANK", "0") == "0"
+    if size == 1 and mesh is not None:
+        samples, vectors = map(int, mesh.split("x"))
+        return samples * vectors, vectors, True
+    try:
+        return size, mesh_shape(mesh, size)[1], first
+    except WorldError:
+        if not first:
+            raise SystemExit(2) from None
+        raise
 
 
 def _speaks(store: Store) -> bool:
@@ -232,8 +262,11 @@ def world_of(device: str = "cpu", mesh: str | None = None) -> Iterator[World]:
         names: Sequence[str] = ("samples", "vectors")
         spread = init_device_mesh(kind, shape, mesh_dim_names=tuple(names)) if shape[1] > 1 else None
         world = World(rank, size, mine, spread)
-        yield world
-        world.wait()  # one that leaves early can abort the others
+        # Those on one machine look at the same free memory; GPUs have their own.
+        beside = 1 if kind == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        with memory_shared_by(beside):
+            yield world
+            world.wait()  # one that leaves early can abort the others
     except ValueError as error:
         # One of them speaks: the first that fails, for the others may fail only because it has left.
         if type(error).__module__.startswith("saddlescope.") and not _speaks(store):

@@ -82,5 +82,33 @@ def derivatives(
     except torch.OutOfMemoryError:
         raise
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:  # of a backward pass of the user's
-        kind = NoSecondDerivativeError if lacks_second_derivative(error) else OperatorError
-        raise kind(reason(error)) from error
+        # Vectors are those of a second derivative: there was a first one.
+        if vectors is not None or lacks_second_derivative(error):
+            raise NoSecondDerivativeError(reason(error, twice=True)) from error
+        raise OperatorError(reason(error)) from error
+
+
+def slopes_with_graph(
+    loss: Tensor, again: Callable[[], Tensor], parameters: Sequence[nn.Parameter]
+) -> tuple[Tensor | None, ...]:
+    """Derivatives of a loss with their graph, to be differentiated again.
+
+    A backward pass may leave torch, for NumPy say, and work as long as nobody records it: whatever it then raises, it is a
+    second derivative that is missing.
+
+    Args:
+        loss: with its graph, which is kept.
+        again: computes it once more.
+        parameters: the ones to differentiate by.
+
+    Raises:
+        NoSecondDerivativeError: there are derivatives, and none of them.
+        OperatorError: there are none.
+    """
+    try:
+        return derivatives(loss, parameters, create_graph=True)
+    except NoSecondDerivativeError:
+        raise
+    except OperatorError as error:
+        derivatives(again(), parameters)  # says it, where there is none
+        raise NoSecondDerivativeError(reason(error.__cause__ or error, twice=True)) from error.__cause__

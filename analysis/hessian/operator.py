@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..krylov.basis import BasisChoice, Place
+from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import NoSecondDerivativeError, NotFiniteError, OperatorError
 from ..samples.memory import graph_budget, saved_bytes
 from ..samples.micro_batch import fitting
@@ -27,7 +28,7 @@ from .acceleration import AccelerationError, Accelerator
 from .adding_up import require_sums
 from .corrections import Corrections
 from .differences import look_at
-from .gradients import derivatives, slopes_of
+from .gradients import derivatives, slopes_of, slopes_with_graph
 from .losses import BatchLoss, loss_of, summed
 from .modules import copied, eager, evaluation_mode, select_parameters, without_gradients
 
@@ -239,9 +240,19 @@ class HessianOperator:
     def look(self, vectors: Mapping[str, Tensor] | None = None, *, seed: int = 0) -> list[str]:
         """Holds products against differences of the gradient, and the gradient against those of the loss, in float64.
 
-        See :func:`~saddlescope.analysis.hessian.differences.look_at`.
+        See :func:`~saddlescope.analysis.hessian.differences.look_at`. Processes that share the samples look at some of their
+        own each, and what one of them refuses is refused by all.
         """
-        return look_at(self, vectors, seed=seed)
+        try:
+            said, trouble = look_at(self, vectors, seed=seed), None
+        except (OperatorError, RandomOperatorError) as error:
+            said, trouble = [], error
+        troubles = float(self._sum(torch.tensor([float(trouble is not None)], dtype=torch.float64)).item())
+        if trouble is not None:
+            raise trouble
+        if troubles:
+            raise OperatorError("another process refuses what it sees on its part of the samples; its own message says why")
+        return said
 
     def _state(self) -> list[tuple[int, int]]:
         # Graphs of other weights or statistics would give a wrong product, not an error: folding copies them.
@@ -266,7 +277,7 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        return derivatives(self._recorded(batch), self.parameters, create_graph=True)
+        return slopes_with_graph(self._recorded(batch), partial(self._batch_loss, batch), self.parameters)
 
     def _recorded(self, batch: Any) -> Tensor:
         """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""

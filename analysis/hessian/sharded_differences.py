@@ -7,9 +7,9 @@ training step and the vectors', over the number of processes.
 
 from __future__ import annotations
 
-import fnmatch
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,13 +22,12 @@ from ..samples.samples import Samples
 from .adding_up import require_sums
 from .difference_products import DifferenceOperator
 from .distributed import speaking_of_loss
-from .elsewhere import shifted
 from .losses import BatchLoss, loss_of
+from .modules import matching_parameters
 from .operator import Reduce
-from .sharded_models import is_dtensor, local, ranges_of, reshard
-
-#: Largest relative difference of the slope along the gradient and of the loss's difference: a sum taken twice is off by more.
-SLOPE = 0.05
+from .replicas import Part, everyone, require_alike, require_all
+from .sharded_models import gradient_part, is_dtensor, is_sharded, local, ranges_of, reshard
+from .slopes import require_slope
 
 
 class ShardedDifferenceOperator(DifferenceOperator):
@@ -38,7 +37,8 @@ class ShardedDifferenceOperator(DifferenceOperator):
     Every process makes the same calls. Vectors come and go as this process's slices ``[local]``.
 
     Args:
-        model: all of whose weights are DTensors, of plain ``Shard`` and ``Replicate`` placements over all processes.
+        model: whose weights are DTensors, spread over all processes or repeated over equal parts of them. Where all processes
+            have the same samples, weights that are not spread may be among them (layer norms beside tensor parallel layers).
         samples: this process's share of the samples, or all of them in every process (tensor parallel).
         loss: as for :class:`HessianOperator`.
         params: likewise.
@@ -65,17 +65,21 @@ class ShardedDifferenceOperator(DifferenceOperator):
     ) -> None:
         self.model, self.loss = model, loss_of(loss, samples)
         reshard(model)
-        self.parameter_names, self._sharded = _selected(model, params)
+        self.parameter_names, self._sharded = _selected(model, params, shared=reduce is not None)
         self.size = sum(p.numel() for p in self._sharded)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self._space = _space(self.parameter_names, self._sharded)
+        pairs = zip(self.parameter_names, self._sharded, strict=True)
+        self._parts = [Part(name, p.numel(), *ranges_of(p, name)) for name, p in pairs]
+        self._space = _space(self._parts, self.device)
+        require_all(self._parts, self._space)
         self._vectors = 0
         self._micro_batch, self._memory, self.accelerator, self._work = micro_batch, 1, None, math.inf
         self._take(samples, reduce)
         if not bool(torch.isfinite(self._space.total(self.weights().double().abs().sum().reshape(1)))):
             raise OperatorError("the weights hold NaN or infinity: the checkpoint is of a run that diverged")
+        require_alike(self._parts, self.weights(), "weights", "give all the same, by a broadcast before the model is spread")
         require_sums(self)
-        self._require_slope()
+        require_slope(self, self._parts)
 
     @property
     def space(self) -> Space:
@@ -93,7 +97,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         if reduce is not None:
             self._processes = round(float(reduce(torch.ones(1))))
             # Every forward pass gathers weights, so all processes take as many as the one that takes most.
-            self._rounds = _most(sum(1 for _ in self._batches()))
+            self._rounds = max(everyone(sum(1 for _ in self._batches())))
 
     def loss_and_gradient(self) -> tuple[float, Tensor]:
         """Mean loss, and this process's slice of its gradient.
@@ -149,6 +153,11 @@ class ShardedDifferenceOperator(DifferenceOperator):
         """
         raise OperatorError("a sharded model has no copy in float64")
 
+    def _losses(self, batch: Any) -> Tensor:
+        losses = super()._losses(batch)
+        whole: Tensor = losses.full_tensor() if is_dtensor(losses) else losses  # type: ignore[attr-defined]
+        return whole
+
     def _backward(self, batches: Iterator[tuple[float, Any]]) -> tuple[Tensor, Tensor]:
         """Sum of the losses here, and the slice of the gradient of the sum everywhere."""
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -160,9 +169,10 @@ class ShardedDifferenceOperator(DifferenceOperator):
                 for counts, batch in batches:
                     loss = self._batch_loss(batch)
                     total += counts * loss.detach()
-                    with speaking_of_loss():
+                    with _speaking_of_backward(), speaking_of_loss():
                         (counts * loss).backward()
-            parts = [torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone() for p in self._sharded]
+            with speaking_of_loss():
+                parts = [gradient_part(p) for p in self._sharded]
         finally:
             reshard(self.model)
             for p, before in held:
@@ -180,51 +190,38 @@ class ShardedDifferenceOperator(DifferenceOperator):
         for _ in range(self._rounds - taken):
             yield 0.0, first
 
-    def _require_slope(self) -> None:
-        mean, gradient = self.loss_and_gradient()
-        slope = self.space.norm(gradient.double())
-        if slope == 0:
-            return
-        length = self._norm(self.weights()) or 1.0
-        found = []
-        for relative in (1e-2, 1e-3):
-            way = min(relative * length, 0.1 * max(abs(mean), 1e-3) / slope)
-            losses = []
-            for side in (way, -way):
-                with shifted(self, gradient / slope, side):
-                    losses.append(self.mean_loss())
-            found.append((losses[0] - losses[1]) / (2 * way))
-        rounding = 100 * torch.finfo(self.dtype).eps * abs(mean) / way
-        wrong = all(abs(one - slope) > SLOPE * slope + rounding for one in found)
-        # All or none: each process knows the loss of its own samples only where the sharing was not told.
-        if float(self.space.total(torch.tensor([float(wrong)]))) > 0:
-            raise OperatorError(
-                f"the gradient ({slope:.4g} long) is not the derivative of the loss (its slope there is {found[-1]:.4g}): "
-                "do 'samples' and 'reduce' say which processes share the samples, as the sharding has it?"
-            )
+
+@contextmanager
+def _speaking_of_backward() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise OperatorError(f"the backward pass failed: {type(error).__name__}: {error}") from error
 
 
-def _selected(model: nn.Module, pattern: str | None) -> tuple[list[str], list[nn.Parameter]]:
-    free = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    if plain := [name for name, p in free if not is_dtensor(p)]:
+def _selected(model: nn.Module, pattern: str | None, *, shared: bool) -> tuple[list[str], list[nn.Parameter]]:
+    chosen = matching_parameters(model, pattern)
+    if not is_sharded(model):
+        raise OperatorError("no parameter of the model is spread over the processes: take DifferenceOperator")
+    plain = [name for name, p in chosen if not is_dtensor(p)]
+    if plain and shared:  # nothing says whether their gradients are sums or means over these processes, or neither
         raise OperatorError(
-            f"parameter '{plain[0]}' is not spread over the processes, and others may be: shard all of the model"
+            f"parameter '{plain[0]}' is not spread over the processes, which have different samples: shard all of the model, "
+            "or give every process the same samples and no 'reduce'"
         )
-    globs = [part.strip() for part in pattern.split(",")] if pattern else ["*"]
-    chosen = [(name, p) for name, p in free if any(fnmatch.fnmatchcase(name, glob) for glob in globs)]
-    if not chosen:
-        raise OperatorError(f"no parameter with requires_grad matches '{pattern or '*'}'")
     return [name for name, _ in chosen], [p for _, p in chosen]
 
 
-def _space(names: list[str], parameters: list[nn.Parameter]) -> Slices:
+def _space(parts: Sequence[Part], device: torch.device) -> Slices:
     ranges, holders, place = list[tuple[int, int]](), list[Tensor](), 0
-    for name, p in zip(names, parameters, strict=True):
-        here, held = ranges_of(p, name)
-        ranges += [(place + begin, place + to) for begin, to in here]
-        holders.append(torch.full((sum(to - begin for begin, to in here),), float(held), dtype=torch.float64))
-        place += p.numel()
-    return Slices(place, ranges, partial(_summed, local(parameters[0]).device), torch.cat(holders))
+    for part in parts:
+        ranges += [(place + begin, place + to) for begin, to in part.ranges]
+        holders.append(torch.full((part.local,), float(part.holders), dtype=torch.float64))
+        place += part.size
+    once = all(part.holders == 1 for part in parts)
+    return Slices(place, ranges, partial(_summed, device), None if once else torch.cat(holders))
 
 
 def _summed(device: torch.device, total: Tensor) -> Tensor:
@@ -232,10 +229,3 @@ def _summed(device: torch.device, total: Tensor) -> Tensor:
     with speaking_of_loss():
         torch.distributed.all_reduce(carrier)
     return carrier.to(total.device)
-
-
-def _most(count: int) -> int:
-    counts = [0] * torch.distributed.get_world_size()
-    with speaking_of_loss():
-        torch.distributed.all_gather_object(counts, count)
-    return max(counts)

@@ -80,10 +80,24 @@ def whole(model: nn.Module) -> nn.Module:
 
 
 def local(p: Tensor) -> Tensor:
-    """This process's part of a parameter, which shares its memory."""
+    """This process's part of a tensor, which shares its memory; all of one that is not spread."""
     with torch.no_grad():
-        found: Tensor = p.to_local()  # type: ignore[attr-defined]
+        found: Tensor = p.to_local() if is_dtensor(p) else p.detach()  # type: ignore[attr-defined]
     return found
+
+
+def gradient_part(p: Tensor) -> Tensor:
+    """A copy of this process's part of a parameter's gradient, spread as the parameter is; zeros where it has none.
+
+    The gradient of a weight that all processes hold may be a sum of which each has one term: that of a layer norm whose inputs
+    are spread, say. Every process must call it.
+    """
+    gradient = p.grad
+    if gradient is None:
+        return torch.zeros_like(local(p))
+    if is_dtensor(gradient) and gradient.placements != p.placements:  # type: ignore[attr-defined]
+        gradient = gradient.redistribute(placements=p.placements)  # type: ignore[attr-defined]
+    return local(gradient).clone()
 
 
 def ranges_of(p: Tensor, name: str) -> tuple[list[tuple[int, int]], int]:
@@ -92,43 +106,56 @@ def ranges_of(p: Tensor, name: str) -> tuple[list[tuple[int, int]], int]:
     Raises:
         OperatorError: it is spread in a way that is not understood here.
     """
-    from torch.distributed.tensor import Replicate, Shard
-
-    mesh, shape = p.device_mesh, list(p.shape)  # type: ignore[attr-defined]
-    begins, holders = [0] * len(shape), 1
-    known = mesh.size() == torch.distributed.get_world_size() and mesh.get_coordinate() is not None
-    for dimension, placement in enumerate(p.placements):  # type: ignore[attr-defined]
-        parts = mesh.size(dimension)
-        if type(placement) is Replicate:
-            holders *= parts
-        elif type(placement) is Shard and known:
-            at, of = mesh.get_coordinate()[dimension], shape[placement.dim]
-            each = -(-of // parts)
-            begins[placement.dim] += min(at * each, of)
-            shape[placement.dim] = max(min((at + 1) * each, of) - at * each, 0)
-        else:
-            known = False
-    if not known or tuple(shape) != tuple(local(p).shape):
-        how = p.placements  # type: ignore[attr-defined]
+    world = torch.distributed.get_world_size()
+    if not is_dtensor(p):
+        return ([(0, p.numel())] if p.numel() else []), world
+    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    cuts = [getattr(placement, "dim", None) for placement in placements]
+    known = mesh.get_coordinate() is not None and world % mesh.size() == 0
+    known = known and all(placement.is_replicate() or cut is not None for placement, cut in zip(placements, cuts, strict=True))
+    indices = [_indices(p, d) for d in range(p.dim())] if known else []
+    if not known or [len(index) for index in indices] != list(local(p).shape) or not all(map(_ascending, indices)):
         raise OperatorError(
-            f"parameter '{name}' is spread in a way that is not understood here ({how} over {mesh.size()} of "
-            f"{torch.distributed.get_world_size()} processes): plain Shard and Replicate over all processes are"
+            f"parameter '{name}' is spread in a way that is not understood here ({placements} over {mesh.size()} of "
+            f"{world} processes): Shard and Replicate over all processes, or over equal parts of them, are"
         )
-    return list(_runs(list(p.shape), begins, shape)), holders
+    holders = world // mesh.size() * math.prod(mesh.size(k) for k, cut in enumerate(cuts) if cut is None)
+    return list(_runs(list(p.shape), indices)), holders
 
 
-def _runs(whole: list[int], begins: list[int], shape: list[int]) -> Iterator[tuple[int, int]]:
-    """Stretches of consecutive numbers of a block of a tensor."""
-    if math.prod(shape) == 0:
+def _indices(p: Tensor, d: int) -> list[int]:
+    """Which rows of dimension d are here; torch cuts a tensor of their numbers as it cuts the parameter."""
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = p.device_mesh  # type: ignore[attr-defined]
+    shape = [1] * p.dim()
+    shape[d] = p.shape[d]
+    everywhere = [Replicate()] * mesh.ndim
+    rows = DTensor.from_local(torch.arange(p.shape[d], device=mesh.device_type).view(shape), mesh, everywhere, run_check=False)
+    as_cut = [one if getattr(one, "dim", None) == d else Replicate() for one in p.placements]  # type: ignore[attr-defined]
+    found: list[int] = rows.redistribute(placements=as_cut).to_local().reshape(-1).tolist()
+    return found
+
+
+def _ascending(index: list[int]) -> bool:
+    return all(one < other for one, other in itertools.pairwise(index))
+
+
+def _runs(whole: list[int], indices: list[list[int]]) -> Iterator[tuple[int, int]]:
+    """Stretches of consecutive numbers of the part of a tensor that has some of its rows in every dimension."""
+    if not all(indices):
         return
-    cut = max((d for d in range(len(whole)) if shape[d] != whole[d]), default=0)
+    if not whole:
+        yield 0, 1
+        return
+    cut = max((d for d, index in enumerate(indices) if len(index) != whole[d]), default=0)
     after = [math.prod(whole[d + 1 :]) for d in range(len(whole))]
-    length = math.prod(shape[cut:])
-    leading = [range(begins[d], begins[d] + shape[d]) for d in range(cut)]
-    for index in itertools.product(*leading):
-        begin = sum(i * after[d] for d, i in enumerate(index))
-        begin += begins[cut] * after[cut] if whole else 0
-        yield begin, begin + length
+    breaks = [k for k in range(1, len(indices[cut])) if indices[cut][k] != indices[cut][k - 1] + 1]
+    ends = itertools.pairwise([0, *breaks, len(indices[cut])])
+    stretches = [(indices[cut][begin], indices[cut][to - 1] + 1) for begin, to in ends]
+    for row in itertools.product(*indices[:cut]):
+        place = sum(i * after[d] for d, i in enumerate(row))
+        yield from ((place + begin * after[cut], place + to * after[cut]) for begin, to in stretches)
 
 
 def _is_fsdp(module: nn.Module) -> bool:
@@ -139,9 +166,7 @@ def _is_fsdp(module: nn.Module) -> bool:
 
 def _is_tensor_parallel(p: Tensor) -> bool:
     # FSDP2 spreads over one dimension of a mesh, and repeats over the other if there are two.
-    from torch.distributed.tensor import Shard
-
-    return sum(isinstance(placement, Shard) for placement in p.placements) != 1  # type: ignore[attr-defined]
+    return sum(not placement.is_replicate() for placement in p.placements) != 1  # type: ignore[attr-defined]
 
 
 def _without_fsdp(hooks: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from .elsewhere import GroupHessian
 
+#: what torch says of a checkpointed part whose weights get no gradient
+CUT_OFF = "None of the inputs have requires_grad=True"
+
 
 def likely_causes(operator: GroupHessian, *, second: bool) -> str:
     """What to look at first, and what to do about it.
@@ -23,10 +27,11 @@ def likely_causes(operator: GroupHessian, *, second: bool) -> str:
         second: the gradient is right and its derivative is not; else the gradient itself is not the loss's derivative.
     """
     found = []
-    custom = custom_functions(operator)
-    if "CheckpointFunction" in custom:
-        found.append("reentrant checkpointing: call checkpoint with use_reentrant=False")
-        custom.remove("CheckpointFunction")
+    custom, cut = custom_functions(operator), _is_cut_off(operator)
+    if "CheckpointFunction" in custom or cut:
+        what = ", which gives weights no gradient where its inputs need none" if cut else ""
+        found.append(f"reentrant checkpointing{what}: call checkpoint with use_reentrant=False")
+        custom = [name for name in custom if name != "CheckpointFunction"]
     if custom:
         advice = "differentiates what forward computed, from its saved inputs, not a derivative saved there" if second else "is"
         fix = f"see that its backward {advice}" if second else "its backward is not the derivative of its forward"
@@ -115,6 +120,14 @@ def _all_nodes(loss: torch.Tensor) -> Iterator[Any]:
         seen.add(node)
         yield node
         todo.extend(child for child, _ in node.next_functions)
+
+
+def _is_cut_off(operator: GroupHessian) -> bool:
+    """Whether reentrant checkpointing says that it gives weights no gradient: those of a model's first part, mostly."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        operator.recorded_loss()
+    return any(CUT_OFF in str(warning.message) for warning in said)
 
 
 def _is_compiled(module: nn.Module) -> bool:

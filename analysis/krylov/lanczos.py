@@ -19,14 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from .basis import KrylovBasis, Place
 from .linear_operator import LinearOperator
 from .space import space_of
-from .tensor_files import save_tensors
+from .stored_state import ALONE, Processes, StateError, load_state, save_state
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
 _MOST_PASSES = 4
@@ -194,10 +193,15 @@ class Lanczos:
         image[1:] += off * y[:-1]
         return image
 
-    def save(self, path: Path) -> None:
-        """Stores everything needed to continue (safetensors); of a basis that is in memory (:attr:`storable`)."""
+    def save(self, path: Path, who: Processes = ALONE) -> None:
+        """Stores everything needed to continue (safetensors); of a basis that is in memory (:attr:`storable`).
+
+        Args:
+            path: of the file.
+            who: the processes of which each holds the run; any number of them may continue it.
+        """
         kept = min(self.steps + 1, self.operator.size)
-        tensors = self._basis.stored(kept) | {
+        common = {
             "alphas": torch.tensor(self.alphas, dtype=torch.float64),
             "betas": torch.tensor(self.betas, dtype=torch.float64),
             "restarts": torch.tensor(self.restarts, dtype=torch.int64),
@@ -205,7 +209,7 @@ class Lanczos:
             "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
             "asymmetry": torch.tensor([self.asymmetry], dtype=torch.float64),
         }
-        save_tensors(tensors, path)
+        save_state(path, common, self._basis.stored(kept), self._space, who, self.steps)
 
     @classmethod
     def load(cls, operator: LinearOperator, path: Path, place: Place = "device") -> Lanczos:
@@ -214,15 +218,16 @@ class Lanczos:
         Raises:
             LanczosError: the file is of an operator of another size or dtype, or is not a Lanczos run.
         """
+        space = space_of(operator)
         try:
-            tensors = load_file(path)
+            tensors = load_state(path, space, lambda name: name.startswith("basis "))
             blocks = [tensors["basis 0"]]
             while (name := f"basis {sum(map(len, blocks))}") in tensors:
                 blocks.append(tensors[name])
             basis, state = blocks[0], tensors["state"].tolist()
-        except (SafetensorError, KeyError) as error:
+        except (SafetensorError, KeyError, StateError) as error:
             raise LanczosError(f"{path}: not a stored Lanczos run ({error}); delete it to begin again") from None
-        local = space_of(operator).local
+        local = space.local
         if basis.shape[1] != local or basis.dtype != operator.dtype:
             raise LanczosError(
                 f"{path}: a run over {basis.shape[1]} parameters in {basis.dtype}, asked for {local} in "

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from scipy.linalg import eigvalsh_tridiagonal
 from torch import Tensor
 
@@ -21,7 +20,8 @@ from .controls import Controls
 from .density import counted_weights
 from .lanczos import Lanczos, LanczosError, random_start
 from .linear_operator import LinearOperator
-from .tensor_files import save_tensors
+from .space import Space, space_of
+from .stored_state import ALONE, Processes, StateError, forget, load_state, save_state
 
 #: seconds between two states stored of a running start
 STORE_EVERY = 30.0
@@ -107,21 +107,28 @@ class Start:
             part = np.log(self.block_norms).sum() - np.log(self.block_nodes - threshold).sum()
         return float(np.exp(min(2 * part, 0.0)))
 
-    def save(self, path: Path) -> None:
-        """Stores it, whole or not at all."""
+    def save(self, path: Path, space: Space, who: Processes = ALONE) -> None:
+        """Stores it, whole or not at all.
+
+        Args:
+            path: of the file.
+            space: where its vectors live.
+            who: the processes of which each has it.
+        """
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
         tensors["asymmetry"] = torch.tensor([self.asymmetry], dtype=torch.float64)
-        save_tensors(tensors | {f"vector {name}": vector for name, vector in self.vectors.items()}, path)
+        vectors = {f"vector {name}": vector for name, vector in self.vectors.items()}
+        save_state(path, tensors, vectors, space, who, self.steps)
 
     @classmethod
-    def load(cls, path: Path, device: torch.device) -> Start | None:
+    def load(cls, path: Path, space: Space, device: torch.device) -> Start | None:
         """Reads a stored one; None where there is none, or none that can be read."""
         try:
-            tensors = load_file(path)
-        except (FileNotFoundError, SafetensorError):
+            tensors = load_state(path, space, lambda name: name.startswith("vector "))
+        except (FileNotFoundError, SafetensorError, StateError):
             return None
         if not {"state", "forms", "squares", *_ARRAYS} <= tensors.keys():  # of another version, or something else
             return None
@@ -174,10 +181,16 @@ class StartStore:
     """Starts of one operator under one set of settings, in a folder.
 
     Finished starts are kept, so that asking for more of them adds to what is there; a running one is stored every half minute
-    (more rarely where storing takes long), so that an interrupted one goes on from there, to the same digits.
+    (more rarely where storing takes long), so that an interrupted one goes on from there, to the same digits; with another
+    number of processes to rounding. Several processes do alike, whatever each of them can read: all of it or none.
+
+    Attributes:
+        folder: that all of them see.
+        who: the processes that share the operator.
     """
 
     folder: Path
+    who: Processes = ALONE
 
     def empty_unless_of(self, operator: LinearOperator, products: Mapping[int, Tensor]) -> None:
         """Forgets everything if it belongs to another operator.
@@ -188,47 +201,64 @@ class StartStore:
             operator: what is measured now.
             products: seed of a random unit vector -> its product with ``operator``.
         """
-        path = self.folder / "operator.safetensors"
+        path, space = self.folder / "operator.safetensors", space_of(operator)
         try:
-            (name, before), *_ = load_file(path).items()
-        except (FileNotFoundError, SafetensorError, ValueError):
-            before = None
-        if before is not None:
+            (name, before), *_ = load_state(path, space, lambda name: True).items()
+        except (FileNotFoundError, SafetensorError, StateError, ValueError):
+            name, before = "", None
+        if before is not None and before.shape != next(iter(products.values())).shape:
+            name, before = "", None
+        if self._agreed(name) and before is not None:
             seed = int(name)
             now = products[seed] if seed in products else operator.matvec(random_start(operator, seed))
-            size = float(now.double().norm())
-            if before.shape == now.shape and float((now.cpu().double() - before.double()).norm()) <= _SAME * size:
+            apart = space.norm(now.double() - before.to(now.device).double())
+            if apart <= _SAME * space.norm(now.double()):
                 return
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.who.first:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.who.everyone(None)
         seed, product = next(iter(products.items()))
-        save_tensors({str(seed): product}, path)
+        save_state(path, {}, {str(seed): product}, space, self.who, 0)
 
     def run(self, operator: LinearOperator, seed: int, further: int, plan: StartPlan) -> Start:
         """The start of a seed as ``plan.run`` gives it: from the folder, or run to its end from wherever it was."""
         finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
-        kept = Start.load(finished, operator.device)
-        if kept is not None:
+        space = space_of(operator)
+        kept = Start.load(finished, space, operator.device)
+        if self._agreed(kept and kept.steps) and kept is not None:
             operator.matvecs += kept.steps
             return kept
-        run = self._continued(operator, running, plan.place) or Lanczos(operator, seed, place=plan.place)
+        run = self._continued(operator, running, plan.place)
+        if not self._agreed(run and run.steps) or run is None:
+            run = Lanczos(operator, seed, place=plan.place)
         operator.matvecs += run.steps
         due = time.monotonic() + STORE_EVERY
 
         def watch(run: Lanczos) -> bool:
             nonlocal due
-            if time.monotonic() > due and run.storable:
+            if self._all(run.storable, time.monotonic() > due):
                 began = time.monotonic()
                 running.parent.mkdir(parents=True, exist_ok=True)
-                run.save(running)
+                run.save(running, self.who)
                 due = time.monotonic() + max(STORE_EVERY, 20 * (time.monotonic() - began))
             return plan.stop(run)
 
         if not (run.steps and plan.stop(run)):
             run.run(plan.steps, watch)
         start = plan.kept(run, further)
-        start.save(finished)
-        running.unlink(missing_ok=True)
+        start.save(finished, space, self.who)
+        forget(running, self.who)
         return start
+
+    def _agreed(self, found: object) -> bool:
+        """Whether all have found the same; of nothing, too."""
+        words = self.who.everyone(found)
+        return all(word == words[0] for word in words)
+
+    def _all(self, able: bool, due: bool) -> bool:
+        """Whether the first process says that it is due (clocks differ) and all are able."""
+        words = self.who.everyone((able, due))
+        return bool(words[0][1]) and all(one for one, _ in words)
 
     def _continued(self, operator: LinearOperator, path: Path, place: Place) -> Lanczos | None:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +18,9 @@ Reduce = Callable[[Tensor], Tensor]
 
 #: Random numbers drawn at once; a multiple of 16, for which torch draws the same numbers in parts as in one go.
 BLOCK = 1 << 20
+#: Longer vectors are drawn block by block from streams of their own, so that a process draws its slice alone: one stream of
+#: 10^11 numbers takes most of an hour, in each of them.
+ONE_STREAM = 1 << 28
 
 
 class Space:
@@ -25,10 +29,14 @@ class Space:
     Attributes:
         size: n.
         local: numbers of a vector that lie in this process.
+        ranges: ``(from, to)`` of these, ascending.
     """
+
+    ranges: tuple[tuple[int, int], ...]
 
     def __init__(self, size: int) -> None:
         self.size = self.local = size
+        self.ranges = ((0, size),)
 
     def total(self, partial: Tensor) -> Tensor:
         """The sum of what every process has found on its slice."""
@@ -57,6 +65,8 @@ class Space:
 
     def random(self, seed: int) -> Tensor:
         """A vector ``[local]`` in float64, uniform on the unit sphere, the same one however it is spread."""
+        if self.size > ONE_STREAM:
+            return _of_streams([(0, self.size)], self.size, seed, self.norm)
         v = torch.randn(self.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
         return v.div(v.norm())
 
@@ -105,7 +115,9 @@ class Slices(Space):
         return self.dots(v, v).clamp(min=0).sqrt()
 
     def random(self, seed: int) -> Tensor:
-        """This process's slice ``[local]`` of the vector that one process would draw; every process draws all of it."""
+        """This process's slice ``[local]`` of the vector that one process would draw; short ones every process draws whole."""
+        if self.size > ONE_STREAM:
+            return _of_streams(self.ranges, self.size, seed, self.norm)
         own = torch.empty(self.local, dtype=torch.float64)
         squares, place, filled = 0.0, 0, 0
         wanted = iter(self.ranges)
@@ -123,6 +135,22 @@ class Slices(Space):
                 begin, to = next(wanted, (self.size, self.size))
             place = end
         return own.div(squares**0.5)
+
+
+def _of_streams(ranges: Sequence[tuple[int, int]], size: int, seed: int, norm: Callable[[Tensor], float]) -> Tensor:
+    """The numbers in some ranges of a random unit vector ``[size]`` whose blocks are drawn apart."""
+    own = torch.empty(sum(to - begin for begin, to in ranges), dtype=torch.float64)
+    filled, drawn, block = 0, -1, np.empty(0)
+    for begin, to in ranges:
+        for number in range(begin // BLOCK, -(-to // BLOCK)):
+            first = number * BLOCK
+            if number != drawn:  # small stretches share one
+                stream = np.random.Generator(np.random.Philox(key=[seed % (1 << 64), number]))
+                drawn, block = number, stream.standard_normal(min(BLOCK, size - first))
+            part = torch.from_numpy(block[max(begin - first, 0) : to - first])
+            own[filled : filled + len(part)] = part
+            filled += len(part)
+    return own.div_(norm(own))
 
 
 def _normal(size: int, seed: int) -> Iterator[Tensor]:

@@ -70,7 +70,7 @@ def analyze(
         progress: called after each step.
         world: the processes that share the work; every one of them makes this call and gets the result.
         cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
-            them. Entries are named by everything that they depend on. Not used by several processes.
+            them, with any number of processes that see it. Entries are named by everything that they depend on.
         parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
             where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
             what looking at a part costs (as ``settings.subsample`` does).
@@ -193,7 +193,7 @@ def _begin(
     chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
     # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
-    continued = kept.cache is not None and world.size == 1 and settings.goal == "spectrum"
+    continued = kept.cache is not None and settings.goal == "spectrum"
     cache = kept.cache / cache_key(model, samples, settings, source) if kept.cache is not None and continued else None
     subject = replace(subject, model=own, source=source)
     if world.size > 1:

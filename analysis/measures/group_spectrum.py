@@ -99,7 +99,7 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
         mass_width=settings.mass_width,
         max_starts=settings.max_starts,
         place=operator.place(settings.basis),
-        store=StartStore(work.kept.cache / kept) if work.kept.cache is not None else None,
+        store=StartStore(work.kept.cache / kept, work.world) if work.kept.cache is not None else None,
         looked=True,
         progress=step,
     )

@@ -108,7 +108,7 @@ class Measurement:
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=memory if memory is not None else settings.memory,
-            vectors=settings.steps + 1,
+            vectors=-(-(settings.steps + 1) // self.world.slices),  # of a spread one, a part is here
             reduce=reduce,
         )
         # By differences no graph is kept, and that of one gradient is half as large.

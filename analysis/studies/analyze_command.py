@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from saddlescope import load_factory
 
 from ..checkpoints.analysis_inputs import check_side_cars, open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.discovery import TargetError, find_checkpoints, share_of, thin
-from ..hessian.distributed import world_of
+from ..hessian.distributed import planned, world_of
 from ..measures.analyze import usable
 from ..records.base import load
 from ..records.results import CurvatureResult
@@ -27,6 +27,9 @@ from ..records.terminal import compare, show, show_steps
 from .analyses import RefusedGroupsError, curvature_is_current, do_curvature, study_of
 from .progress import GROUPS, analyze_with_progress, measure_with_steps, progress_bar
 from .worker_pool import default_jobs, run_items
+
+if TYPE_CHECKING:
+    from .verify import Check
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,10 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         from .cost import measure_cost
         from .cost_table import print_cost
 
-        cost = measure_cost(items[0], request.given, count=len(items))
+        processes, slices, speaks = planned(request.settings.mesh)
+        if not speaks:
+            return
+        cost = measure_cost(items[0], request.given, count=len(items), processes=processes, slices=slices)
         if request.as_json:
             print(json.dumps(cost.record(), indent=1))
         else:
@@ -224,7 +230,19 @@ def verify_result(result: Path, checkpoint: Path | None = None, given: Given | N
     """
     from .verify import verify
 
-    checks = verify(result, checkpoint=checkpoint, given=given)
+    with world_of() as world:
+        checks = verify(result, checkpoint=checkpoint, given=given, world=world)
+        first = world.first
+    if first:
+        _tell_checks(result, checks)
+    failed = [check.group for check in checks if not check.holds]
+    if failed and not first:
+        raise SystemExit(1)  # the first process says it
+    if failed:
+        raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
+
+
+def _tell_checks(result: Path, checks: Sequence[Check]) -> None:
     if not checks:
         print(f"{result}: weights and data are unchanged; it claims no negative curvature, so there is no proof to check")
         return
@@ -233,9 +251,6 @@ def verify_result(result: Path, checkpoint: Path | None = None, given: Given | N
             f"{check.group}: {'holds' if check.holds else 'FAILS'}: v'Hv = {check.product:.6g} by a Hessian-vector product, "
             f"{check.difference:.6g} by gradient differences (stored {check.stored:.6g}; must be below {check.threshold:.3g})"
         )
-    failed = [check.group for check in checks if not check.holds]
-    if failed:
-        raise ClaimError(f"{result}: negative curvature of {', '.join(failed)} is not confirmed")
 
 
 def _with_items(items: Sequence[CurvatureItem], request: Request) -> None:

@@ -87,7 +87,7 @@ class _Passes:
 
 
 def _measured(
-    model: nn.Module, samples: Samples, loss: BatchLoss, settings: AnalysisSettings
+    model: nn.Module, samples: Samples, loss: BatchLoss, settings: AnalysisSettings, slices: int
 ) -> tuple[HessianOperator, _Passes]:
     """The operator that a measurement will take, with exact products or without, and its times."""
     if settings.products != "differences":
@@ -99,7 +99,7 @@ def _measured(
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=settings.memory,
-            vectors=settings.steps + 1,
+            vectors=-(-(settings.steps + 1) // slices),
         )
         setup = time.perf_counter() - start
         try:
@@ -144,10 +144,11 @@ def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) 
     return _Passes(setup, product, graph, gradient, forward, looked, gradient64 if judge is not operator else gradient, pair64)
 
 
-def _orthogonalisation(operator: HessianOperator) -> float:
-    """Seconds of a vector against one basis vector, forth and back."""
-    basis = KrylovBasis(operator.size, operator.dtype, operator.device)
-    v = torch.ones(operator.size, dtype=torch.float64, device=operator.device)
+def _orthogonalisation(operator: HessianOperator, slices: int) -> float:
+    """Seconds of a vector, or one of its slices, against one basis vector, forth and back."""
+    size = -(-operator.size // slices)
+    basis = KrylovBasis(size, operator.dtype, operator.device)
+    v = torch.ones(size, dtype=torch.float64, device=operator.device)
     for _ in range(ROWS):
         basis.append(v)
 
@@ -157,13 +158,15 @@ def _orthogonalisation(operator: HessianOperator) -> float:
     return seconds(once) / ROWS
 
 
-def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
+def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes: int = 1, slices: int = 1) -> Cost:
     """Times a few passes of each group; stores nothing.
 
     Args:
         item: the first checkpoint.
         given: what the command line says about it.
         count: how many checkpoints there are.
+        processes: that will share the samples; time and memory are of one of them, messages between them are not timed.
+        slices: that each vector will be spread over.
     """
     began = time.perf_counter()
     subject = open_checkpoint(item.checkpoint, given, item.settings.params)
@@ -186,33 +189,34 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         if settings.subsample is not None and settings.subsample < len(rows):
             parts = disjoint_subsets(rows, settings.subsample, settings.seed)
             rows, subsets = parts[0], len(parts)
-        part = rows[np.linspace(0, len(rows) - 1, min(len(rows), SAMPLE)).astype(int)]
+        mine = rows[::processes] if len(rows) >= processes else rows  # as World.share
+        part = mine[np.linspace(0, len(mine) - 1, min(len(mine), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
         before = resident_bytes()
-        operator, passes = _measured(model, samples, loss, settings)
+        operator, passes = _measured(model, samples, loss, settings, slices)
         parameters = operator.size
         critical = settings.goal == "critical-step"
         least, usual, most = (0, 0.0, 0) if critical else lanczos_steps(settings, parameters)
         tries = (CRITICAL, CRITICAL, CRITICAL_AT_MOST) if critical else ()
-        against = 0.0 if critical else _orthogonalisation(operator)
-        mine = [_of_steps(objective, passes, name, len(rows), number) for number in tries] or [
-            _of_group(settings, objective, passes, len(rows), subsets, steps, fields, against * steps * steps / 2)
+        against = 0.0 if critical else _orthogonalisation(operator, slices)
+        seconds_of = [_of_steps(objective, passes, name, len(mine), number) for number in tries] or [
+            _of_group(settings, objective, passes, len(mine), subsets, steps, fields, against * steps * steps / 2)
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
-        scale = len(rows) / len(part)
-        memory, graphs, _ = group_memory(operator, settings, before, scale, usual)
-        memory_at_most, _, on_disk = group_memory(operator, settings, before, scale, most)
+        scale = len(mine) / len(part)
+        memory, graphs, _ = group_memory(operator, settings, before, scale, usual, slices)
+        memory_at_most, _, on_disk = group_memory(operator, settings, before, scale, most, slices)
         groups.append(
             GroupCost(
                 group=name,
                 samples=len(rows),
                 subsets=subsets,
-                seconds_a_product=passes.product * len(rows),
-                seconds_in_float64=passes.pair64 * len(rows),
+                seconds_a_product=passes.product * len(mine),
+                seconds_in_float64=passes.pair64 * len(mine),
                 products=0 if critical else subsets * (settings.starts * most + EXTRA),
-                minutes_at_least=mine[0] / 60,
-                minutes=mine[1] / 60,
-                minutes_at_most=mine[2] / 60,
+                minutes_at_least=seconds_of[0] / 60,
+                minutes=seconds_of[1] / 60,
+                minutes_at_most=seconds_of[2] / 60,
                 graph_bytes=graphs,
                 memory_bytes=memory,
                 memory_bytes_at_most=memory_at_most,
@@ -233,11 +237,19 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1) -> Cost:
         starts=settings.starts,
         steps=steps,
         parameters=parameters,
-        basis_bytes=steps * parameters * torch.finfo(dtype).bits // 8,
+        basis_bytes=steps * -(-parameters // slices) * torch.finfo(dtype).bits // 8,
         graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
         shared_minutes=shared / 60,
+        processes=processes,
+        slices=slices,
+        message_bytes=_messages(parameters * torch.finfo(dtype).bits // 8, processes, slices),
     )
+
+
+def _messages(vector: int, processes: int, slices: int) -> int:
+    """Bytes that a process sends for a product: its sum (a ring sends it nearly twice), and a slice to all who want it."""
+    return int(2 * (processes - 1) / processes * vector + (slices - 1) / slices * vector)
 
 
 def _of_group(

@@ -54,6 +54,9 @@ class Cost:
     Attributes:
         basis_bytes: of the Krylov basis of one start.
         graph_budget_bytes: graphs are kept up to here and recomputed beyond.
+        processes: that share the samples; time and memory are of one.
+        slices: processes that each vector is spread over.
+        message_bytes: that each sends for a product, which no time here counts.
         shared_minutes: of what is done once for all groups: reading, a pass over the data, net rates.
     """
 
@@ -66,6 +69,9 @@ class Cost:
     graph_budget_bytes: int
     groups: list[GroupCost]
     shared_minutes: float = 0.0
+    processes: int = 1
+    slices: int = 1
+    message_bytes: int = 0
 
     @property
     def minutes(self) -> float:
@@ -125,6 +131,12 @@ def print_cost(cost: Cost) -> None:
     console = Console()
     console.print(table)
     console.print(_memory(cost))
+    if cost.processes > 1:
+        spread = f", each vector spread over {cost.slices}" if cost.slices > 1 else ""
+        console.print(
+            f"Of each of {cost.processes} processes{spread}; for a product each sends {cost.message_bytes / 2**20:,.0f} MiB, "
+            "which is not in the minutes."
+        )
     console.print(
         f"{cost.parameters:,} parameters. About {cost.minutes:.2g} minutes a checkpoint "
         f"({cost.shared_minutes:.2g} of them for all groups together), at least {cost.minutes_at_least:.2g} and "

@@ -18,6 +18,9 @@ STEP_VECTORS = 4
 #: and float32 vectors that a measurement keeps: starts, products of the guard, both ends
 KEPT_VECTORS = 8
 
+#: and whole vectors that are there while a product of spread ones is taken: gathered in parts, joined, their product, its sum
+WHOLE_VECTORS = 4
+
 
 def resident_bytes(*, peak: bool = False) -> int:
     """Resident size of this process, now or at its largest."""
@@ -31,7 +34,7 @@ def resident_bytes(*, peak: bool = False) -> int:
 
 
 def group_memory(
-    operator: HessianOperator, settings: AnalysisSettings, before: int, scale: float, steps: float
+    operator: HessianOperator, settings: AnalysisSettings, before: int, scale: float, steps: float, slices: int = 1
 ) -> tuple[int, int, int]:
     """What the measurement of a group holds at its largest.
 
@@ -41,6 +44,7 @@ def group_memory(
         before: bytes resident when the operator was made.
         scale: the group's samples over the operator's.
         steps: Lanczos steps.
+        slices: processes that a vector is spread over.
 
     Returns:
         Resident bytes, those of the graphs, and bytes on disk.
@@ -54,14 +58,16 @@ def group_memory(
     if wanted > graphs:  # one after another is recorded for a product, and dropped
         graphs += wanted / math.ceil(operator.num_samples * scale / operator.micro_batch)
     vector = operator.size * operator.dtype.itemsize
-    basis = vector * (steps + 1)
+    basis = vector * (steps + 1) / slices
     place = operator.place(settings.basis)
     held = min(basis, place) if isinstance(place, int) else basis if place != "disk" else 0
     if operator.device.type != "cpu" and place != "cpu":  # not this process' memory, but the device's
         held = 0
-    step = held + STEP_VECTORS * 8 * operator.size + KEPT_VECTORS * vector
-    # The float64 rechecks were done beside the graphs that were kept.
-    checks = resident_bytes(peak=True) - before - kept
+    step = held + (STEP_VECTORS * 8 * operator.size + KEPT_VECTORS * vector) / slices
+    if slices > 1:
+        step += WHOLE_VECTORS * vector
+    # The float64 rechecks were done beside the graphs that were kept; a measurement holds its gradient meanwhile.
+    checks = resident_bytes(peak=True) - before - kept + vector
     return int(before + graphs + max(step, checks)), int(graphs), int(basis - held) if held < basis and place != "cpu" else 0
 
 

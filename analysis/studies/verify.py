@@ -15,6 +15,7 @@ from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given, given_again
 from ..hessian.difference_products import DifferenceOperator
 from ..hessian.differences import AnotherFunctionError, Look
+from ..hessian.distributed import World
 from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
@@ -53,13 +54,16 @@ class Check:
     holds: bool
 
 
-def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | None = None) -> list[Check]:
+def verify(
+    result_path: Path, *, checkpoint: Path | None = None, given: Given | None = None, world: World | None = None
+) -> list[Check]:
     """Recomputes every certificate of a result, and holds the products with all its vectors against differences.
 
     Args:
         result_path: ``curvature/<stem>.<scheme>.json``.
         checkpoint: where the weights are; default: found beside the result.
         given: what the command line says; what it leaves open is taken from the result, if that may name it.
+        world: the processes that share the samples, as many as there are now; every one of them makes this call.
 
     Returns:
         One check per certificate; empty where the result claims no negative curvature.
@@ -89,7 +93,7 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
         vectors = load_vectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
-    indices = group_indices(result.scheme, subject.samples)
+    indices, world = group_indices(result.scheme, subject.samples), world or World()
     for name in result.groups:
         own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
         part, group = subject.samples.subset(indices[name]), result.groups[name]
@@ -104,13 +108,13 @@ def verify(result_path: Path, *, checkpoint: Path | None = None, given: Given | 
             raise VerificationError(
                 f"{vectors_path}: '{claim.vector}' is not the vector that the result names (SHA-256 differs)"
             )
-        part = subject.samples.subset(indices[name])
+        part = subject.samples.subset(world.share(indices[name]))
         if result.groups[name].sampling is not None:
             raise VerificationError(f"{result_path}: group {name} was subsampled; analyze it whole for a certificate")
         dtype = getattr(torch, claim.dtype)
-        product, difference = _quotients(
-            _KINDS[result.groups[name].products], subject, part, vector, source.params_pattern, dtype
-        )
+        reduce = world.reduce if world.shares(indices[name]) else None
+        kind = partial(_KINDS[result.groups[name].products], params=source.params_pattern, reduce=reduce)
+        product, difference = _quotients(kind, subject, part, vector, dtype)
         # a model or loss that was edited may curve downwards, too, but that is not what the result says
         same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
         threshold = -result.groups[name].verdict.tau - claim.noise
@@ -142,10 +146,10 @@ def _look(
 
 
 def _quotients(
-    kind: type[HessianOperator], subject: Subject, samples: Samples, vector: Tensor, params: str | None, dtype: torch.dtype
+    kind: Callable[..., HessianOperator], subject: Subject, samples: Samples, vector: Tensor, dtype: torch.dtype
 ) -> tuple[float, float]:
     model = copied(subject.model).to(dtype)
-    operator = kind(model, samples, subject.loss, params=params, accelerate=False, memory=1)
+    operator = kind(model, samples, subject.loss, accelerate=False, memory=1)
     v = vector.double() / vector.double().norm()
     product = float(torch.dot(operator.matvec(v).double(), v))
     if dtype != torch.float64:  # steps so small are below its rounding

@@ -1,6 +1,9 @@
 """Operators, networks and dense truths for the tests of the numerical core; somebody's repository for those of commands."""
 
+import json
+import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -208,3 +211,23 @@ def run(monkeypatch, capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """Runs a command or a script in several processes, see ``ranks.py``; they are forked from one that imports torch once."""
+    started = []
+
+    def run(**request):
+        if not started:
+            asked = [sys.executable, str(Path(__file__).with_name("ranks.py"))]
+            started.append(subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        (server,) = started
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        return SimpleNamespace(**json.loads(server.stdout.readline()))
+
+    yield run
+    for server in started:
+        with server:  # waits for it, and closes what it says
+            server.stdin.close()

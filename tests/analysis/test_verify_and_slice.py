@@ -1,12 +1,15 @@
 """Commands that begin with a stored result: its proofs again, and slices through its checkpoint."""
 
+import itertools
 import json
 import sys
 
 import pytest
+from saddlescope.analysis.krylov.sliced_files import files_of, save_index, save_slices
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.slices import Slice
+from safetensors.torch import load_file
 
 OURS = ("--model", "training.nets:net", "--data", "data.py:tensors", "--eta", "10", "--steps", "40")
 
@@ -116,3 +119,26 @@ def test_verify_sees_code_that_was_edited_and_vectors_that_were_damaged(project,
     code, _, err = run("verify", path, *OURS[:4], "--loss", "losses.py:smooth")
     assert code == 2
     assert "damaged" in err
+
+
+def test_verify_reads_vectors_that_were_stored_in_slices(project, run):
+    """As three processes would have stored them; one reads them."""
+    assert run("analyze", "ckpt.pt", *OURS, "--loss", "losses.py:smooth")[0] == 0
+    path = project / "curvature" / "ckpt.head-tail.json"
+    whole = path.with_suffix(".vectors.safetensors")
+    vectors = load_file(whole)
+    size = len(next(iter(vectors.values())))
+    cuts = [0, size // 3, size // 2, size]
+    ranges = [[cut] for cut in itertools.pairwise(cuts)]
+    for rank, ((begin, to),) in enumerate(ranges):
+        save_slices({name: vector[begin:to] for name, vector in vectors.items()}, whole, ranges, rank)
+    index = save_index(list(vectors), whole, ranges, 4)
+    whole.unlink()
+    path.write_text(path.read_text().replace(f'"{whole.name}"', f'"{index.name}"'))
+    code, out, _ = run("verify", path, *OURS[:4], "--loss", "losses.py:smooth")
+    assert code == 0
+    assert "holds" in out
+    files_of(index)[1].unlink()
+    code, _, err = run("verify", path, *OURS[:4], "--loss", "losses.py:smooth")
+    assert code == 2
+    assert "-00002-of-00003.safetensors is missing" in err

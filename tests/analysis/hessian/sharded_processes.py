@@ -7,11 +7,15 @@ apart.
 """
 
 import copy
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.checkpoints.checkpoint_flags import given_from_flags
 from saddlescope.analysis.hessian.difference_products import DifferenceOperator
 from saddlescope.analysis.hessian.distributed import WorldError, world_of
 from saddlescope.analysis.hessian.modules import copied
@@ -19,9 +23,15 @@ from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.sharded_differences import ShardedDifferenceOperator
 from saddlescope.analysis.krylov.linear_operator import OperatorError
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.records.study_plan import curvature_item
+from saddlescope.analysis.studies.progress import measure_with_steps
+from saddlescope.analysis.studies.verify import verify
+from tensor_parallel import check as check_tensor_parallel
 from torch import nn
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn import functional
 
 from saddlescope import AnalysisSettings, Samples, analyze
@@ -37,10 +47,19 @@ class Attention(nn.Module):
         return x + self.out(functional.scaled_dot_product_attention(q, k, v).transpose(-2, -3).flatten(-2))
 
 
+class FeedForward(nn.Module):
+    def __init__(self, d):
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(d), nn.Linear(d, 3 * d), nn.Linear(3 * d, d)
+
+    def forward(self, x):
+        return x + self.down(functional.gelu(self.up(self.norm(x))))
+
+
 class Transformer(nn.Module):
     def __init__(self, d=8):
         super().__init__()
-        self.embed, self.blocks = nn.Embedding(11, d), nn.ModuleList([Attention(d), Attention(d)])
+        self.embed, self.blocks = nn.Embedding(11, d), nn.ModuleList([Attention(d), FeedForward(d)])
         self.head = nn.Linear(d, 3)
 
     def forward(self, x):
@@ -93,8 +112,27 @@ def sharded(net, **flags):
     return fully_shard(net, **flags)
 
 
+def tensor_parallel(net, size):
+    """As many layers as torch can spread: rows and columns of them that do not come out even, and norms that stay whole."""
+    plan = {"head": ColwiseParallel(output_layouts=Replicate())}
+    if isinstance(net, Transformer):
+        plan |= {"embed": RowwiseParallel(input_layouts=Replicate()), "blocks.1.up": ColwiseParallel()}
+        plan |= {"blocks.1.down": RowwiseParallel()}
+    return parallelize_module(copy.deepcopy(net), init_device_mesh("cpu", (size,)), plan)
+
+
 def spectrum(operator):
-    return measure_spectrum(operator, steps=25, min_steps=25)
+    return measure_spectrum(operator, steps=12, min_steps=12)
+
+
+def by_first(world, make, *arguments, **more):
+    """What the first process makes, in all."""
+    return world.everyone(make(*arguments, **more) if world.first else None)[0]
+
+
+def both(net, samples):
+    """By exact products and by differences, of whole weights."""
+    return [spectrum(kind(net, samples)) for kind in (HessianOperator, DifferenceOperator)]
 
 
 def operators(net, samples, world, everything):
@@ -109,8 +147,9 @@ def operators(net, samples, world, everything):
     for module in (whole, *whole.blocks):
         module.unshard()
     yield "FSDP2 in place, exact", HessianOperator(whole, mine, reduce=world.reduce)
-    # Micro-batches that do not come out even: 13 and 12 samples in threes.
-    yield "FSDP2, differences", ShardedDifferenceOperator(model, mine, reduce=world.reduce, micro_batch=3)
+    # Micro-batches that do not come out even: 13 and 12 samples, 12 at once.
+    yield "FSDP2, differences", ShardedDifferenceOperator(model, mine, reduce=world.reduce, micro_batch=12)
+    yield "tensor parallel, differences", ShardedDifferenceOperator(tensor_parallel(net, world.size), samples)
     if everything and world.size == 4:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("repeat", "shard"))
         yield "HSDP 2x2, differences", ShardedDifferenceOperator(sharded(net, mesh=mesh), mine, reduce=world.reduce)
@@ -121,8 +160,7 @@ def main(table):
     with world_of("cpu", mesh="1x2" if not table else None) as world:
         for kind in (Transformer, ResNet):
             net, samples = problem(kind)
-            plain = spectrum(HessianOperator(net, samples))
-            alone = spectrum(DifferenceOperator(net, samples))
+            plain, alone = by_first(world, both, net, samples)
             for name, operator in operators(net, samples, world, table):
                 before = operator.weights()
                 found = spectrum(operator)
@@ -137,14 +175,50 @@ def main(table):
                     print(
                         f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {found.noise.absolute:.1e} |"
                     )
-            settings = AnalysisSettings(scheme="all", steps=25, min_steps=25, dtype="float64", rates=False)
-            one = analyze(net, samples, settings=settings).groups["all"]
+            settings = AnalysisSettings(scheme="all", steps=12, min_steps=12, dtype="float64", rates=False)
+            one = by_first(
+                world, lambda net=net, samples=samples, settings=settings: analyze(net, samples, settings=settings)
+            ).groups["all"]
             all_of_them = analyze(sharded(net), samples, settings=settings, world=world).groups["all"]  # slices of vectors, too
             assert all_of_them.lambda_min.value == pytest.approx(one.lambda_min.value, abs=1e-9)
             assert all_of_them.trace.value == pytest.approx(one.trace.value, abs=1e-8)
             assert all_of_them.verdict.label == one.verdict.label
             assert all_of_them.certificate.rayleigh_quotient == pytest.approx(one.certificate.rayleigh_quotient, abs=1e-9)
         refused(net, samples, world)
+        if not table:
+            verified(net, samples, world)
+        check_tensor_parallel(world)
+
+
+def network():
+    """What a checkpoint of ``verified`` is of."""
+    return problem(ResNet)[0].float()
+
+
+def data():
+    """Its samples."""
+    return problem(ResNet)[1]
+
+
+def verified(net, samples, world):
+    """A certificate in slices holds, for as many processes as there are and for one."""
+    (folder,) = {Path(one) for one in world.everyone(tempfile.mkdtemp() if world.first else None) if one}
+    settings = AnalysisSettings(scheme="all", steps=20, min_steps=10, goal="verdict", mesh=f"1x{world.size}")
+    if world.first:
+        torch.save(net.float().state_dict(), folder / "ckpt.pt")
+    world.wait()
+    given = given_from_flags(model=f"{__file__}:network", data=f"{__file__}:data", trust=True)
+    item = curvature_item(folder / "ckpt.pt", settings)
+    measure_with_steps(item, given, world)
+    world.wait()
+    assert "-of-" in " ".join(path.name for path in item.output.parent.iterdir())
+    (alone,), (together,) = verify(item.output, given=given), verify(item.output, given=given, world=world)
+    assert alone.holds
+    assert together.holds
+    assert together.product == pytest.approx(alone.product, rel=1e-9)
+    world.wait()
+    if world.first:
+        shutil.rmtree(folder)
 
 
 def refused(net, samples, world):
@@ -161,6 +235,20 @@ def refused(net, samples, world):
     mine = samples.subset(world.share(np.arange(samples.num_samples)))
     with pytest.raises(OperatorError, match="is not the derivative of the loss"):  # samples are shared, and it is not said
         ShardedDifferenceOperator(sharded(net), mine)
+
+    def wrong_in_one(model, batch):
+        value = functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+        return value + (value**2).detach() * world.rank
+
+    # The others do not go on without the one that refuses what it sees.
+    with pytest.raises(OperatorError, match="another process refuses" if world.first else "detach"):
+        measure_spectrum(HessianOperator(net, mine, wrong_in_one, reduce=world.reduce), steps=3)
+    with pytest.raises(OperatorError, match="which have different samples"):
+        ShardedDifferenceOperator(tensor_parallel(net, world.size), mine, reduce=world.reduce)
+    with pytest.raises(OperatorError, match="no parameter of the model is spread over the processes"):
+        ShardedDifferenceOperator(net, samples)
+    with pytest.raises(OperatorError, match="exact products need whole weights; take differences of the gradient"):
+        analyze(tensor_parallel(net, world.size), samples, settings=AnalysisSettings(scheme="all"), world=world)
 
 
 if __name__ == "__main__":

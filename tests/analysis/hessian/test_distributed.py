@@ -32,9 +32,9 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     asked += ["--group", "all=0,1,2", "--group", "rest=0,1", "--group", "one=2", "--dtype", "float64", "--steps", "40"]
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = {}
-    for name, prefix in (("one", []), ("two", torchrun)):
+    for name, prefix, mesh in (("one", [], []), ("two", torchrun, ["--mesh", "1x2"])):
         done = subprocess.run(
-            [sys.executable, *prefix, *asked, "--out", name], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, *prefix, *asked, "--out", name, *mesh], cwd=tmp_path, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("lambda_min in") == 3  # one process speaks

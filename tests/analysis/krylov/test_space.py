@@ -3,14 +3,17 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
 from saddlescope.analysis.krylov import space as space_module
+from saddlescope.analysis.krylov.lanczos_runs import StartStore
 from saddlescope.analysis.krylov.linear_operator import LinearOperator, MatrixOperator
 from saddlescope.analysis.krylov.sliced_files import INDEX, files_of, load_vectors, save_index, save_slices
 from saddlescope.analysis.krylov.space import Slices, Space
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.krylov.stored_state import StateError, load_state, save_state
 from saddlescope.analysis.measures.exact import rechecked
 from saddlescope.analysis.measures.extremes import measure_ends
 from saddlescope.analysis.records.base import ResultError
@@ -45,18 +48,35 @@ class Threads:
 
         return reduce
 
+    def word_of(self, rank):
+        def everyone(word):
+            self.parts[rank] = word
+            self.barrier.wait()
+            words = list(self.parts)
+            self.barrier.wait()
+            return words
+
+        return everyone
+
 
 class Spread(LinearOperator):
     """A matrix whose vectors are slices."""
 
-    def __init__(self, matrix, ranges, reduce, holders):
+    fatal = None
+
+    def __init__(self, matrix, ranges, threads, rank, holders):
+        reduce = threads.reduce_of(rank)
+        self.who = SimpleNamespace(rank=rank, first=rank == 0, keeps=True, everyone=threads.word_of(rank))
         self.matrix, self.size, self.num_samples, self.matvecs = matrix, len(matrix), 1, 0
         self.dtype, self.device = matrix.dtype, matrix.device
         self.rows = rows_of(ranges)
         self.space, self.reduce = Slices(len(matrix), ranges, reduce, holders), reduce
 
     def matvec(self, v):
+        if self.matvecs == self.fatal:
+            raise KeyboardInterrupt
         self.matvecs += 1
+        self.taken = getattr(self, "taken", 0) + 1
         whole = torch.zeros(self.size, dtype=self.dtype)
         whole[self.rows] = self.space.dual(v)
         return (self.matrix @ self.reduce(whole))[self.rows]
@@ -72,7 +92,7 @@ def spread_over(ranges, measure, matrix):
 
     def one(rank):
         try:
-            return measure(Spread(matrix, ranges[rank], threads.reduce_of(rank), counts[rows_of(ranges[rank])]))
+            return measure(Spread(matrix, ranges[rank], threads, rank, counts[rows_of(ranges[rank])]))
         except BaseException:
             threads.barrier.abort()  # the others would wait for it
             raise
@@ -108,6 +128,48 @@ def test_the_numbers_of_whole_vectors(matrix, spread, method):
             assert found.density.probes[0].nodes == pytest.approx(whole.density.probes[0].nodes, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [("stretches", "halves"), ("shared", "nothing"), ("halves", None), (None, "shared")]
+)
+def test_starts_of_processes_that_died_are_continued_by_another_number_of_them(matrix, tmp_path, monkeypatch, first, then):
+    monkeypatch.setattr("saddlescope.analysis.krylov.lanczos_runs.STORE_EVERY", 0.0)
+    whole = measure_spectrum(MatrixOperator(matrix), steps=30, min_steps=30, starts=2)
+    alone = [[(0, N)]]
+
+    def dies(operator):
+        operator.fatal = 50 if operator.who.rank == len(SPREADS.get(first, alone)) - 1 else None  # in the second start
+        return measure_spectrum(operator, steps=30, min_steps=30, starts=2, store=StartStore(tmp_path, operator.who))
+
+    def goes_on(operator):
+        found = measure_spectrum(operator, steps=30, min_steps=30, starts=2, store=StartStore(tmp_path, operator.who))
+        return found, operator.taken
+
+    with pytest.raises((KeyboardInterrupt, threading.BrokenBarrierError)):
+        spread_over(SPREADS.get(first, alone), dies, matrix)
+    for found, taken in spread_over(SPREADS.get(then, alone), goes_on, matrix):
+        assert taken < 5 + 30 + 2  # the guard, less than a whole start, one at each end: of 67
+        assert (found.steps, found.matvecs) == (whole.steps, whole.matvecs)
+        assert found.lambda_min.value == pytest.approx(whole.lambda_min.value, abs=1e-11)
+        assert found.trace.interval == pytest.approx(whole.trace.interval, abs=1e-9)
+        for probe, other in zip(found.density.probes, whole.density.probes, strict=True):
+            assert probe.nodes == pytest.approx(other.nodes, abs=1e-9)
+    assert not list(tmp_path.glob("*.running*"))
+
+
+def test_a_part_that_is_missing_or_of_another_run_is_not_continued(tmp_path):
+    path, space = tmp_path / "run.safetensors", Slices(N, [(0, 40)], lambda part: part)
+    who = SimpleNamespace(rank=0, first=True, keeps=True, everyone=lambda word: [word])
+    save_state(path, {"a": torch.ones(2)}, {"v": torch.arange(40.0)}, space, who, 1)
+    assert torch.equal(load_state(path, Slices(N, [(3, 9)], lambda part: part), lambda name: True)["v"], torch.arange(3.0, 9.0))
+    with pytest.raises(StateError, match="in none of its files"):
+        load_state(path, Space(N), lambda name: True)
+    with pytest.raises(StateError, match="of 61 numbers, asked for 62"):
+        load_state(path, Space(62), lambda name: True)
+    path.with_name(path.name + INDEX).write_text('{"size": 61, "vectors": ["v"], "files": {"a": "b"}}')
+    with pytest.raises(StateError, match="no index of a stored run"):
+        load_state(path, space, lambda name: True)
+
+
 @pytest.mark.parametrize("spread", SPREADS)
 def test_random_vectors_are_those_of_one_process_whatever_block_they_are_drawn_in(monkeypatch, spread):
     monkeypatch.setattr(space_module, "BLOCK", 16)
@@ -115,6 +177,24 @@ def test_random_vectors_are_those_of_one_process_whatever_block_they_are_drawn_i
     for ranges in SPREADS[spread]:
         own = Slices(N, ranges, lambda part: part).random(5)
         assert torch.allclose(own, whole[rows_of(ranges)], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("spread", SPREADS)
+def test_of_a_long_vector_every_process_draws_what_it_holds(monkeypatch, spread):
+    monkeypatch.setattr(space_module, "BLOCK", 16)
+    monkeypatch.setattr(space_module, "ONE_STREAM", 32)
+    whole, drawn = Space(N).random(5), []
+    assert float(whole.norm()) == pytest.approx(1, rel=1e-14)
+    assert len(torch.unique(whole)) == N
+    philox = space_module.np.random.Philox
+    monkeypatch.setattr(space_module.np.random, "Philox", lambda key: drawn.append(key) or philox(key=key))
+    for ranges in SPREADS[spread]:
+        # The sum of squares of all processes is what they agree on before they divide by it.
+        own = Slices(N, ranges, torch.ones_like).random(5)
+        rows = rows_of(ranges)
+        assert torch.allclose(own / own.norm(), whole[rows] / whole[rows].norm(), rtol=1e-14, atol=0)
+        assert len(drawn) == len({int(row) // 16 for row in rows})
+        drawn.clear()
 
 
 def test_slices_in_files_are_read_whole_and_damage_is_said(tmp_path):

@@ -26,6 +26,7 @@ from .basis import KrylovBasis, Place
 from .linear_operator import LinearOperator
 from .space import space_of
 from .stored_state import ALONE, Processes, StateError, load_state, save_state
+from .wide_sums import left_over, wide_dot
 
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
 _MOST_PASSES = 4
@@ -69,28 +70,6 @@ def ritz_of(alphas: Sequence[float], betas: Sequence[float]) -> Ritz:
 def random_start(operator: LinearOperator, seed: int) -> Tensor:
     """A vector ``[n]`` uniform on the unit sphere, the same on every device."""
     return space_of(operator).random(seed).to(operator.device, operator.dtype)
-
-
-#: numbers of a vector that are widened to float64 at once
-_WIDENED = 1 << 16
-
-
-def wide_dot(x: Tensor, y: Tensor) -> float:
-    """``x^T y`` of two vectors ``[n]`` with products and sums in float64, without wide copies of them."""
-    parts = zip(x.split(_WIDENED), y.split(_WIDENED), strict=True)
-    # Copied in float64, too: the last digit may depend on where in memory a vector begins.
-    return float(torch.stack([torch.dot(*(part.to(torch.float64, copy=True) for part in pair)) for pair in parts]).sum())
-
-
-def _left_over(w: Tensor, known: Sequence[tuple[float, Tensor]], into: Tensor) -> Tensor:
-    """``w - sum of times q`` for the pairs that are known, in float64; vectors are read once."""
-    for part in (slice(start, start + _WIDENED) for start in range(0, len(w), _WIDENED)):
-        rest = w[part].to(torch.float64, copy=True)  # the product may be the operator's own, or a row of the basis
-        for times, q in known:
-            # A product, then a difference: one operation for both rounds once or twice, depending on where q lies.
-            rest -= q[part].double() * times
-        into[part] = rest
-    return into
 
 
 class Lanczos:
@@ -282,7 +261,7 @@ class Lanczos:
             known.append((self.betas[-1], self._basis[j - 1]))
         if self._rest is None:
             self._rest = torch.empty(len(w), dtype=torch.float64, device=self._basis.device)
-        return _left_over(w.to(self._basis.device), known, self._rest)
+        return left_over(w.to(self._basis.device), known, self._rest)
 
     def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor]:
         """``w`` in float64 without its parts along the first ``filled`` basis vectors, and these parts as they were.

@@ -147,6 +147,10 @@ def _products(result: CurvatureResult) -> list[str]:
     ]
 
 
+#: characters of the longest number of four digits
+_NUMBER = len(f"{-1.234e-100:.4g}")
+
+
 def _table(title: str, caption: str | None = None) -> Table:
     """A table whose eight columns of numbers fit into 80 characters."""
     return Table(
@@ -158,8 +162,14 @@ def _table(title: str, caption: str | None = None) -> Table:
 def _columns(table: Table, headings: Sequence[str]) -> None:
     """Adds columns: words may go on in the next line; a number is never cut, nor the heading that tells it from the next."""
     for heading in headings:
-        words = heading in ("checkpoint", "group", "verdict")
-        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        words, end = heading in ("checkpoint", "group", "verdict"), heading in ("lambda_min", "lambda_max")
+        table.add_column(
+            heading,
+            justify="left" if words else "right",
+            overflow="fold",
+            no_wrap=not words and not end,
+            min_width=_NUMBER if end else None,  # what is said beside the number goes on in the next line
+        )
 
 
 def _name(name: str, result: CurvatureResult) -> str:

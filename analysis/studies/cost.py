@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
-from ..hessian.difference_products import DifferenceOperator, in_float64_if_possible
-from ..hessian.differences import AnotherHessianError, look
-from ..hessian.losses import BatchLoss, loss_of
+from ..hessian.losses import loss_of
 from ..hessian.modules import copied
-from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
-from ..hessian.working_memory import fit_budget
-from ..krylov.basis import KrylovBasis
 from ..krylov.guards import PRODUCTS
-from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..measures.extremes import FIRST_LOOK
 from ..measures.objective import NET_STEPS, Objective
 from ..measures.optimizer_fields import ALL
@@ -31,12 +22,12 @@ from ..records.settings import AnalysisSettings
 from ..records.study_plan import CurvatureItem
 from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import graph_budget
-from ..samples.samples import Samples
 from .cost_table import Cost, GroupCost
 from .memory_cost import group_memory, resident_bytes
+from .pass_times import Passes, orthogonalisation, timed_passes
 
-#: passes are timed on at most so many samples and scaled, those in float64 on at most so many of them
-SAMPLE, SAMPLE_FLOAT64 = 256, 64
+#: passes are timed on at most so many samples and scaled
+SAMPLE = 256
 #: products of a spectrum beside its steps: the guard's, Rayleigh quotients, additivity
 EXTRA = PRODUCTS + 3
 #: forward passes of an escape test
@@ -46,19 +37,6 @@ ESCAPE_TEST = 10
 FIELDS_AT_LEAST, FIELDS, FIELDS_AT_MOST = 4, 6, 8
 #: Forward passes of a critical step: some doublings and the bisection; at most, where a tiny step hurts already
 CRITICAL, CRITICAL_AT_MOST = 12, 25
-#: basis vectors that orthogonalisation is timed on
-ROWS = 4
-
-
-def seconds(action: Callable[[], object]) -> float:
-    """Of one call."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    action()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
 
 
 def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[int, float, int]:
@@ -70,92 +48,6 @@ def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[int, float, in
         return most, most, most
     least = min(most, settings.min_steps if settings.goal == "spectrum" else FIRST_LOOK)
     return least, math.sqrt(least * most), most
-
-
-@dataclass(frozen=True)
-class _Passes:
-    """Seconds a sample, or in all, of what a group's measurement is made of."""
-
-    setup: float  # in all
-    product: float
-    graph: float  # a first product, which records
-    gradient: float
-    forward: float
-    look: float  # in all
-    gradient64: float
-    pair64: float  # two products that share a graph
-
-
-def _measured(
-    model: nn.Module, samples: Samples, loss: BatchLoss, settings: AnalysisSettings, slices: int
-) -> tuple[HessianOperator, _Passes]:
-    """The operator that a measurement will take, with exact products or without, and its times."""
-    if settings.products != "differences":
-        start = time.perf_counter()
-        operator = HessianOperator(
-            model,
-            samples,
-            loss,
-            params=settings.params,
-            micro_batch=settings.micro_batch,
-            memory=settings.memory,
-            vectors=-(-(settings.steps + 1) // slices),
-        )
-        setup = time.perf_counter() - start
-        try:
-            if settings.memory is not None and settings.micro_batch is None:
-                fit_budget(operator, settings.memory)
-            return operator, _timed(operator, setup, settings)
-        except (NoSecondDerivativeError, AnotherHessianError):
-            if settings.products == "exact" or settings.engine == "pyhessian":
-                raise
-    start = time.perf_counter()
-    narrow = DifferenceOperator(
-        model, samples, loss, params=settings.params, micro_batch=settings.micro_batch, memory=settings.memory
-    )
-    operator = in_float64_if_possible(narrow, settings.memory)[0]
-    return operator, _timed(operator, time.perf_counter() - start, settings)
-
-
-def _timed(operator: HessianOperator, setup: float, settings: AnalysisSettings) -> _Passes:
-    """Times everything on the operator's own samples."""
-    count = operator.num_samples
-    v = torch.ones(operator.size, dtype=operator.dtype, device=operator.device)
-    operator.matvec(v)  # what is done once, as choosing kernels, is no part of a product
-    product = seconds(lambda: operator.matvec(v))
-    gradient, forward = seconds(operator.loss_and_gradient), seconds(operator.mean_loss)
-    # With its graph it is a gradient that keeps what it needs to be differentiated again, and then the product.
-    graph = product + 2 * gradient
-    judge = operator
-    gradient64 = pair64 = 0.0
-    few = min(count, SAMPLE_FLOAT64)
-    if isinstance(operator, DifferenceOperator):  # held against half its step
-        pair64 = 2 * product / count
-    elif operator.dtype != torch.float64:
-        try:
-            judge = operator.over(operator.samples.subset(np.arange(few))).in_float64()
-        except OperatorError:  # it is not taken then, either
-            pass
-        else:
-            pair64 = seconds(lambda: judge.matmat(torch.stack([v, v], dim=1))) / few
-            gradient64 = seconds(judge.loss_and_gradient) / few if settings.escape else 0.0
-    looked = seconds(lambda: look(judge, seed=settings.seed))
-    product, graph, gradient, forward = (value / count for value in (product, graph, gradient, forward))
-    return _Passes(setup, product, graph, gradient, forward, looked, gradient64 if judge is not operator else gradient, pair64)
-
-
-def _orthogonalisation(operator: HessianOperator, slices: int) -> float:
-    """Seconds of a vector, or one of its slices, against one basis vector, forth and back."""
-    size = -(-operator.size // slices)
-    basis = KrylovBasis(size, operator.dtype, operator.device)
-    v = torch.ones(size, dtype=torch.float64, device=operator.device)
-    for _ in range(ROWS):
-        basis.append(v)
-
-    def once() -> None:
-        basis.remove(v, basis.overlap(v, ROWS))
-
-    return seconds(once) / ROWS
 
 
 def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes: int = 1, slices: int = 1) -> Cost:
@@ -193,12 +85,12 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
         part = mine[np.linspace(0, len(mine) - 1, min(len(mine), SAMPLE)).astype(int)]
         samples = subject.samples.subset(part)
         before = resident_bytes()
-        operator, passes = _measured(model, samples, loss, settings, slices)
+        operator, passes = timed_passes(model, samples, loss, settings, slices)
         parameters = operator.size
         critical = settings.goal == "critical-step"
         least, usual, most = (0, 0.0, 0) if critical else lanczos_steps(settings, parameters)
         tries = (CRITICAL, CRITICAL, CRITICAL_AT_MOST) if critical else ()
-        against = 0.0 if critical else _orthogonalisation(operator, slices)
+        against = 0.0 if critical else orthogonalisation(operator, slices)
         seconds_of = [_of_steps(objective, passes, name, len(mine), number) for number in tries] or [
             _of_group(settings, objective, passes, len(mine), subsets, steps, fields, against * steps * steps / 2)
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
@@ -255,7 +147,7 @@ def _messages(vector: int, processes: int, slices: int) -> int:
 def _of_group(
     settings: AnalysisSettings,
     objective: Objective,
-    one: _Passes,
+    one: Passes,
     size: int,
     subsets: int,
     steps: float,
@@ -282,13 +174,13 @@ def _fields_of(objective: Objective) -> int:
     return whole + sum(whole if part == ALL else objective.sizes[part] for part, _ in perturbed)
 
 
-def _of_steps(objective: Objective, one: _Passes, name: str, size: int, tries: int) -> float:
+def _of_steps(objective: Objective, one: Passes, name: str, size: int, tries: int) -> float:
     """Seconds of one group's critical steps: along every rule's step, the head's part, and the group's own."""
     tried = {rule.name for rule in objective.rules} | ({"head"} & set(objective.sizes)) - {name}
     return one.gradient * size + (len(tried) + (name != "all")) * tries * one.forward * size
 
 
-def _net_rates(settings: AnalysisSettings, objective: Objective, one: _Passes, subject: Subject) -> float:
+def _net_rates(settings: AnalysisSettings, objective: Objective, one: Passes, subject: Subject) -> float:
     """Seconds of the net rates: runs on the fields of whole optimizers, each step up to four products of each part."""
     if objective.wants_net == "none":
         return 0.0

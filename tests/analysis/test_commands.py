@@ -13,7 +13,7 @@ from saddlescope.analysis.checkpoints.user_code import _load_samples
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.records.base import load
 from saddlescope.analysis.records.results import CurvatureResult
-from saddlescope.analysis.studies.cost import _Passes
+from saddlescope.analysis.studies.pass_times import Passes
 from safetensors.torch import save_file
 
 import saddlescope
@@ -153,7 +153,7 @@ def test_dry_run_counts_the_forward_passes_of_critical_steps(project, run, monke
     assert all(group["products"] == 0 for group in cost["groups"])
     passes, take = [], HessianOperator.mean_loss
     monkeypatch.setattr(HessianOperator, "mean_loss", lambda self: passes.append(self.num_samples) or take(self))
-    monkeypatch.setattr("saddlescope.analysis.studies.cost._timed", lambda *_: _Passes(0, 0, 0, 0, 60.0, 0, 0, 0))
+    monkeypatch.setattr("saddlescope.analysis.studies.pass_times._timed", lambda *_: Passes(0, 0, 0, 0, 60.0, 0, 0, 0))
     counted = json.loads(run("analyze", "ckpt.pt", *OURS, "--goal", "critical-step", "--dry-run", "--json")[1])
     passes.clear()
     assert run("analyze", "ckpt.pt", *OURS, "--goal", "critical-step")[0] == 0
@@ -165,7 +165,7 @@ def test_what_a_quick_analysis_is_announced_to_take_it_takes(project, run, monke
     """Products counted as they are done, each sample of one a minute."""
     done, take = [], HessianOperator.matvec
     monkeypatch.setattr(HessianOperator, "matvec", lambda self, v: done.append(self.num_samples) or take(self, v))
-    monkeypatch.setattr("saddlescope.analysis.studies.cost._timed", lambda *_: _Passes(0, 60.0, 60.0, 0, 0, 0, 0, 0))
+    monkeypatch.setattr("saddlescope.analysis.studies.pass_times._timed", lambda *_: Passes(0, 60.0, 60.0, 0, 0, 0, 0, 0))
     announced = json.loads(run("analyze", "ckpt.pt", *OURS[:-2], "--quick", "--dry-run", "--json")[1])
     done.clear()
     assert run("analyze", "ckpt.pt", *OURS[:-2], "--quick")[0] == 0

@@ -12,21 +12,27 @@ from saddlescope.analysis.records.terminal import compare, show
 STORED = sorted((Path(__file__).parents[3] / "reports" / "studies").glob("*/*/curvature/checkpoint.*.json"))
 
 
-@pytest.fixture
-def results():
-    """Two stored results, one of their ends with a bound for a value, the widest that there is."""
-    return {path: wide(load(CurvatureResult, path)) for path in STORED[:2]}
+STUDIES = sorted({path.parents[2] for path in STORED})
 
 
-def wide(result):
-    name, group = next(iter(result.groups.items()))
-    low = group.lambda_min.model_copy(update={"value": -123456.7, "converged": False})
-    return result.model_copy(update={"groups": {**result.groups, name: group.model_copy(update={"lambda_min": low})}})
+@pytest.fixture(params=["lambda_min", "lambda_max", "both"])
+def results(request):
+    """A stored result of every study, with bounds of the longest numbers for ends."""
+    ends = ("lambda_min", "lambda_max") if request.param == "both" else (request.param,)
+    firsts = [next(path for path in STORED if study in path.parents) for study in STUDIES]
+    return {path: wide(load(CurvatureResult, path), ends) for path in firsts}
+
+
+def wide(result, ends):
+    groups = {}
+    for name, group in result.groups.items():
+        bounds = {end: getattr(group, end).model_copy(update={"value": -123456.7, "converged": False}) for end in ends}
+        groups[name] = group.model_copy(update=bounds)
+    return result.model_copy(update={"groups": groups})
 
 
 def numbers(group):
-    ends = (f"{end.value:.4g}{'' if end.converged else ' (bound)'}" for end in (group.lambda_min, group.lambda_max))
-    return [f"{group.loss:.3g}", *ends]
+    return [f"{group.loss:.3g}", *(f"{end.value:.4g}" for end in (group.lambda_min, group.lambda_max))]
 
 
 @pytest.mark.parametrize("show_all", [compare, lambda results, console: [show(result, console) for result in results.values()]])
@@ -36,6 +42,10 @@ def test_no_number_and_no_heading_is_cut(results, show_all):
     lines = console.file.getvalue().splitlines()
     assert all(len(line) <= 80 for line in lines)
     assert any("lambda_min" in line and "lambda_max" in line and "accuracy" in line for line in lines)
+    words = " ".join(console.file.getvalue().split())
     for result in results.values():
-        for group in result.groups.values():
-            assert any(all(number in line for number in numbers(group)) for line in lines), numbers(group)
+        for name, group in result.groups.items():
+            assert any(all(number in line.split() for number in numbers(group)) for line in lines), numbers(group)
+            assert name in words
+            for end in (group.lambda_min, group.lambda_max):  # in the next lines, if need be
+                assert end.converged or all(word in words for word in f"({end.state})".split())

@@ -102,10 +102,10 @@ def summary_table(study: Study) -> Table:
 
     sheet = summary_sheet(study)
     table = Table(title=study.name, caption=LEGEND, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
-    table.padding = (0, 1, 0, 0)
+    table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     for column, (head, _) in enumerate(sheet.heads):
         label_words = head.replace(" (%)", "").replace("|λ_min|/λ_max", "ratio").replace(" ", "\n", 1)
-        table.add_column(label_words, justify="left" if column < 2 else "right", no_wrap=True)
+        table.add_column(label_words, justify="left" if column < 2 else "right", no_wrap=column > 1, overflow="fold")
     for row in sheet.rows:
         cells = [entry.text.replace(" ± ", "\n± ") for entry in row]
         cells[0] = cells[0].replace(" (", "\n(")

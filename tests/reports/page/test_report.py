@@ -15,13 +15,14 @@ import pytest
 from saddlescope.analysis.records.base import ResultError
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.page.html import LARGEST_SVG, render, write_report
-from saddlescope.reports.page.summary import summary_table
+from saddlescope.reports.page.summary import summary_sheet, summary_table
 from saddlescope.reports.tables.gather import ReportError
 from typer.testing import CliRunner
 
 from saddlescope import application
 
 ROOT = Path(__file__).resolve().parents[3]
+STORED = sorted(path.parent for path in (ROOT / "reports" / "studies").glob("*/study.json"))
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 5"><text x="1" y="3">density</text></svg>'
 
 
@@ -202,6 +203,17 @@ def test_the_summary_fits_a_terminal(whole_study):
     assert "…" not in text
     assert "−19.60" in text
     assert "none 3/3" in text
+
+
+@pytest.mark.parametrize("folder", STORED, ids=lambda folder: folder.name)
+def test_no_number_of_the_summary_is_cut(folder):
+    from rich.console import Console
+
+    console, study = Console(width=80, file=io.StringIO()), load_study(folder)
+    console.print(summary_table(study))
+    shown = console.file.getvalue().split()
+    numbers = [word for row in summary_sheet(study).rows for entry in row[2:] for word in entry.text.split()]
+    assert all(word in shown for word in numbers)
 
 
 def test_reports_never_import_torch(whole_study, tmp_path):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from ...analysis.records.published_data import on_cifar10_lt_100
 from ...analysis.records.results import CurvatureResult
 
 #: who printed them, and how they were read
 SOURCE = "Rangwani et al. 2022, slide 19: ResNet-32; read by eye, about ±0.02"
-#: images of each class of CIFAR-10-LT, imbalance 100
-_COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
 _EPOCHS = (10, 50, 100, 160, 170, 190, 200)
 #: optimizer -> class -> the ratio at each of these epochs; printed for people in reports/literature/papers.toml too (F4)
 _RATIOS = {
@@ -37,7 +36,7 @@ def published_ratios(result: CurvatureResult, group: str, optimizer: str) -> dic
         optimizer: the rule, as ``sgd``.
     """
     classes = result.scheme.groups.get(group, [])
-    if len(classes) != 1 or not result.provenance.data.startswith("CIFAR-10 ") or result.provenance.class_counts != _COUNTS:
+    if len(classes) != 1 or not on_cifar10_lt_100(result.provenance):
         return {}
     values = _RATIOS.get(optimizer, {}).get(classes[0], ())
     return dict(zip(_EPOCHS, values, strict=False))

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import fnmatch
 import json
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
-
-from joblib import Parallel, delayed
 
 from ..analysis.records.base import write_text_atomically
 from ..analysis.records.load_study import load_study
@@ -109,21 +106,18 @@ def draw_study(
     reasons = read_json(out / SKIPPED) if only and (out / SKIPPED).exists() else {}
     written: list[Written] = []
     pictures: dict[Path, bytes] = {}
-    names, this_call = [plan.name for plan in plans], uuid.uuid4().hex
-    workers = Parallel(n_jobs=max(1, min(jobs, len(names))), return_as="generator", max_nbytes=None)
-    for name, drawn in zip(
-        names, workers(delayed(_draw)(study_folder, this_call, name, chosen) for name in names), strict=True
-    ):
+    jobs = min(jobs, len(plans))
+    for name, drawn in _in_processes(study_folder, only, chosen, jobs) if jobs > 1 else _drawn(plans, chosen):
         if progress is not None:
-            progress(len(written), len(names))
+            progress(len(written), len(plans))
         known.pop(name, None)
         reasons.pop(name, None)
         if isinstance(drawn, str):
             reasons[name] = drawn
             written.append(Written(name, [], skipped=drawn))
             continue
-        words, data = drawn
-        files = {out / f"{name}.{kind}": content for kind, content in data.items()}
+        words, images = drawn
+        files = {out / f"{name}.{kind}": content for kind, content in images.items()}
         pictures.update(files)
         known[name] = {"files": [path.name for path in files], **words}
         written.append(Written(name, list(files), words["title"]))
@@ -132,26 +126,38 @@ def draw_study(
     written += [Written(file, [], skipped=reason) for file, reason in study.left_out.items()]
     _store(out, known, reasons, [plan.name for plan in planned(study)])
     if progress is not None:
-        progress(len(names), len(names))
+        progress(len(plans), len(plans))
     return written
 
 
-def _draw(study_folder: Path, call: str, name: str, formats: tuple[str, ...]) -> str | tuple[dict[str, str], dict[str, bytes]]:
-    """One figure of a study: its words and its pictures by format, or why there is none."""
-    plans = _plans(study_folder, call)
+#: a figure's words and its pictures by format, or why there is none
+Drawn = str | tuple[dict[str, str], dict[str, bytes]]
+
+
+def _drawn(plans: Sequence[Planned], formats: tuple[str, ...]) -> Iterator[tuple[str, Drawn]]:
+    """Figures by name, one after another."""
     with style():
-        try:
-            drawing = plans[name].make()
-        except NothingToDraw as reason:
-            return str(reason)
-        words = {"title": drawing.title, "caption": drawing.caption, "paper": drawing.paper}
-        return words, render(drawing.figure, formats)
+        for plan in plans:
+            try:
+                drawing = plan.make()
+            except NothingToDraw as reason:
+                yield plan.name, str(reason)
+                continue
+            words = {"title": drawing.title, "caption": drawing.caption, "paper": drawing.paper}
+            yield plan.name, (words, render(drawing.figure, formats))
 
 
-@lru_cache(maxsize=1)
-def _plans(study_folder: Path, call: str) -> dict[str, Planned]:
-    """The figures of a study, read once for each process and call of :func:`draw_study`."""
-    return {plan.name: plan for plan in planned(load_study(study_folder))}
+def _in_processes(study_folder: Path, only: Sequence[str], formats: tuple[str, ...], jobs: int) -> Iterator[tuple[str, Drawn]]:
+    """The same, in the same order, shared out to processes that each read the study."""
+    from joblib import Parallel, delayed
+
+    shares = Parallel(n_jobs=jobs)(delayed(_share)(study_folder, only, formats, part, jobs) for part in range(jobs))
+    for row in zip_longest(*shares):
+        yield from (entry for entry in row if entry is not None)
+
+
+def _share(study_folder: Path, only: Sequence[str], formats: tuple[str, ...], part: int, jobs: int) -> list[tuple[str, Drawn]]:
+    return list(_drawn(planned(load_study(study_folder), only)[part::jobs], formats))
 
 
 def draw_results(paths: Sequence[Path], out: Path, *, formats: Sequence[str] = ("svg", "png")) -> list[Path]:

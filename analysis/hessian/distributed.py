@@ -112,14 +112,7 @@ class World:
 
     def everyone(self, word: Any) -> list[Any]:
         """What each process says (anything that can be pickled)."""
-        if self.size == 1:
-            return [word]
-        import torch.distributed as dist
-
-        words: list[Any] = [None] * self.size
-        with speaking_of_loss():
-            dist.all_gather_object(words, word)
-        return words
+        return [word] if self.size == 1 else everyone(word)
 
     def require_same(self, what: str, sha256: str) -> None:
         """Returns if all processes have the same of something.
@@ -148,19 +141,32 @@ class World:
         return self._summed(total, self.mesh.get_group("vectors"))
 
     def _summed(self, total: Tensor, group: Any) -> Tensor:
-        if self.size == 1:
-            return total
-        import torch.distributed as dist
+        return total if self.size == 1 else summed(total, self.device or total.device, group)
 
-        # A copy: it must not be summed in place where the caller still has it.
-        carrier = total.to(self.device or total.device, copy=True)
-        with speaking_of_loss():
-            dist.all_reduce(carrier, group=group)
-        return carrier.to(total.device)
+
+def everyone(word: Any) -> list[Any]:
+    """What each of all processes says (anything that can be pickled)."""
+    import torch.distributed as dist
+
+    words: list[Any] = [None] * dist.get_world_size()
+    with speaking_of_loss():
+        dist.all_gather_object(words, word)
+    return words
+
+
+def summed(total: Tensor, device: torch.device | str, group: Any = None) -> Tensor:
+    """The sum over the processes of a group, carried by the device of their exchanges; of all without one."""
+    import torch.distributed as dist
+
+    # A copy: it must not be summed in place where the caller still has it.
+    carrier = total.to(device, copy=True)
+    with speaking_of_loss():
+        dist.all_reduce(carrier, group=group)
+    return carrier.to(total.device)
 
 
 #: Of what gloo, NCCL, MPI and torch's store say when a process cannot be reached.
-_CONNECTION = re.compile(r"gloo|nccl|mpi|connect|socket|store|peer|timed? ?out|process group|rank|barrier|abort", re.I)
+_CONNECTION = re.compile(r"gloo|nccl|\bmpi\b|connect|socket|store|peer|timed? ?out|process group|rank|barrier|abort", re.I)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..krylov.linear_operator import OperatorError
 from ..krylov.space import Space
-from .distributed import speaking_of_loss
+from .distributed import everyone
 
 #: Relative difference of two sums that is more than rounding in single precision.
 ALIKE = 1e-3
@@ -82,14 +82,6 @@ def require_alike(parts: Sequence[Part], v: Tensor, what: str, why: str) -> None
             holder, one, reach = first.setdefault(place, (rank, total, size))
             if not abs(total - one) <= ALIKE * max(reach, size):
                 raise OperatorError(f"process {rank} has other {what} of parameter '{place[0]}' than process {holder}: {why}")
-
-
-def everyone(word: Any) -> list[Any]:
-    """What each process says (anything that can be pickled)."""
-    words: list[Any] = [None] * torch.distributed.get_world_size()
-    with speaking_of_loss():
-        torch.distributed.all_gather_object(words, word)
-    return words
 
 
 _PIPELINE = "each process must have its part of every parameter; stages of a pipeline, each of other layers, cannot be measured"

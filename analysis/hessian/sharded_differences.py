@@ -21,11 +21,11 @@ from ..krylov.space import Slices, Space
 from ..samples.samples import Samples
 from .adding_up import require_sums
 from .difference_products import DifferenceOperator
-from .distributed import speaking_of_loss
+from .distributed import everyone, speaking_of_loss, summed
 from .losses import BatchLoss, loss_of
 from .modules import matching_parameters
 from .operator import Reduce
-from .replicas import Part, everyone, require_alike, require_all
+from .replicas import Part, require_alike, require_all
 from .sharded_models import gradient_part, is_dtensor, is_sharded, local, ranges_of, reshard
 from .slopes import require_slope
 
@@ -221,11 +221,4 @@ def _space(parts: Sequence[Part], device: torch.device) -> Slices:
         holders.append(torch.full((part.local,), float(part.holders), dtype=torch.float64))
         place += part.size
     once = all(part.holders == 1 for part in parts)
-    return Slices(place, ranges, partial(_summed, device), None if once else torch.cat(holders))
-
-
-def _summed(device: torch.device, total: Tensor) -> Tensor:
-    carrier = total.to(device, copy=True)
-    with speaking_of_loss():
-        torch.distributed.all_reduce(carrier)
-    return carrier.to(total.device)
+    return Slices(place, ranges, partial(summed, device=device), None if once else torch.cat(holders))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from .whole_cases import WHOLE_CASES
 from .whole_table import whole_table
 
 FORMAT, VERSION = "saddlescope-bench-whole", 1
+QUESTIONS = ("ends", "verdict")
 SCRIPTS = Path(__file__).resolve().parent / "scripts"
 PEERS = ("curvlinops", "eigenthings", "pyhessian")
 #: samples at once where nobody chose
@@ -64,6 +66,22 @@ class Ran:
     peak_bytes: int
     lambda_min: float | None
     lambda_max: float | None
+
+
+@dataclass(frozen=True)
+class Announced:
+    """What ``--dry-run`` said beforehand of one of our commands: times in seconds, memory resident at the largest.
+
+    Attributes:
+        took: processor time of the dry run itself, a whole process.
+    """
+
+    seconds_at_least: float
+    seconds: float
+    seconds_at_most: float
+    memory_bytes: int
+    memory_bytes_at_most: int
+    took: float
 
 
 def bench_whole(
@@ -108,12 +126,14 @@ def bench_whole(
         say(f"{name}: converged reference, and the peers' best settings")
         known = child("find-out", {"folder": str(folder)}, say)
         commands = [one for one in _commands(folder, known) if one.peer in ("ours", *chosen)]
+        announced = {question: asdict(announce(_default(commands, question), folder)) for question in QUESTIONS}
         runs, failed = _rounds(name, commands, folder, rounds, say)
         entry = {
             "case": name,
             "title": WHOLE_CASES[name].title,
             "known": {key: known[key] for key in ("parameters", "samples", "lambda_min", "lambda_max", "steps")},
             "entries": [_entry(command, ran, runs, known, failed.get(command)) for command, ran in runs.items()],
+            "announced": announced,
         }
         add(path, (FORMAT, VERSION), versions, "cases", entry, lambda one: list(WHOLE_CASES).index(one["case"]), whole_table)
         measured = True
@@ -200,15 +220,38 @@ def _commands(folder: Path, known: dict[str, Any]) -> list[Command]:
     ]
 
 
+def announce(command: Command, folder: Path) -> Announced:
+    """What ours says beforehand, by the same command with ``--dry-run``.
+
+    Raises:
+        BenchRunError: it failed; what it last said.
+    """
+    said, took, _ = _process(command, folder, "--dry-run")
+    minutes = (said[name] for name in ("minutes_at_least", "minutes", "minutes_at_most"))
+    return Announced(
+        *(60 * one for one in minutes), said["memory_bytes"], said["memory_bytes_at_most"], took.ru_utime + took.ru_stime
+    )
+
+
 def _run(command: Command, folder: Path) -> Ran:
     """One process, from its start to its end.
 
     Raises:
         BenchRunError: it failed; what it last said.
     """
+    found, used, seconds = _process(command, folder)
+    if command.peer == "ours":
+        group = found["groups"]["all"]
+        found = {name: group[name]["value"] for name in ("lambda_min", "lambda_max")}
+    peak = used.ru_maxrss if sys.platform == "darwin" else used.ru_maxrss * 1024
+    return Ran(seconds, used.ru_utime + used.ru_stime, peak, found.get("lambda_min"), found.get("lambda_max"))
+
+
+def _process(command: Command, folder: Path, *more: str) -> tuple[dict[str, Any], resource.struct_rusage, float]:
+    """What it printed, what it used, and seconds from its start to its end."""
     with tempfile.TemporaryFile("w+") as said, tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, *command.arguments], stdout=said, stderr=errors, cwd=folder)
+        process = subprocess.Popen([sys.executable, *command.arguments, *more], stdout=said, stderr=errors, cwd=folder)
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -219,12 +262,7 @@ def _run(command: Command, folder: Path) -> Ran:
             raised = [line for line in said_last if _RAISED.match(line)]  # a message may have many lines
             why = (raised or said_last)[-1]
             raise BenchRunError(f"{folder.name}, {command.title}: exit code {process.returncode}, {why}")
-        found = json.loads(said.read())
-    if command.peer == "ours":
-        group = found["groups"]["all"]
-        found = {name: group[name]["value"] for name in ("lambda_min", "lambda_max")}
-    peak = used.ru_maxrss if sys.platform == "darwin" else used.ru_maxrss * 1024
-    return Ran(seconds, used.ru_utime + used.ru_stime, peak, found.get("lambda_min"), found.get("lambda_max"))
+        return json.loads(said.read()), used, seconds
 
 
 def _entry(

@@ -35,6 +35,8 @@ def whole_table(record: dict[str, Any]) -> str:
         for question, title in _QUESTIONS.items():
             entries = [entry for entry in case["entries"] if entry["question"] == question]
             lines += ["", f"**{title}**", "", *_rows(entries)]
+            if said := case.get("announced", {}).get(question):
+                lines += ["", _announced(said, entries[0])]
     return "\n".join(lines) + "\n"
 
 
@@ -55,6 +57,18 @@ def _rows(entries: list[dict[str, Any]]) -> list[str]:
             f"{entry['peak_bytes'] / 2**20:,.0f} |"
         )
     return rows
+
+
+def _announced(said: dict[str, float], ours: dict[str, Any]) -> str:
+    """What ``--dry-run`` said beside what then happened."""
+    seconds, peak = statistics.median(ours["seconds"]), ours["peak_bytes"] / 2**20
+    memory, most = said["memory_bytes"] / 2**20, said["memory_bytes_at_most"] / 2**20
+    return (
+        f"`--dry-run` had said (in {said['took']:.2g} CPU seconds): {said['seconds']:.3g} s, at least "
+        f"{said['seconds_at_least']:.3g} and at most {said['seconds_at_most']:.3g}, imports apart; then {seconds:.3g}, "
+        f"{seconds / said['seconds']:.2f} times as much. {memory:,.0f} MiB, at most {most:,.0f}; then {peak:,.0f}, "
+        f"{peak / memory:.2f} times as much."
+    )
 
 
 def _percent(error: float | None) -> str:

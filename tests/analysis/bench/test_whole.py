@@ -107,6 +107,23 @@ def test_ours_and_a_process_are_measured(folder, known):
         whole._run(whole.Command("them", "ends", "x", False, ("-c", "raise ValueError('no\\nfurther')")), folder)
 
 
+def test_what_is_announced_is_ours_own_dry_run(folder, known):
+    """In seconds, of the command that is measured; the table holds it against what happened."""
+    ours = whole._commands(folder, known)[0]
+    said = whole.announce(ours, folder)
+    assert 0 < said.seconds_at_least <= said.seconds <= said.seconds_at_most < 600
+    assert 2**26 < said.memory_bytes <= said.memory_bytes_at_most
+    entry = {"title": "us", "question": "ends", "best": False, "seconds": [3.0, 4.0, 50.0], "cpu_seconds": [3.0], "ratio": 1.0}
+    entry |= {"cpu_ratio": 1.0, "errors": {"lambda_min": 0.0, "lambda_max": None}, "peak_bytes": 3 * 2**20}
+    about = {"parameters": 1, "samples": 1, "steps": 1, "lambda_min": -1.0, "lambda_max": 1.0}
+    announced = whole.asdict(whole.Announced(1.0, 8.0, 16.0, 2 * 2**20, 4 * 2**20, 2.5))
+    case = {"title": "a case", "known": about, "entries": [entry], "announced": {"ends": announced}}
+    machine = {"processor": "P", "cores": 2, "threads": 1, "system": "S", "python": "3"}
+    table = whole_table({"machine": machine, "versions": {}, "date": "2026-01-01", "cases": [case]})
+    assert "(in 2.5 CPU seconds): 8 s, at least 1 and at most 16, imports apart; then 4, 0.50 times" in table
+    assert "2 MiB, at most 4; then 3, 1.50 times as much." in table
+
+
 def command(title, peer, code):
     return whole.Command(title, "ends", peer, False, ("-c", code))
 

@@ -109,7 +109,7 @@ def find(study: Study) -> Finding:
     asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
     if study.own and TARGET not in rules:
         answer, sentence = ends(study, scheme, [entry for entry in found if entry.group in groups])
-    elif TARGET not in rules and families(study):
+    elif families(study):
         differ, sentence = separated(study, scheme, groups)
         answer = "Different" if differ else "Undecided"
     elif TARGET not in rules and TARGET in rules.values():

@@ -19,7 +19,7 @@ from .words import listed, optimizer_name, rule_name
 
 QUANTITIES = ("accuracy", "gradient_norm", "lambda_min", "lambda_max", "negative_ratio")
 #: what the sentence on variants rests on
-TOLD = ("accuracy", "gradient_norm")
+TOLD = ("accuracy", "gradient_norm", "lambda_min")
 
 
 def families(study: Study) -> dict[str, list[str]]:
@@ -82,8 +82,8 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     most = int(stats.binom.ppf(CONFIDENCE, len(told), 1 - CONFIDENCE)) if told else 0
     names = listed([rule_name(rule) for rule in several])
     start = (
-        f"{len(decided)} of {len(told)} paired 95 % intervals between the variants of {names} leave out zero (accuracy and "
-        f"gradient norm of {listed(list(groups))}; chance alone gives up to {most})"
+        f"{len(decided)} of {len(told)} paired 95 % intervals between the variants of {names} leave out zero (accuracy, "
+        f"gradient norm and λ_min of {listed(list(groups))}; chance alone gives up to {most})"
     )
     by_what: dict[tuple[str, str], list[str]] = {}
     for row in decided:
@@ -93,7 +93,7 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     return len(decided) > most, f"{start}: {'; '.join(words)}." if words else f"{start}."
 
 
-_WORDS = {"accuracy": "accuracy", "gradient_norm": "the gradient norm"}
+_WORDS = {"accuracy": "accuracy", "gradient_norm": "the gradient norm", "lambda_min": "λ_min"}
 
 
 def _short(study: Study, key: str) -> str:

@@ -1,5 +1,8 @@
 """A study of one optimizer in three weightings: names, pairs, and what the registry makes of it."""
 
+import json
+from pathlib import Path
+
 import pytest
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.literature import claims
@@ -73,9 +76,23 @@ def test_the_headline_says_which_pairs_differ(build_variants, edit):
     differ, sentence = separated(load_study(folder), "head-tail", ["head", "tail"])
     assert (found.answer == "Different") == differ
     assert found.sentence == sentence
-    assert "of 12 paired 95 % intervals between the variants of ImbSAM leave out zero" in sentence
+    assert "of 18 paired 95 % intervals between the variants of ImbSAM leave out zero" in sentence
     assert "accuracy of tail is higher with batch than with group" in sentence
     assert "the gradient norm of tail is lower with batch than with group" in sentence
+
+
+def test_a_study_of_stages_is_answered_by_its_variants_although_it_holds_sse_sam():
+    """Its question is not whether SSE-SAM escapes: a "No" would stand under "is it the switch?"."""
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "digits-lt-stages")
+    found = find(study)
+    assert found.answer == "Different"
+    assert "λ_min of head is higher with SSE-SAM (gamma 1) than with SSE-SAM (gamma 0.7)" in found.sentence
+    seeds = {seed: [] for seed in range(7)}
+    for run in study.runs:
+        if run.optimizer in ("ssesam", "ssesam-no-switch"):
+            stored = json.loads((run.folder / "curvature" / "checkpoint.head-tail.json").read_text())
+            seeds[run.seed].append((run.optimizer, stored["groups"]["head"]["lambda_min"]["value"]))
+    assert all(dict(pair)["ssesam-no-switch"] > dict(pair)["ssesam"] for pair in seeds.values())
 
 
 def test_registry_takes_an_items_own_study_before_others(build_variants, whole_study, edit):

@@ -8,9 +8,11 @@ changed here while the graph is recorded, without touching the model:
   ``second_derivatives`` uses the ordinary weight-gradient kernel instead.
 * BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
   Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
-  the derivatives with respect to each of them are unchanged.
+  the derivatives with respect to each of them are unchanged. Where the output holds fewer numbers than the weight (a late layer,
+  small images, few samples), the same map is one product and one sum on the output instead.
 
-On the CPU, images are laid out channels-last, which saves re-ordering at every call. What may be folded is found by recording
+On the CPU, images are laid out channels-last, which saves re-ordering at every call; those that hold fewer numbers than the
+weight are not, in float32: re-ordering the weight and its tangents costs more. What may be folded is found by recording
 one forward pass; a convolution whose output goes anywhere else but into one BatchNorm stays as it is.
 """
 
@@ -73,6 +75,12 @@ def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
 
 class AccelerationError(RuntimeError):
     """The model used a convolution's output in a way that recording had not seen; use the plain path."""
+
+
+def _layout(x: Tensor, weight: Tensor) -> torch.memory_format:
+    """Of images and weight of a convolution on the CPU. In float64 its kernels want channels last in any case."""
+    heavy = weight.numel() > x.numel() and x.dtype == torch.float32
+    return torch.contiguous_format if heavy else torch.channels_last
 
 
 class _Mode(TorchFunctionMode):
@@ -162,7 +170,7 @@ class _Replace(_Mode):
 
     def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
         if self.channels_last and dimensions == 2 and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=_layout(x, weight))
         if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
             return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
         pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry))
@@ -174,7 +182,7 @@ class _Replace(_Mode):
 
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            weight = weight.contiguous(memory_format=_layout(pending.x, weight))
         result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
@@ -184,6 +192,9 @@ class _Replace(_Mode):
         shift = -mean * scale if bias is None else bias - mean * scale
         if pending.bias is not None:
             shift = shift + pending.bias * scale
+        if pending.weight.numel() > x.numel():
+            per_channel = (-1, *[1] * (pending.weight.dim() - 2))
+            return self._apply(pending, pending.weight, None) * scale.view(per_channel) + shift.view(per_channel)
         kernel = pending.weight * scale.view(-1, *[1] * (pending.weight.dim() - 1))
         return self._apply(pending, kernel, shift)
 

@@ -87,7 +87,8 @@ class Look:
         names = [name for name, v in wanted.items() if float(v.norm()) > 0]
         if not names or (gradient is None and few.products == "differences"):
             return []
-        directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
+        directions = torch.stack([wanted[name].div_(wanted[name].norm()) for name in names]).T
+        wanted.clear()
         unsettled = self._compare("here", names, directions, gradient)
         if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
             with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):

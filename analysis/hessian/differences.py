@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ..krylov.guards import RandomOperatorError, redrawn
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
-from .comparison import ROUGH, SAME, Comparison
+from .comparison import SAME, Comparison
 from .elsewhere import GroupHessian, shifted
 from .suspects import likely_causes, listed, strange_weights
 

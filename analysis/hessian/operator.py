@@ -39,8 +39,10 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every number is finite; one pass, and no second tensor."""
-    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
+    """Whether every number is finite; one pass where the norm is, too, and no second tensor."""
+    if tensor.numel() == 0 or math.isfinite(float(torch.linalg.vector_norm(tensor))):
+        return True
+    return all(math.isfinite(float(end)) for end in torch.aminmax(tensor))  # squares that are too large are numbers
 
 
 class HessianOperator:
@@ -377,7 +379,8 @@ class HessianOperator:
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         batch = next(probe.batches(4, self.device, self.dtype))
         with self.differentiable():
-            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
+            together = min(self.micro_batch, self.samples.num_samples)
+            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch), together)
             self._work = accelerator.work or math.inf  # it may do its work in ways that are not counted
             if not convolutions:
                 return None

@@ -200,7 +200,9 @@ class _Replace(_Mode):
             shift = shift + pending.bias * scale
         if pending.heavy:
             per_channel = (-1, *[1] * (pending.weight.dim() - 2))
-            return self._apply(pending, pending.weight, None) * scale.view(per_channel) + shift.view(per_channel)
+            plain = self._apply(pending, pending.weight, None)
+            scaled: Tensor = plain * scale.view(per_channel) + shift.view(per_channel)
+            return scaled
         kernel = pending.weight * scale.view(-1, *[1] * (pending.weight.dim() - 1))
         return self._apply(pending, kernel, shift)
 

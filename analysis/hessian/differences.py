@@ -9,6 +9,8 @@ gradient are ``J d`` where double backward gives ``J^T d``: an asymmetric operat
 In a ReLU network a step may switch units, and then the difference measures the kink. So steps are tiny, and a difference
 counts against an operator only where two of them, a factor of ten apart, agree with each other: across a kink they differ by
 that factor, and below the rounding of the gradient they differ by more.
+
+Above 300 lines: one look, whose steps, comparisons and refusals must agree, so they are read together.
 """
 
 from __future__ import annotations

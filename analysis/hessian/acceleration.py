@@ -8,9 +8,11 @@ changed here while the graph is recorded, without touching the model:
   ``second_derivatives`` uses the ordinary weight-gradient kernel instead.
 * BatchNorm in eval mode is an affine map per channel, but its double backward makes a dozen passes over the activations.
   Directly after a convolution it is folded into that convolution's weight and bias, as a function of all four parameters, so
-  the derivatives with respect to each of them are unchanged.
+  the derivatives with respect to each of them are unchanged. Where the output holds fewer numbers than the weight (late layers
+  and few samples), the same map is one product and one sum on the output instead.
 
-On the CPU, images are laid out channels-last, which saves re-ordering at every call. What may be folded is found by recording
+On the CPU, images are laid out channels-last, which saves re-ordering at every call; those that hold fewer numbers than the
+weight are not, in float32: re-ordering the weight and its tangents costs more. What may be folded is found by recording
 one forward pass; a convolution whose output goes anywhere else but into one BatchNorm stays as it is.
 """
 
@@ -34,8 +36,8 @@ _CONVOLUTIONS: dict[Any, int] = {functional.conv1d: 1, functional.conv2d: 2, fun
 class _Pending:
     """A convolution that waits for the BatchNorm it will be folded into."""
 
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> None:
-        self.x, self.weight, self.bias, self.geometry = x, weight, bias, geometry
+    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, heavy: bool) -> None:
+        self.x, self.weight, self.bias, self.geometry, self.heavy = x, weight, bias, geometry, heavy
 
     def stand_in(self) -> Tensor:
         """A tensor of the output's shape that owns one number; nothing may read it."""
@@ -73,6 +75,11 @@ def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
 
 class AccelerationError(RuntimeError):
     """The model used a convolution's output in a way that recording had not seen; use the plain path."""
+
+
+def _layout(heavy: bool, dtype: torch.dtype) -> torch.memory_format:
+    """Of images and weight of a convolution on the CPU. In float64 its kernels want channels last in any case."""
+    return torch.contiguous_format if heavy and dtype == torch.float32 else torch.channels_last
 
 
 class _Mode(TorchFunctionMode):
@@ -117,6 +124,7 @@ class _Record(_Mode):
         super().__init__()
         self.readers: dict[int, list[bool]] = {}  # output id, in order -> per reader: is it a BatchNorm's input?
         self.convolutions: list[int] = []  # multiplications of each
+        self.sizes: list[tuple[int, int]] = []  # numbers of its output, and of its weight
         self.linear = 0  # and of all linear maps
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -128,6 +136,7 @@ class _Record(_Mode):
         if function in _CONVOLUTIONS:
             weight = _call(*args, **kwargs)[1]
             self.convolutions.append(result.numel() * weight[0].numel())
+            self.sizes.append((result.numel(), weight.numel()))
             self.seen[id(result)] = result  # kept alive: an id must stay unique while recording
             self.readers[id(result)] = []
         elif function is functional.linear:
@@ -138,13 +147,17 @@ class _Record(_Mode):
         """Which convolutions of a pass may be folded, the first one 0: weights made on the way have no identity that lasts."""
         return frozenset(number for number, read in enumerate(self.readers.values()) if read == [True])
 
+    def heavy(self, times: float) -> frozenset[int]:
+        """Convolutions whose weight holds more numbers than so many times the output seen."""
+        return frozenset(number for number, (output, weight) in enumerate(self.sizes) if weight > times * output)
+
 
 class _Replace(_Mode):
     """Routes convolutions, and BatchNorms behind them, through the faster forms."""
 
-    def __init__(self, foldable: frozenset[int], channels_last: bool, precision: Precision) -> None:
+    def __init__(self, foldable: frozenset[int], heavy: frozenset[int], channels_last: bool, precision: Precision) -> None:
         super().__init__()
-        self.foldable, self.channels_last, self.precision = foldable, channels_last, precision
+        self.foldable, self.heavy, self.channels_last, self.precision = foldable, heavy, channels_last, precision
         self.called = 0  # convolutions so far
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -161,11 +174,12 @@ class _Replace(_Mode):
         return function(*args, **kwargs)
 
     def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
+        heavy = self.called - 1 in self.heavy
         if self.channels_last and dimensions == 2 and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = x.contiguous(memory_format=_layout(heavy, x.dtype))
         if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
             return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
-        pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry))
+        pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry), heavy)
         if self.called - 1 in self.foldable:
             stand_in = pending.stand_in()
             self.seen[id(stand_in)] = (stand_in, pending)
@@ -174,7 +188,7 @@ class _Replace(_Mode):
 
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            weight = weight.contiguous(memory_format=_layout(pending.heavy, weight.dtype))
         result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
@@ -184,6 +198,11 @@ class _Replace(_Mode):
         shift = -mean * scale if bias is None else bias - mean * scale
         if pending.bias is not None:
             shift = shift + pending.bias * scale
+        if pending.heavy:
+            per_channel = (-1, *[1] * (pending.weight.dim() - 2))
+            plain = self._apply(pending, pending.weight, None)
+            scaled: Tensor = plain * scale.view(per_channel) + shift.view(per_channel)
+            return scaled
         kernel = pending.weight * scale.view(-1, *[1] * (pending.weight.dim() - 1))
         return self._apply(pending, kernel, shift)
 
@@ -201,6 +220,7 @@ class Accelerator:
 
     def __init__(self, device: torch.device) -> None:
         self._foldable: frozenset[int] = frozenset()
+        self._heavy: frozenset[int] = frozenset()
         self._channels_last = device.type == "cpu"
         self.precision = Precision()
         self.work = self.convolution_work = 0.0
@@ -211,12 +231,14 @@ class Accelerator:
         other.precision = Precision()
         return other
 
-    def plan(self, forward: Callable[[], Any], samples: int = 1) -> bool:
+    def plan(self, forward: Callable[[], Any], samples: int = 1, together: int = 1) -> bool:
         """Runs ``forward()`` once and notes what can be folded, and the work.
 
         Args:
             forward: the model's, on a few samples.
             samples: how many.
+            together: as many as will be passed at once. What is done to each convolution depends on it, and is the same for
+                other numbers: so it is what was checked on a few.
 
         Returns:
             Whether it holds any convolution.
@@ -224,7 +246,7 @@ class Accelerator:
         recorder = _Record()
         with recorder:  # gradients on: a loss may differentiate the model itself
             forward()
-        self._foldable = recorder.foldable()
+        self._foldable, self._heavy = recorder.foldable(), recorder.heavy(together / samples)
         convolutions = sum(recorder.convolutions)
         self.work = (convolutions + recorder.linear) / samples
         mostly = convolutions > recorder.linear
@@ -233,4 +255,4 @@ class Accelerator:
 
     def recording(self) -> TorchFunctionMode:
         """Context in which the model's convolutions take the faster form. Raises AccelerationError inside on a misfit."""
-        return _Replace(self._foldable, self._channels_last, self.precision)
+        return _Replace(self._foldable, self._heavy, self._channels_last, self.precision)

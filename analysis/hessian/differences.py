@@ -9,10 +9,13 @@ gradient are ``J d`` where double backward gives ``J^T d``: an asymmetric operat
 In a ReLU network a step may switch units, and then the difference measures the kink. So steps are tiny, and a difference
 counts against an operator only where two of them, a factor of ten apart, agree with each other: across a kink they differ by
 that factor, and below the rounding of the gradient they differ by more.
+
+Above 300 lines: one look, whose steps, comparisons and refusals must agree, so they are read together.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 
@@ -23,7 +26,7 @@ from torch import Tensor, nn
 from ..krylov.guards import RandomOperatorError, redrawn
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import NotFiniteError, OperatorError
-from .comparison import ROUGH, SAME, Comparison
+from .comparison import SAME, Comparison
 from .elsewhere import GroupHessian, shifted
 from .suspects import likely_causes, listed, strange_weights
 
@@ -37,6 +40,8 @@ STEPS = {torch.float64: (1e-8, 1e-9, 1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), torch
 
 #: A well-fitted sample's gradient is about its loss times that of its logits, and the loss is rounded as logits of this size.
 LOGITS = 10.0
+#: Steps over which all directions are looked at together.
+TOGETHER = 3
 #: What weights are multiplied by where the loss is below rounding, to look at the same function where it is not.
 SMALLER = (0.5, 0.1)
 
@@ -84,7 +89,8 @@ class Look:
         names = [name for name, v in wanted.items() if float(v.norm()) > 0]
         if not names or (gradient is None and few.products == "differences"):
             return []
-        directions = torch.stack([wanted[name] / wanted[name].norm() for name in names], dim=1)
+        directions = torch.stack([wanted[name].div_(wanted[name].norm()) for name in names]).T
+        wanted.clear()
         unsettled = self._compare("here", names, directions, gradient)
         if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
             with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
@@ -222,30 +228,42 @@ def _require_repetition(few: GroupHessian) -> None:
 
 
 def _all_agree(few: GroupHessian, directions: Tensor, products: Tensor, gradient: Tensor | None) -> bool:
-    """Whether the first step settles it for all directions together, as it does for most models: two passes, not two for each.
+    """Whether differences settle it for all directions together, as they do for most models: two passes, not two for each.
 
-    Their sum is looked at, in which every image counts the same, so that a small one is not lost beside a large one.
+    Their sum is looked at, in which every image counts the same, so that a small one is not lost beside a large one. A kink may
+    lie within the first step, along the sum or along the gradient: the next two are tried, as of single directions.
     """
     sizes = products.norm(dim=0)
     if not bool((sizes > 0).all()):
         return False
     d, image = directions @ (1 / sizes), products @ (1 / sizes)
-    d, image = d / d.norm(), image / d.norm()
-    slope, rough, difference, floor = next(_differences(few, d, 0.0))
-    if math.isinf(floor) or float((difference - image).norm()) > SAME * len(sizes) ** -0.5 * float(image.norm()):
-        return False
-    if gradient is None:
-        return True
-    steepest = gradient / gradient.norm()
-    step = STEPS[few.dtype][0] * _length(few)
-    sides = []
-    for side in (step, -step):
-        with shifted(few, steepest, side):
-            sides.append(few.mean_loss())
-    known = torch.stack([torch.dot(gradient, d), gradient.norm()])
-    seen = torch.stack([slope[0], torch.tensor((sides[0] - sides[1]) / (2 * step), dtype=few.dtype, device=few.device)])
-    resolved = rough <= ROUGH * known.abs()
-    return bool((resolved & ((seen - known).abs() <= SAME * known.abs() + max(rough, _small(few, gradient)))).all())
+    length = d.norm()
+    d, image = d.div_(length), image.div_(length)
+    allowed = SAME * len(sizes) ** -0.5 * float(image.norm())
+    known = None if gradient is None else Comparison(torch.dot(gradient, d).reshape(1), _small(few, gradient))
+    for slope, rough, difference, floor in itertools.islice(_differences(few, d, 0.0), TOGETHER):
+        if known is not None and known.agrees is None:
+            known.see(slope, rough)
+        if math.isinf(floor) or float(difference.sub_(image).norm()) > allowed:
+            continue
+        return gradient is None or known is None or (known.agrees is True and _falls_as_it_says(few, gradient))
+    return False
+
+
+def _falls_as_it_says(few: GroupHessian, gradient: Tensor) -> bool:
+    """Whether the loss along the gradient is seen to fall by that; two passes without a graph for each step."""
+    size, length = gradient.norm().reshape(1), _length(few)
+    steepest, known = gradient / size, Comparison(size, _small(few, gradient))
+    for relative in STEPS[few.dtype][:TOGETHER]:
+        step, sides = relative * length, []
+        for side in (step, -step):
+            with shifted(few, steepest, side):
+                sides.append(few.mean_loss())
+        seen = torch.tensor([(sides[0] - sides[1]) / (2 * step)], dtype=few.dtype, device=few.device)
+        known.see(seen, 1e3 * torch.finfo(few.dtype).eps * max(1.0, abs(sides[0])) / step)
+        if known.agrees is not None:
+            break
+    return known.agrees is True
 
 
 def _small(few: GroupHessian, gradient: Tensor) -> float:
@@ -297,4 +315,4 @@ def _differences(few: GroupHessian, d: Tensor, noise: float) -> Iterator[tuple[T
         floor = 4 * (noise + LOGITS * eps * size / abs(up)) / step if abs(up) > 1e3 * eps else math.inf if size > 0 else 0.0
         # A loss is a difference of logits, which are of the order of one to a thousand, however small it is itself.
         rough = 1e3 * eps * max(1.0, abs(up)) / step
-        yield slope, rough, (ahead - behind) / (2 * step), floor
+        yield slope, rough, ahead.sub_(behind).div_(2 * step), floor

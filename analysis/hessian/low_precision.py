@@ -15,6 +15,9 @@ from .operator import HessianOperator
 
 #: Multiplications of a convolution for one sample from which bfloat16 saves time: below it the rounding costs as much.
 WORTH_ROUNDING = 5e5
+#: Multiplications of a sample's forward pass for each weight, likewise: late layers on small images use a weight a few times,
+#: and what is done to the weights and their tangents is then most of a product.
+WORTH_A_WEIGHT = 10.0
 
 
 class RoughOperator(LinearOperator):
@@ -54,7 +57,9 @@ def has_bfloat16_units() -> bool:
 
 
 def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
-    """The rough operator where it saves time: a CPU that multiplies bfloat16 itself, and convolutions of some size; else None.
+    """The rough operator where it saves time, else None.
+
+    It does on a CPU that multiplies bfloat16 itself, of convolutions of some size that use each weight often.
 
     Depends on the processor and the model alone, so that the same run takes the same way; processes that share a group's
     samples may have different processors, and go without.
@@ -62,5 +67,6 @@ def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
     if not isinstance(operator, HessianOperator) or operator.accelerator is None:
         return None
     fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
-    worth = operator.accelerator.convolution_work >= WORTH_ROUNDING
+    plan = operator.accelerator
+    worth = plan.convolution_work >= WORTH_ROUNDING and plan.work >= WORTH_A_WEIGHT * operator.size
     return RoughOperator(operator) if fits and worth and has_bfloat16_units() else None

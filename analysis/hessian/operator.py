@@ -39,8 +39,10 @@ Reduce = Callable[[Tensor], Tensor]
 
 
 def finite(tensor: Tensor) -> bool:
-    """Whether every number is finite; one pass, and no second tensor."""
-    return tensor.numel() == 0 or all(math.isfinite(float(end)) for end in torch.aminmax(tensor))
+    """Whether every number is finite; one pass where the norm is, too, and no second tensor."""
+    if tensor.numel() == 0 or math.isfinite(float(torch.linalg.vector_norm(tensor))):
+        return True
+    return all(math.isfinite(float(end)) for end in torch.aminmax(tensor))  # squares that are too large are numbers
 
 
 class HessianOperator:
@@ -157,14 +159,15 @@ class HessianOperator:
             OperatorError: the loss or the gradient is not finite.
         """
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        gradient = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+        gradient: Tensor | None = None
         with self.differentiable():
             for batch in self._batches():
                 loss = self._batch_loss(batch)
                 total += loss.detach()
-                gradient += self._flat(slopes_of(loss, partial(self._batch_loss, batch), self.model, self.parameters))
+                slope = self._flat(slopes_of(loss, partial(self._batch_loss, batch), self.model, self.parameters))
+                gradient = slope if gradient is None else gradient.add_(slope)
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
-        gradient = self._sum(gradient).div_(self.num_samples)
+        gradient = self._sum(self._zeros() if gradient is None else gradient).div_(self.num_samples)
         if not math.isfinite(mean) or not finite(gradient):
             raise OperatorError(f"the loss ({mean}) or its gradient is not finite at these weights: was the run diverging?")
         return mean, gradient
@@ -212,8 +215,9 @@ class HessianOperator:
         self.matvecs += len(columns)
         # Flat vectors of networks are large: one is not copied to stand alone as a column, nor looked at in two passes.
         # Of a process that has no samples of the group there is none.
-        sums = [torch.zeros(self.size, dtype=self.dtype, device=self.device) if t is None else t for t in totals]
-        result = self._sum(sums[0].unsqueeze(1) if len(sums) == 1 else torch.stack(sums, dim=1)).div_(self.num_samples)
+        # Several lie one after another, not number by number side by side.
+        sums = [self._zeros() if t is None else t for t in totals]
+        result = self._sum(sums[0].unsqueeze(0) if len(sums) == 1 else torch.stack(sums)).div_(self.num_samples).T
         if not finite(result):
             raise NotFiniteError(
                 "a Hessian-vector product is not finite: an operation of the model has no second derivative here"
@@ -319,13 +323,13 @@ class HessianOperator:
     def _product(self, gradients: tuple[Tensor | None, ...], parts: list[Tensor], retain: bool) -> Tensor:
         pairs = [(g, v) for g, v in zip(gradients, parts, strict=True) if g is not None and g.requires_grad]
         if not pairs:  # a loss that is linear in the parameters
-            return torch.zeros(self.size, dtype=self.dtype, device=self.device)
+            return self._zeros()
         outputs, vectors = zip(*pairs, strict=True)
         return self._flat(derivatives(outputs, self.parameters, vectors, retain_graph=retain))
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over other samples, each shape as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
-        value, gradient = 0.0, torch.zeros(self.size if slope else 0, dtype=self.dtype, device=self.device)
+        value, gradient = 0.0, None if slope else torch.zeros(0, dtype=self.dtype, device=self.device)
         with self.differentiable():
             for batch in samples.batches(samples.num_samples, self.device, self.dtype):
                 if not slope:
@@ -335,8 +339,9 @@ class HessianOperator:
                 value += float(loss.detach())
                 if loss.requires_grad:  # one that does not is said where products are taken
                     again = partial(self._batch_loss, batch)
-                    gradient += self._flat(slopes_of(loss, again, self.model, self.parameters))
-        return value, gradient
+                    part = self._flat(slopes_of(loss, again, self.model, self.parameters))
+                    gradient = part if gradient is None else gradient.add_(part)
+        return value, self._zeros() if gradient is None else gradient
 
     def in_float64(self, memory: int | None = 1) -> HessianOperator:
         """The same Hessian over a float64 copy of the model.
@@ -374,7 +379,8 @@ class HessianOperator:
         probe = self.samples.subset(torch.arange(min(4, self.samples.num_samples)).numpy())
         batch = next(probe.batches(4, self.device, self.dtype))
         with self.differentiable():
-            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch))
+            together = min(self.micro_batch, self.samples.num_samples)
+            convolutions = accelerator.plan(lambda: self._losses(batch), batch_size(batch), together)
             self._work = accelerator.work or math.inf  # it may do its work in ways that are not counted
             if not convolutions:
                 return None
@@ -415,6 +421,9 @@ class HessianOperator:
             return
         samples = self.samples if start == 0 else self.samples.subset(torch.arange(start, self.samples.num_samples).numpy())
         yield from samples.batches(self.micro_batch, self.device, self.dtype)
+
+    def _zeros(self) -> Tensor:
+        return torch.zeros(self.size, dtype=self.dtype, device=self.device)
 
     def _sum(self, total: Tensor) -> Tensor:
         return total if self.reduce is None else self.reduce(total)

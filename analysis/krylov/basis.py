@@ -18,7 +18,7 @@ Place = Literal["device", "cpu", "disk"] | int
 BasisChoice = Literal["auto", "device", "cpu", "disk"]
 
 #: Columns that are widened to float64 at once, that are combined at once, and that are read from a file at once.
-_COLUMNS, _COMBINED, _READ = 1 << 14, 1 << 16, 1 << 18
+_COLUMNS, _COMBINED, _READ = 1 << 15, 1 << 16, 1 << 18
 #: Rows that are allocated at once, and combined at once, where they lie. Rows that are there are never copied: that would take
 #: their memory twice.
 _BLOCK = 8
@@ -91,16 +91,18 @@ class KrylovBasis:
         """``Q w`` ``[count]`` with the first rows, for a float64 ``w [n]``."""
         # Multiplied and summed in float64: float32 sums over no more than 4096 numbers leave a basis 200 times less orthogonal
         # than its rows' rounding does, and at 1e5 parameters whole ones shift a small eigenvalue beside a large one by 1e-4.
-        wide = torch.empty((count, min(_COLUMNS, self._size)), dtype=torch.float64, device=self.device)
+        wide = torch.empty((min(_BLOCK, count), min(_COLUMNS, self._size)), dtype=torch.float64, device=self.device)
         total = torch.zeros(count, dtype=torch.float64, device=self.device)
+        sums = total.split(_BLOCK)
         for first, blocks in self._parts(count):
             for offset in range(0, blocks[0].shape[1], _COLUMNS):
                 x = w[first + offset : first + min(offset + _COLUMNS, blocks[0].shape[1])]
                 # A last part that is narrower has a copy of its own: its rows lie one after another like the others'.
-                part = wide if len(x) == wide.shape[1] else wide.new_empty((count, len(x)))
-                for block, rows in zip(blocks, part.split(_BLOCK), strict=True):
+                part = wide if len(x) == wide.shape[1] else wide.new_empty((len(wide), len(x)))
+                for block, into in zip(blocks, sums, strict=True):  # each is widened and multiplied while it is in the cache
+                    rows = part[: len(block)]
                     rows.copy_(block[:, offset : offset + _COLUMNS])
-                total += part @ x
+                    into.addmv_(rows, x)
         return total
 
     def remove(self, w: Tensor, overlap: Tensor) -> None:

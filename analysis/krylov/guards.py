@@ -19,6 +19,7 @@ from ..records.spectra import OperatorNoise
 from .lanczos import random_start
 from .linear_operator import LinearOperator, product_error
 from .space import space_of
+from .wide_sums import wide_dot
 
 #: Relative differences above this mean that data or model change between products.
 TOLERANCE = 1e-3
@@ -64,14 +65,15 @@ def guard(operator: LinearOperator, seed: int = 0) -> Guarded:
     kept: list[Tensor] = []
     forms = torch.zeros(len(vectors), len(vectors), dtype=torch.float64)
     for column, v in enumerate(vectors):
-        product = operator.matvec(v).double()
-        forms[:, column] = torch.tensor([space.dot(product, u) for u in vectors], dtype=torch.float64)
+        product = operator.matvec(v)
+        dual = space.dual(product)
+        forms[:, column] = space.total(torch.tensor([wide_dot(dual, u) for u in vectors], dtype=torch.float64))
         kept = kept if len(kept) == 2 else [*kept, product]
     first, other = kept
     operator.release()  # kept graphs would repeat one random draw and look like a fixed operator
-    again = operator.matvec(vectors[0]).double()
-    size = max(space.norm(first), space.norm(other))
-    difference = space.norm(first - again)
+    again = operator.matvec(vectors[0])
+    size = max(space.norm(product.double()) for product in kept)
+    difference = space.norm(first.double() - again)
     # For random unit vectors an asymmetric error of norm e shows as about e / sqrt(n) in each pair.
     pairs = len(vectors) * (len(vectors) - 1)
     asymmetry = float((forms - forms.T).norm()) * math.sqrt(operator.size / pairs)

@@ -68,7 +68,7 @@ class Space:
         if self.size > ONE_STREAM:
             return _of_streams([(0, self.size)], self.size, seed, self.norm)
         v = torch.randn(self.size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-        return v.div(v.norm())
+        return v.div_(v.norm())
 
 
 class Slices(Space):

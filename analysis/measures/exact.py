@@ -47,11 +47,11 @@ def rechecked(spectrum: Spectrum, judge: LinearOperator) -> Spectrum:
     """
     ends = {"min": spectrum.lowest, "max": spectrum.highest}
     pairs = {f"{end}-{rank}" if rank > 1 else end: pair for end in ends for rank, pair in enumerate(ends[end], start=1)}
-    vectors = torch.stack([spectrum.vectors[name] for name in pairs], dim=1).to(judge.device, judge.dtype)
+    vectors = torch.stack([spectrum.vectors[name] for name in pairs]).to(judge.device, judge.dtype).T
     space, images = space_of(judge), judge.matmat(vectors)
     squares = space.dots(vectors, vectors)
     quotients = space.dots(images, vectors) / squares
-    residuals = space.norms(images - vectors * quotients) / squares.sqrt()
+    residuals = space.norms(images.sub_(vectors * quotients)) / squares.sqrt()
     rounding = product_rounding(judge) * max(abs(pair.value) for pair in pairs.values()) + product_error(judge)
     held: dict[str, Extreme] = {}
     for (name, pair), quotient, residual in zip(pairs.items(), quotients.tolist(), residuals.tolist(), strict=True):

@@ -60,17 +60,36 @@ def products(net, x, y, vectors, recording=None):
     return outputs, gradient, [torch.autograd.grad(gradient, parameters, v, retain_graph=True) for v in vectors]
 
 
-def test_products_equal_the_plain_ones(net):
+@pytest.mark.parametrize("together", [2, 0])
+def test_products_equal_the_plain_ones(net, together):
+    """Also where every weight holds more numbers than the output, which is then what BatchNorm scales."""
     x, y = torch.randn(7, 3, 12, 12).double(), torch.randint(0, 5, (7,))
     vectors = [[torch.randn_like(p) for p in net.parameters()] for _ in range(3)]
     accelerator = Accelerator(torch.device("cpu"))
-    assert accelerator.plan(lambda: net(x[:2]))
+    assert accelerator.plan(lambda: net(x[:2]), 2, together)
+    assert accelerator._heavy == frozenset([6] if together else range(7))
     order = ["stem", "grouped", "shared", "shared again", "twice", "same", "line"]
     assert {order[number] for number in accelerator._foldable} == {"stem", "grouped", "shared", "shared again", "line"}
     plain, fast = products(net, x, y, vectors), products(net, x, y, vectors, accelerator.recording())
     torch.testing.assert_close(fast[0], plain[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(fast[1], plain[1], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(fast[2], plain[2], rtol=1e-10, atol=1e-12)
+
+
+def test_large_weights_are_not_scaled_and_not_laid_out_anew():
+    """Only what was recorded of the model itself has the size of a weight: its gradient and its tangent, no copy between."""
+    model = nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.Tanh(), nn.Flatten()).eval()
+    x, y, size = torch.randn(4, 32, 2, 2), torch.arange(4), 32 * 32 * 9
+
+    def saved(together):
+        accelerator, kept = Accelerator(torch.device("cpu")), []
+        accelerator.plan(lambda: model(x), 4, together)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t), accelerator.recording():
+            functional.cross_entropy(model(x), y).backward()
+        return {t.data_ptr() for t in kept if t.numel() == size}
+
+    assert saved(together=4) == {model[0].weight.data_ptr()}
+    assert len(saved(together=400)) > 1
 
 
 def test_a_model_without_convolutions_is_left_alone():

@@ -166,6 +166,8 @@ def test_it_is_taken_where_it_saves_time(trained, monkeypatch, network, long_tai
     assert rough_if_faster(exact) is None  # small convolutions
     monkeypatch.setattr(rough_module, "WORTH_ROUNDING", 1e4)
     assert isinstance(rough_if_faster(exact), RoughOperator)
+    late = nn.Sequential(nn.AvgPool2d(8), nn.Conv2d(3, 256, 2), nn.Conv2d(256, 256, 1), nn.Flatten(), nn.Linear(256, 4))
+    assert rough_if_faster(HessianOperator(late, trained[1])) is None  # each weight is used once an image
     patches = nn.Sequential(nn.Conv2d(3, 16, 4, 4), nn.Flatten(), nn.Linear(256, 400), nn.SiLU(), nn.Linear(400, 4))
     assert rough_if_faster(HessianOperator(patches, trained[1])) is None  # of linear maps, behind one convolution
     assert rough_if_faster(HessianOperator(network(), long_tail())) is None  # float64

@@ -7,7 +7,7 @@ import pytest
 import torch
 from saddlescope.analysis.hessian.losses import classification_loss
 from saddlescope.analysis.hessian.modules import select_parameters
-from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.hessian.operator import HessianOperator, finite
 from saddlescope.analysis.samples.groups import group_indices, make_scheme
 from saddlescope.analysis.samples.samples import Samples
 from saddlescope.training.networks.models import build_model
@@ -225,3 +225,12 @@ def test_the_same_over_other_samples(network, long_tail):
     assert torch.equal(whole.matvec(v), before)
     assert whole.matvecs == 2
     assert whole.over(samples, reduce=lambda total: total).work == float("inf")  # processes that share a group must agree
+
+
+def test_numbers_whose_squares_are_too_large_are_finite():
+    large = torch.full((5,), 1e30)
+    assert finite(large)
+    assert finite(torch.empty(0))
+    for strange in (float("nan"), float("inf"), -float("inf")):
+        assert not finite(torch.cat([large, torch.tensor([strange])]))
+        assert not finite(torch.tensor([strange, 1.0]))

@@ -75,6 +75,32 @@ def test_passes_and_products_are_those_that_are_needed(network, counted, tmp_pat
     assert passes[torch.float32, N, True] == 3
 
 
+class Kinked(nn.Module):
+    """A network beside a weight whose slope is the largest, and changes a few 1e-9 of the weights' length from here."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.slope = network, nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        kink = 3e-9 * float(torch.cat([p.detach().reshape(-1) for p in self.network.parameters()]).norm())
+        logits = self.network(x)
+        return logits + (self.slope + torch.relu(self.slope - kink)) * 30 * torch.arange(3, dtype=logits.dtype)
+
+
+def test_a_kink_beside_the_weights_costs_one_step_more_and_no_look_at_every_direction(network, counted, tmp_path):
+    _, passes, _ = counted
+    model, x = network
+    measured((model, x), counted, "ends", tmp_path)
+    before = passes[torch.float64, 3, True], passes[torch.float64, 3, False]
+    passes.clear()
+    kinked = measured((Kinked(model), x), counted, "ends", tmp_path)
+    assert not kinked.warnings
+    # Both sides of one more difference of the loss along the gradient, and no more.
+    assert passes[torch.float64, 3, True] == before[0]
+    assert passes[torch.float64, 3, False] == before[1] + 2
+
+
 def test_a_graph_beyond_the_budget_is_recorded_once_a_product(network, counted):
     """The first is recorded to be seen, and is not dropped before its product."""
     loss, passes, _ = counted

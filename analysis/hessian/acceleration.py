@@ -71,6 +71,17 @@ def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     return weight
 
 
+def _channels_last(x: Tensor) -> Tensor:
+    """The same images ``[n, c, h, w]`` laid out channels-last.
+
+    A single channel is laid out in both ways at once, and torch then takes the other one: for the output, whose sums with
+    images channels-last take three times as long, and for all that is computed of it.
+    """
+    if x.shape[1] == 1:
+        return x.squeeze(1).contiguous().unsqueeze(3).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class AccelerationError(RuntimeError):
     """The model used a convolution's output in a way that recording had not seen; use the plain path."""
 
@@ -162,7 +173,7 @@ class _Replace(_Mode):
 
     def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
         if self.channels_last and dimensions == 2 and x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+            x = _channels_last(x)
         if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
             return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
         pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry))
@@ -174,7 +185,7 @@ class _Replace(_Mode):
 
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
-            weight = weight.contiguous(memory_format=torch.channels_last)
+            weight = _channels_last(weight)
         result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 

@@ -20,12 +20,12 @@ from matplotlib.text import Annotation
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 #: without a date or version, equal numbers give equal files
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-FORMATS = tuple(_METADATA)
+FORMATS = tuple(METADATA)
 
 
 class FigureError(ValueError):
@@ -103,13 +103,13 @@ def _printed(figure: Figure, name: str) -> bytes:
     buffer = io.BytesIO()
     figure.set_dpi(matplotlib.rcParams["savefig.dpi"])  # vector formats leave their own behind
     if name == "svg":
-        FigureCanvasSVG(figure).print_svg(buffer, metadata=_METADATA[name])
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=METADATA[name])
     elif name == "pdf":
         from matplotlib.backends.backend_pdf import FigureCanvasPdf  # reads a library of fonts, which no study's report needs
 
-        FigureCanvasPdf(figure).print_pdf(buffer, metadata=_METADATA[name])
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=METADATA[name])
     else:
-        FigureCanvasAgg(figure).print_png(buffer, metadata=_METADATA[name])
+        FigureCanvasAgg(figure).print_png(buffer, metadata=METADATA[name])
     return buffer.getvalue()
 
 

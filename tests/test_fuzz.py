@@ -36,7 +36,7 @@ from saddlescope.analysis.records.study import read_manifest, read_metrics
 from saddlescope.analysis.records.study_plan import SliceItem, StudyAnalysis, curvature_item, run_folders
 from saddlescope.analysis.studies.analyses import do_curvature
 from saddlescope.analysis.studies.analyze_command import recipe_of
-from saddlescope.analysis.studies.slices import do_slice
+from saddlescope.analysis.studies.slices import SlicesOfCheckpoint, do_slices
 from saddlescope.analysis.studies.verify import verify
 from saddlescope.reports.check.baseline import BaselineError
 from saddlescope.reports.check.baseline_file import load_baseline
@@ -182,7 +182,8 @@ def files(tmp_path_factory):
     item = curvature_item(run / "checkpoint.pt", AnalysisSettings(steps=20, eta=40))
     do_curvature(item)
     few = SliceSettings(points=3)
-    do_slice(SliceItem(run / "checkpoint.pt", "random", few, item.settings, run / "slices" / "random.json"))
+    line = SliceItem(run / "checkpoint.pt", "random", few, item.settings, run / "slices" / "random.json")
+    do_slices(SlicesOfCheckpoint((line,)))
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     torch.save({"state_dict": state, "epoch": 3}, folder / "loose.pt")
     torch.save(state, folder / "old.pt", _use_new_zipfile_serialization=False)

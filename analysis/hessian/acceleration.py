@@ -73,13 +73,21 @@ def _linear_weight(input: Tensor, weight: Tensor, bias: Any = None) -> Tensor:
     return weight
 
 
+def _laid_out(x: Tensor, heavy: bool) -> Tensor:
+    """Images or weight ``[n, c, h, w]`` of a convolution on the CPU, as its kernels want them: channels last, but heavy ones.
+
+    In float64 they want channels last in any case. A single channel is laid out in both ways at once, and torch then takes the
+    other one: for the output, whose sums with images channels-last take three times as long, and for all that is computed of it.
+    """
+    if heavy and x.dtype == torch.float32:
+        return x.contiguous()
+    if x.shape[1] == 1:
+        return x.squeeze(1).contiguous().unsqueeze(3).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class AccelerationError(RuntimeError):
     """The model used a convolution's output in a way that recording had not seen; use the plain path."""
-
-
-def _layout(heavy: bool, dtype: torch.dtype) -> torch.memory_format:
-    """Of images and weight of a convolution on the CPU. In float64 its kernels want channels last in any case."""
-    return torch.contiguous_format if heavy and dtype == torch.float32 else torch.channels_last
 
 
 class _Mode(TorchFunctionMode):
@@ -176,7 +184,7 @@ class _Replace(_Mode):
     def _convolution(self, dimensions: int, x: Tensor, weight: Tensor, bias: Any, *geometry: Any) -> Tensor:
         heavy = self.called - 1 in self.heavy
         if self.channels_last and dimensions == 2 and x.dim() == 4:
-            x = x.contiguous(memory_format=_layout(heavy, x.dtype))
+            x = _laid_out(x, heavy)
         if x.dim() != dimensions + 2:  # an unbatched image: rare, and not worth a second layout
             return {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[dimensions](x, weight, bias, *geometry)
         pending = _Pending(x, weight, bias, _geometry(dimensions, *geometry), heavy)
@@ -188,7 +196,7 @@ class _Replace(_Mode):
 
     def _apply(self, pending: _Pending, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.channels_last and weight.dim() == 4:
-            weight = weight.contiguous(memory_format=_layout(pending.heavy, weight.dtype))
+            weight = _laid_out(weight, pending.heavy)
         result = convolution(pending.x, weight, pending.geometry, self.precision)
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 

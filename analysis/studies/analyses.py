@@ -30,7 +30,7 @@ from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvat
 from ..samples.groups import asked_for, group_indices, scheme_of
 from ..samples.memory import reuse_freed_memory
 from .escape_course import course_is_current, course_items, do_course
-from .slices import do_slice, slice_is_current
+from .slices import SlicesOfCheckpoint, do_slices, slice_is_current
 from .worker_pool import WorkError, run_items
 
 #: called with (items done, items in all)
@@ -100,8 +100,8 @@ def analyze_study(
             progress(done, total)
     stale_slices = [item for item in slices if not slice_is_current(item)]
     done += len(slices) - len(stale_slices)
-    for _ in run_items(partial(do_slice, given=given), stale_slices, jobs):
-        measured, done = measured + 1, done + 1
+    for of_one in run_items(partial(do_slices, given=given), SlicesOfCheckpoint.among(stale_slices), jobs):
+        measured, done = measured + len(of_one.items), done + len(of_one.items)
         if progress is not None:
             progress(done, total)
     if progress is not None:

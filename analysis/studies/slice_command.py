@@ -18,7 +18,7 @@ from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvat
 from .analyses import curvature_is_current, study_of
 from .analyze_command import recipe_of
 from .progress import measure_with_steps, progress_bar
-from .slices import do_slice, slice_is_current
+from .slices import SlicesOfCheckpoint, do_slices, slice_is_current
 
 
 def slice_target(
@@ -72,7 +72,7 @@ def slice_target(
     if not (measured and study is not None and slice_is_current(item)):
         with progress_bar("points") as bar:
             task = bar.add_task(name, total=None)
-            do_slice(item, given, lambda done, total: bar.update(task, completed=done, total=total))
+            do_slices(SlicesOfCheckpoint((item,)), given, lambda done, total: bar.update(task, completed=done, total=total))
     print(output)
     if figures is not None:
         load_factory("saddlescope.figures.draw:draw_slice")(output, figures)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ..hessian.subject import Subject
 from ..krylov.sliced_files import load_vectors
 from ..measures.convexity import Convexity
 from ..measures.directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
-from ..measures.landscape import flat_weights, slice_loss
+from ..measures.landscape import Landscape, flat_weights
 from ..measures.saddle import natural_reach
 from ..records.base import ResultError, load, save
 from ..records.results import CurvatureResult
@@ -26,6 +27,7 @@ from ..records.settings import SettingsError
 from ..records.side_car import RunSideCar, SideCar, read_side_car
 from ..records.slices import Slice
 from ..records.study_plan import SliceItem, curvature_item
+from .worker_pool import WorkError, of_the_work
 
 #: called with (points done, points in all)
 Progress = Callable[[int, int], None]
@@ -51,17 +53,63 @@ def slice_is_current(item: SliceItem) -> bool:
     )
 
 
-def do_slice(item: SliceItem, given: Given | None = None, progress: Progress | None = None) -> None:
-    """Computes and stores one slice through a checkpoint that has been analysed.
+@dataclass(frozen=True)
+class SlicesOfCheckpoint:
+    """One unit of work: the slices of one checkpoint, through one model and one look at its data."""
+
+    items: tuple[SliceItem, ...]
+
+    def __str__(self) -> str:
+        return str(self.items[0].checkpoint)
+
+    @classmethod
+    def among(cls, items: Sequence[SliceItem]) -> list[SlicesOfCheckpoint]:
+        """The slices of each checkpoint, in their order."""
+        together: dict[tuple[Path, str], list[SliceItem]] = {}
+        for item in items:
+            together.setdefault((item.checkpoint, item.analysis.model_dump_json()), []).append(item)
+        return [cls(tuple(alike)) for alike in together.values()]
+
+
+def do_slices(work: SlicesOfCheckpoint, given: Given | None = None, progress: Progress | None = None) -> None:
+    """Computes and stores slices through one checkpoint that has been analysed.
 
     Args:
-        item: what, and where it goes.
+        work: which, and where they go.
         given: what the command line says of model, data and loss.
-        progress: called with (points done, points in all).
+        progress: called with (points done, points in all) of a slice.
+
+    Raises:
+        WorkError: some of them could not be made; the others are stored.
     """
-    subject = open_checkpoint(item.checkpoint, given)
-    curvature = _curvature_of(item)
-    axes, spans, path = _axes(item, subject, curvature, given or Given())
+    first = work.items[0]
+    subject, curvature = open_checkpoint(first.checkpoint, given), _curvature_of(first)
+    around = Landscape(
+        subject.model,
+        subject.samples,
+        curvature.scheme,
+        loss=subject.loss,
+        source=subject.source,
+        device=first.analysis.device,
+        dtype=getattr(torch, first.analysis.dtype),
+        params=first.analysis.params,
+    )
+    failures: list[tuple[SliceItem, Exception]] = []
+    for item in work.items:
+        try:
+            _do_slice(item, subject, curvature, around, given or Given(), progress)
+        except Exception as error:
+            if len(work.items) == 1 or not of_the_work(error):
+                raise
+            failures.append((item, error))
+    if failures:
+        raise WorkError("; ".join(f"{item}: {error}" for item, error in failures))
+
+
+def _do_slice(
+    item: SliceItem, subject: Subject, curvature: CurvatureResult, around: Landscape, given: Given, progress: Progress | None
+) -> None:
+    axes, spans, path = _axes(item, subject, curvature, given)
     points = item.settings.points if len(axes) == 1 else item.settings.plane_points
     grids = [_grid(low, high, points) for low, high in spans]
     done, total = 0, points ** len(axes)
@@ -73,21 +121,8 @@ def do_slice(item: SliceItem, given: Given | None = None, progress: Progress | N
             progress(done, total)
 
     count(0)
-    result = slice_loss(
-        subject.model,
-        subject.samples,
-        curvature.scheme,
-        axes,
-        grids,
-        loss=subject.loss,
-        source=subject.source,
-        path=path,
-        device=item.analysis.device,
-        dtype=getattr(torch, item.analysis.dtype),
-        params=item.analysis.params,
-        convexity=_convexity(item),
-        settings={"slice": _slice_settings(item)},
-        progress=count,
+    result = around.slice(
+        axes, grids, path=path, convexity=_convexity(item), settings={"slice": _slice_settings(item)}, progress=count
     )
     save(result, item.output)
 

@@ -66,10 +66,15 @@ def _attempt(work: Callable[[Item], Any], index: int, item: Item, jobs: int, fol
         with single_thread(), memory_shared_by(jobs):
             work(item)
     except Exception as error:
-        if type(error).__module__.split(".")[0] == "saddlescope" or isinstance(error, OSError):
+        if of_the_work(error):
             return index, str(error)
         raise
     return index, None
+
+
+def of_the_work(error: Exception) -> bool:
+    """Whether an item failed of itself: an error of this suite or of the operating system. Any other one is a defect."""
+    return type(error).__module__.split(".")[0] == "saddlescope" or isinstance(error, OSError)
 
 
 @contextmanager

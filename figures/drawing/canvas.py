@@ -14,17 +14,18 @@ from typing import Any
 import matplotlib
 from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 STYLE = Path(__file__).with_name("style.mplstyle")
 #: without a date or version, equal numbers give equal files
-_METADATA: dict[str, dict[str, Any]] = {
+METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "png": {"Software": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
-FORMATS = tuple(_METADATA)
+FORMATS = tuple(METADATA)
 
 
 class FigureError(ValueError):
@@ -89,14 +90,27 @@ def check_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
 
 def render(figure: Figure, formats: tuple[str, ...]) -> dict[str, bytes]:
     """The figure as bytes per format; laid out once, so that every format shows the same picture."""
-    figure.draw_without_rendering()
+    layout = figure.get_layout_engine()
+    assert layout is not None
+    layout.execute(figure)
     figure.set_layout_engine("none")
-    found = {}
-    for name in formats:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=name, metadata=_METADATA[name])
-        found[name] = buffer.getvalue()
-    return found
+    # Not savefig: for a figure that ever had a layout engine that draws everything twice.
+    figure.set_facecolor(matplotlib.rcParams["savefig.facecolor"])
+    return {name: _printed(figure, name) for name in formats}
+
+
+def _printed(figure: Figure, name: str) -> bytes:
+    buffer = io.BytesIO()
+    figure.set_dpi(matplotlib.rcParams["savefig.dpi"])  # vector formats leave their own behind
+    if name == "svg":
+        FigureCanvasSVG(figure).print_svg(buffer, metadata=METADATA[name])
+    elif name == "pdf":
+        from matplotlib.backends.backend_pdf import FigureCanvasPdf  # reads a library of fonts, which no study's report needs
+
+        FigureCanvasPdf(figure).print_pdf(buffer, metadata=METADATA[name])
+    else:
+        FigureCanvasAgg(figure).print_png(buffer, metadata=METADATA[name])
+    return buffer.getvalue()
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Figures on disk: files, manifest, gaps, repeated bytes, and independence of torch and of the reader's settings."""
 
+import io
 import json
 import os
 import subprocess
@@ -8,10 +9,11 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
+from matplotlib.figure import Figure
 from saddlescope.analysis.records.base import ResultError
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import draw_study
-from saddlescope.figures.drawing.canvas import FigureError, style
+from saddlescope.figures.drawing.canvas import METADATA, FigureError, new_figure, render, style
 from saddlescope.figures.drawing.study_data import finals
 from saddlescope.figures.plots import along_training, extremes, negative_mass, what_moved
 
@@ -68,6 +70,35 @@ def test_a_study_is_drawn_whole_and_twice_the_same(build_study):
     for entry in manifest(folder).values():
         assert entry["title"]
         assert "2 training seeds" in entry["caption"] or "seed 0" in entry["caption"]
+
+
+def test_a_figure_is_drawn_once_for_each_format_and_is_what_savefig_makes(monkeypatch):
+    draws, own = [], Figure.draw
+
+    def drawing(self, renderer):
+        draws.append(self)
+        return own(self, renderer)
+
+    def picture():
+        figure = new_figure(3, 2)
+        axes = figure.subplots()
+        axes.plot([1, 10, 100], [0.1, 0.2, 0.15], label="$\\lambda_{min}$")
+        axes.set(xscale="log", xlabel="a", ylabel="b", facecolor="red")
+        axes.legend()
+        return figure
+
+    with style():
+        saved = picture()
+        saved.draw_without_rendering()
+        saved.set_layout_engine("none")
+        wanted = {}
+        for kind, metadata in METADATA.items():
+            saved.savefig(buffer := io.BytesIO(), format=kind, metadata=metadata)
+            wanted[kind] = buffer.getvalue()
+        monkeypatch.setattr(Figure, "draw", drawing)
+        found = render(picture(), tuple(METADATA))
+    assert found == wanted
+    assert len(draws) == len(METADATA)
 
 
 def test_missing_parts_are_skipped_with_a_reason_and_the_rest_is_drawn(build_study):

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from saddlescope.analysis.hessian.differences import Look
 from saddlescope.analysis.records.base import load, save
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.analysis.records.results import CurvatureResult
 from saddlescope.analysis.records.study_plan import StudyAnalysis
+from saddlescope.analysis.studies import slices
 from saddlescope.analysis.studies.analyses import analyze_study
 from saddlescope.analysis.studies.worker_pool import WorkError
 from saddlescope.training.runs.recipe import parse_recipe
@@ -190,3 +192,36 @@ def test_many_and_few_are_those_of_the_recipe(study):
     assert (stored.provenance.settings["many"], stored.provenance.settings["few"]) == (30, 8)
     assert curvature_is_current(item)
     assert not curvature_is_current(curvature_item(checkpoint, fast.model_copy(update={"many": 20, "few": 8})))
+
+
+def test_the_slices_of_one_checkpoint_share_one_model_and_one_look_at_its_groups(study, monkeypatch):
+    analyze_study(study, PLAN)
+    before = numbers(study)
+    for path in study.rglob("slices/*.json"):
+        path.unlink()
+    opened, looks = [], []
+    own_open, own_look = slices.open_checkpoint, Look.__call__
+
+    def opening(checkpoint, given=None, params=None):
+        opened.append(checkpoint.parent.name)
+        return own_open(checkpoint, given, params)
+
+    def looking(self, vectors=None):
+        looks.append(vectors is None)
+        return own_look(self, vectors)
+
+    monkeypatch.setattr(slices, "open_checkpoint", opening)
+    monkeypatch.setattr(Look, "__call__", looking)
+    assert analyze_study(study, PLAN) == 2 * 4
+    assert len(opened) == len(set(opened)) == 2
+    groups = ("all", "head", "tail")
+    assert looks.count(True) == 2 * len(groups)
+    assert looks.count(False) == 2 * len(groups) * 4  # the vectors of every slice are looked at, too
+    assert numbers(study) == before
+
+
+def test_a_slice_that_cannot_be_made_is_named_and_the_others_of_its_checkpoint_are_there(study):
+    lost = {**RECIPE, "slices": {**RECIPE["slices"], "lines": ["nobody-min", "random"], "planes": []}}
+    with pytest.raises(WorkError, match="'nobody-min' is no slice"):
+        analyze_study(study, StudyAnalysis.parse(lost))
+    assert len(list(study.rglob("slices/random.json"))) == 2

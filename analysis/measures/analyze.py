@@ -69,8 +69,9 @@ def analyze(
         vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
         progress: called after each step.
         world: the processes that share the work; every one of them makes this call and gets the result.
-        cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
-            them, with any number of processes that see it. Entries are named by everything that they depend on.
+        cache: folder where Lanczos runs are kept: an interrupted analysis continues there, and one with more starts adds to
+            them, with any number of processes that see it. Entries are named by everything that they depend on. Goals ends and
+            verdict have nothing to add to: what they leave there is for the same analysis alone.
         parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
             where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
             what looking at a part costs (as ``settings.subsample`` does).
@@ -192,8 +193,8 @@ def _begin(
     own = copied(model).to(device, dtype)
     chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
-    # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
-    continued = kept.cache is not None and settings.goal == "spectrum"
+    # What earlier vectors know is in no name, and the monitor's runs are short.
+    continued = kept.cache is not None and kept.warm is None and settings.engine == "saddlescope"
     cache = kept.cache / cache_key(model, samples, settings, source) if kept.cache is not None and continued else None
     subject = replace(subject, model=own, source=source)
     if world.size > 1:
@@ -253,7 +254,8 @@ _NOT_OF_A_START = {
 
 def cache_key(model: nn.Module, samples: Samples, settings: AnalysisSettings, source: Source) -> str:
     """Names everything that a Lanczos start depends on but its samples' indices and its seed."""
-    choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START)
+    of_ends = {"goal", "stationarity"} if settings.goal != "spectrum" else set()
+    choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START - of_ends)
     content = [weights_sha256(model), samples.sha256(), choices, source.loss, source.subject]
     content += [choice.value for choice in source.choices]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -195,7 +195,8 @@ def do_curvature(
         RefusedGroupsError: the result is stored without some groups.
     """
     reuse_freed_memory()
-    cache = item.output.parent / f".{item.output.stem}.starts"
+    adds = item.settings.goal == "spectrum"  # nothing is added to the ends
+    cache = item.output.parent / f".{item.output.stem}.{'starts' if adds else 'ends'}"
     subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     if item.settings.goal == "critical-step":
         settings = item.settings.with_groups_of(subject.groups)
@@ -223,7 +224,7 @@ def do_curvature(
     )
     if world is None or world.first:
         save(result, item.output)
-        if not keep_starts:
+        if not (keep_starts and adds):
             shutil.rmtree(cache, ignore_errors=True)
     if result.refused:
         raise RefusedGroupsError(

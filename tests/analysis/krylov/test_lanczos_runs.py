@@ -1,5 +1,7 @@
 """Starts that are continued and added to give the digits of those that were never interrupted."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -111,7 +113,7 @@ def ends_of(operator, folder, **more):
     return measure_ends(operator, steps=60, rtol=1e-8, store=store, **more)
 
 
-@pytest.mark.parametrize("dies_in", ["first steps", "the last", "after it"])
+@pytest.mark.parametrize("dies_in", ["first steps", "the last", "its stop", "after it"])
 @pytest.mark.parametrize("confirm", [None, False])  # without, they stop where they are settled two steps running
 def test_ends_that_were_interrupted_go_on_where_they_were_stored(reference, tmp_path, stored_at_every_step, dies_in, confirm):
     counted = Counting(reference.model, reference.samples)
@@ -119,14 +121,20 @@ def test_ends_that_were_interrupted_go_on_where_they_were_stored(reference, tmp_
     guarded = counted.taken - whole.steps[0]
     assert whole.steps[0] > 8
     lost = 2 if dies_in == "after it" else 1  # two products with the ends, or the last step again
-    done = {"first steps": 7, "the last": whole.steps[0] - 1, "after it": whole.steps[0]}[dies_in]
+    done = {"first steps": 7, "the last": whole.steps[0] - 1}.get(dies_in, whole.steps[0])
     killed = Counting(reference.model, reference.samples)
     if dies_in == "after it":  # between this group's end and the result's
         same_ends(ends_of(killed, tmp_path, confirm=confirm), whole)
     else:
         killed.fatal = guarded + done
+        stops = itertools.chain(itertools.repeat(None, done - 1), [KeyboardInterrupt()])
+
+        def progress(_):
+            if dies_in == "its stop" and (end := next(stops)):
+                raise end
+
         with pytest.raises(KeyboardInterrupt):
-            ends_of(killed, tmp_path, confirm=confirm)
+            ends_of(killed, tmp_path, confirm=confirm, progress=progress)
     resumed = Counting(reference.model, reference.samples)
     same_ends(ends_of(resumed, tmp_path, confirm=confirm), whole)
     assert resumed.taken == guarded + whole.steps[0] - done + lost

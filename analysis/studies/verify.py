@@ -21,8 +21,7 @@ from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
-from ..krylov.sliced_files import load_vectors
-from ..measures.saddle import vector_sha256
+from ..krylov.sliced_files import StoredVectors
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
 from ..samples.groups import group_indices
@@ -90,21 +89,19 @@ def verify(
             f"{result_path}: its eigenvectors {vectors_path.name} are missing; analyze the checkpoint again"
         )
     try:
-        vectors = load_vectors(vectors_path)
+        vectors = StoredVectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
     indices, world = group_indices(result.scheme, subject.samples), world or World()
     for name in result.groups:
-        own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
         part, group = subject.samples.subset(indices[name]), result.groups[name]
         # Differences may be those of a kernel that knows no float64.
         precise = "float64" if group.products == "exact" else group.dtype or source.dtype
         kind = partial(_KINDS[group.products], copied(subject.model).to(getattr(torch, precise)))
-        _look(kind, subject, part, own, source.params_pattern, f"{result_path}: group {name}")
+        _look(kind, subject, part, vectors, name, source.params_pattern, f"{result_path}: group {name}")
     checks = []
     for name, claim in claims.items():
-        vector = vectors.get(claim.vector)
-        if vector is None or vector_sha256(vector) != claim.vector_sha256:
+        if claim.vector not in vectors or vectors.sha256(claim.vector) != claim.vector_sha256:
             raise VerificationError(
                 f"{vectors_path}: '{claim.vector}' is not the vector that the result names (SHA-256 differs)"
             )
@@ -114,7 +111,7 @@ def verify(
         dtype = getattr(torch, claim.dtype)
         reduce = world.reduce if world.shares(indices[name]) else None
         kind = partial(_KINDS[result.groups[name].products], params=source.params_pattern, reduce=reduce)
-        product, difference = _quotients(kind, subject, part, vector, dtype)
+        product, difference = _quotients(kind, subject, part, vectors[claim.vector], dtype)
         # a model or loss that was edited may curve downwards, too, but that is not what the result says
         same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
         threshold = -result.groups[name].verdict.tau - claim.noise
@@ -133,14 +130,17 @@ def _look(
     subject: Subject,
     samples: Samples,
     vectors: Mapping[str, Tensor],
+    group: str,
     params: str | None,
     where: str,
 ) -> None:
-    """Holds the products with the stored vectors against differences, as an analysis does (``differences.Look``)."""
+    """Holds the products with a group's vectors against differences, as an analysis does (``differences.Look``), one by one."""
     look = Look(kind(samples, subject.loss, params=params, memory=1))
     try:
         look()
-        look(vectors)
+        for key in vectors:
+            if key.rpartition("/")[0] == group:
+                look({key.rpartition("/")[2]: vectors[key]})
     except (AnotherFunctionError, RandomOperatorError) as error:
         raise VerificationError(f"{where}: {error}") from None
 
@@ -150,7 +150,8 @@ def _quotients(
 ) -> tuple[float, float]:
     model = copied(subject.model).to(dtype)
     operator = kind(model, samples, subject.loss, accelerate=False, memory=1)
-    v = vector.double() / vector.double().norm()
+    v = vector.double()
+    v = v / v.norm()
     product = float(torch.dot(operator.matvec(v).double(), v))
     if dtype != torch.float64:  # steps so small are below its rounding
         return product, product

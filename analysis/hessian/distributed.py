@@ -110,6 +110,14 @@ class World:
             dist.all_gather(parts, padded, group=self.mesh.get_group("vectors"))
         return torch.cat(parts)[:size].to(v.device)
 
+    def owned(self, ranges: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """Of the ranges of numbers that each process holds, those that none before it holds."""
+        seen, found = set[tuple[int, int]](), list[list[tuple[int, int]]]()
+        for theirs in self.everyone(list(ranges)):
+            found.append([one for one in theirs if one not in seen])
+            seen.update(theirs)
+        return found
+
     def everyone(self, word: Any) -> list[Any]:
         """What each process says (anything that can be pickled)."""
         return [word] if self.size == 1 else everyone(word)

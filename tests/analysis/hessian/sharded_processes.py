@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 tests/analysis/hessian/sharded_processes.py
 
 A small transformer and a small residual network with batch norm. With ``--table`` the first process prints how far they are
-apart.
+apart: both ends and the trace, then the noise, what that allows of the trace, and both traces' stated errors together.
 """
 
 import copy
@@ -170,11 +170,15 @@ def main(table):
                     allowed = 10 * one.noise if name.endswith("exact") or name == "samples shared" else other.noise
                     assert other.value == pytest.approx(one.value, abs=allowed), (name, kind)
                 assert found.noise.absolute <= 10 * alone.noise.absolute
+                noise = (plain.noise.absolute + found.noise.absolute) * operator.size
+                apart = abs(found.trace.value - plain.trace.value)
+                stated = [max(abs(end - one.value) for end in one.interval) for one in (plain.trace, found.trace)]
+                # Both are of the same probes, so they differ by what the products of n unit vectors are off by at most.
+                assert apart <= min(noise, sum(stated)), (name, kind)
                 if table and world.first:
                     ends = [getattr(found, e).value - getattr(plain, e).value for e in ("lambda_min", "lambda_max", "trace")]
-                    print(
-                        f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {found.noise.absolute:.1e} |"
-                    )
+                    rest = f"{found.noise.absolute:.1e} | {noise:.1e} | {sum(stated):.1e}"
+                    print(f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {rest} |", flush=True)
             settings = AnalysisSettings(scheme="all", steps=12, min_steps=12, dtype="float64", rates=False)
             one = by_first(
                 world, lambda net=net, samples=samples, settings=settings: analyze(net, samples, settings=settings)

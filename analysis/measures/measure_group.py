@@ -150,7 +150,7 @@ class _Group:
             try:
                 judge = self.operator.in_float64()
                 self.look = Look(judge, seed=self.settings.seed)
-                self.warnings += self.work.looked_at(self.look)
+                self.warnings += self.work.looked_at(self.look, judge)
                 return judge
             except AnotherFunctionError:
                 raise
@@ -158,7 +158,7 @@ class _Group:
                 self.warnings.append(f"not re-evaluated in float64: {error}")
         if not self.work.sharded:  # those hold their gradient against the loss themselves
             self.look = Look(self.operator, seed=self.settings.seed)
-            self.warnings += self.work.looked_at(self.look)
+            self.warnings += self.work.looked_at(self.look, self.operator)
         return self.operator
 
     def _spectrum(self) -> Spectrum:
@@ -178,11 +178,12 @@ class _Group:
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
         found: dict[str, Tensor] = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
         if not self.work.sharded:
-            self.warnings += self.work.looked_at(self.look, found)
+            self.warnings += self.work.looked_at(self.look, self.judge, found)
         if isinstance(self.operator, DifferenceOperator):
             self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals
         if self.held:
-            spectrum = rechecked(spectrum, self.judge)
+            with self.work.turn(self.judge):
+                spectrum = rechecked(spectrum, self.judge)
         if isinstance(self.operator, DifferenceOperator):
             self.warnings += self.operator.remarks()
         self.warnings = [*spectrum.warnings, *self.warnings]

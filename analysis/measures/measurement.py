@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..hessian.sharded_differences import ShardedDifferenceOperator
 from ..hessian.sharded_models import is_sharded, reshard, shares_samples
 from ..hessian.sliced import SlicedOperator
 from ..hessian.subject import Subject
+from ..hessian.turns import turn
 from ..hessian.working_memory import fit_budget
 from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
@@ -178,15 +180,20 @@ class Measurement:
         """What this process keeps of a whole vector."""
         return vector if self.world.slices == 1 else self.world.slice_of(vector)
 
-    def looked_at(self, look: Look, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+    def turn(self, judge: HessianOperator) -> AbstractContextManager[None]:
+        """As :func:`~saddlescope.analysis.hessian.turns.turn`; a model that is spread has parts of everything, and no turns."""
+        return nullcontext() if self.world.size == 1 or self.sharded else turn(self.world, judge)
+
+    def looked_at(self, look: Look, judge: HessianOperator, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
         """Holds derivatives against differences, in each process on samples of its own; none goes on where one cannot."""
         if self.world.size == 1:
             return look(vectors)
         said, trouble = list[str](), None
-        try:
-            said = look(vectors)
-        except (OperatorError, RandomOperatorError) as error:
-            trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
+        with self.turn(judge):
+            try:
+                said = look(vectors)
+            except (OperatorError, RandomOperatorError) as error:
+                trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
         troubles = [one for one in self.world.everyone(trouble) if one is not None]
         if troubles:
             kind = AnotherHessianError if all(products for products, _ in troubles) else OperatorError

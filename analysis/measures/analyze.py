@@ -206,6 +206,7 @@ def _begin(
     if sharded and (settings.mesh is not None or settings.engine != "saddlescope"):
         what = "leave out --mesh" if settings.mesh is not None else f"engine '{settings.engine}' needs whole vectors"
         raise SettingsError(f"the model is spread over the processes, and vectors lie as its weights do: {what}")
+    world = replace(world, mesh=None) if sharded else world
     own = model if sharded else copied(model).to(device, dtype)
     chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))

@@ -104,7 +104,7 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None, params: str | 
     notes: list[str] = []
     if in_parts and not complete:
         if is_sharded(model):
-            notes = fit_in_parts(model, checkpoint)
+            notes = fit_in_parts(model, checkpoint, given.extra_keys)
         else:
             state = load_state(checkpoint, trust=given.trust)
     state = None if complete else state

@@ -143,10 +143,15 @@ def is_in_parts(path: Path) -> bool:
     return path.is_dir() and (path / TABLE).is_file()
 
 
-def fit_in_parts(model: nn.Module, folder: Path) -> list[str]:
+def fit_in_parts(model: nn.Module, folder: Path, extra_keys: Sequence[str] = ()) -> list[str]:
     """Loads a folder of ``torch.distributed.checkpoint`` into a sharded model, one tensor after another.
 
     Each process reads a tensor whole, keeps its part, and lets go of the rest before it reads the next.
+
+    Args:
+        model: to load into.
+        folder: the checkpoint.
+        extra_keys: as for :func:`fit_weights`.
 
     Returns:
         Notes: prefixes taken off.
@@ -157,11 +162,14 @@ def fit_in_parts(model: nn.Module, folder: Path) -> list[str]:
     wanted, there = model.state_dict(), tensors_apart(folder)
     names, notes = _without_prefixes({name: name for name in there}, set(wanted), folder)
     odd = [name for name in wanted if name not in names or there[names[name]][0] != tuple(wanted[name].shape)]
-    if odd:
-        raise CheckpointError(
-            f"{folder}: does not fit {type(model).__name__}: missing, or of another shape: {', '.join(odd[:6])}"
-            f"{f' and {len(odd) - 6} more' if len(odd) > 6 else ''}. Is it the right architecture, with the right --model-args?"
-        )
+    left = [name for name in names if name not in wanted and not any(fnmatchcase(name, pattern) for pattern in extra_keys)]
+    for what, found in (("missing, or of another shape", odd), ("not in the model", left)):
+        if found:
+            raise CheckpointError(
+                f"{folder}: does not fit {type(model).__name__}: {what}: {', '.join(found[:6])}"
+                f"{f' and {len(found) - 6} more' if len(found) > 6 else ''}. Is it the right architecture, with the right "
+                "--model-args?"
+            )
     with torch.no_grad():
         for name, tensor in wanted.items():
             tensor.copy_(cut_like(there[names[name]][1](), tensor))

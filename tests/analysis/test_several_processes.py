@@ -1,5 +1,9 @@
-"""The command line in several processes: the numbers of one, a process that dies, and what does not fit together."""
+"""The command line in several processes: the numbers of one, a process that dies, and what does not fit together.
 
+Above 300 lines: one file of a user's, whose factories most of these tests need.
+"""
+
+import itertools
 import json
 import warnings
 
@@ -19,6 +23,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from saddlescope.analysis.hessian import turns
 from saddlescope.analysis.krylov import sliced_files, space, start_store
 from saddlescope.analysis.measures import saddle
 
@@ -100,6 +105,14 @@ def dies(model, batch):
         os.kill(os.getpid(), signal.SIGKILL)
     with open(f"calls-{os.environ['COUNTED']}-{RANK}", "a") as file:
         file.write(".")
+    return loss(model, batch)
+
+
+def in_turn(model, batch):
+    turns.CHECK_BYTES = 10**12
+    if batch[0].dtype == torch.float64:
+        with open("float64", "a") as file:
+            file.write(str(RANK))
     return loss(model, batch)
 
 
@@ -270,6 +283,20 @@ def test_a_model_that_is_never_whole_gives_the_numbers_of_one_that_is(run, place
     # A slice of a vector, in analyze and in verify with as many; of three, layers of eight rows do not come out even.
     assert all(0.5 <= largest / in_parts < most for largest, most in zip(held[:2], (0.55, 0.55), strict=True)), held
     assert held[2] < 0.5 * in_parts
+
+
+def test_float64_checks_are_taken_in_turn_where_there_is_no_room_for_all(run, place):
+    asked = [*GROUPS[:2], "--steps", "12", "--goal", "verdict", "--loss", "mine.py:in_turn"]
+    fine(run(1, "analyze", *asked, "--out", "one"))
+    (place / "float64").unlink()
+    fine(run(3, "analyze", *asked, "--out", "many", "--mesh", "1x3"))
+    same(stored(place, "many"), stored(place, "one"))
+    turns = [rank for rank, _ in itertools.groupby((place / "float64").read_text())]
+    # A look before, one after, and two products; where the curvature is negative its certificate is one of these.
+    assert turns == ["0", "1", "2"] * 3
+    planned = json.loads(fine(run(1, "analyze", *asked, "--mesh", "1x3", "--dry-run", "--json")).out[0])
+    alone = max(group["memory_bytes_at_most"] for group in planned["groups"])
+    assert alone < planned["memory_bytes_together"] <= 3 * alone
 
 
 def test_what_does_not_fit_is_one_sentence_and_nothing_is_written(run, place):

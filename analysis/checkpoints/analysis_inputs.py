@@ -12,6 +12,7 @@ from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..hessian.modules import matching_parameters
+from ..hessian.sharded_models import is_sharded, processes
 from ..hessian.subject import Subject
 from ..records.base import validated
 from ..records.results import Choice
@@ -22,7 +23,7 @@ from .checkpoint_flags import Given
 from .hugging_face import build_hugging_face
 from .user_code import SubjectError, build_loss, call, load_samples
 from .user_models import build_model, needs_classes
-from .weights import State, fit_weights, load_state, weights_digest
+from .weights import State, fit_in_parts, fit_weights, is_in_parts, load_state, weights_digest
 
 
 def check_side_car(side_car: SideCar, given: Given, where: Path) -> None:
@@ -81,7 +82,9 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None, params: str | 
     if side_car is not None:
         check_side_car(side_car, given, checkpoint.with_suffix(".json"))
     itself = checkpoint.suffix == ".pt2" and given.model is not None and Path(given.model).expanduser() == checkpoint
-    state = None if itself else load_state(checkpoint, trust=given.trust, key=given.key)
+    # A model that its factory spreads over processes is never whole, nor are its weights where they can be read in parts.
+    in_parts = processes() > 1 and given.key is None and is_in_parts(checkpoint)
+    state = None if itself or in_parts else load_state(checkpoint, trust=given.trust, key=given.key)
     digest = weights_digest(checkpoint, given.key)
     if side_car is not None and digest != side_car.sha256:
         raise SubjectError(f"{checkpoint}: not the weights that its side-car describes (SHA-256 differs); train the run again")
@@ -98,8 +101,15 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None, params: str | 
     model, name, complete = early or _model(checkpoint, given, side_car, samples.num_classes)
     if params is not None:
         matching_parameters(model, params)
+    notes: list[str] = []
+    if in_parts and not complete:
+        if is_sharded(model):
+            notes = fit_in_parts(model, checkpoint, given.extra_keys)
+        else:
+            state = load_state(checkpoint, trust=given.trust)
     state = None if complete else state
-    notes = fit_weights(model, state.tensors, checkpoint, given.extra_keys) if state is not None else []
+    if state is not None:
+        notes = fit_weights(model, state.tensors, checkpoint, given.extra_keys)
     if given.loss is None and side_car is not None:
         record = side_car.loss
         loss_name = record.name

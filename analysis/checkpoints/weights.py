@@ -10,11 +10,14 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..hessian.sharded_models import cut_like
+from .formats.distributed import TABLE, tensors_apart
 from .formats.errors import CheckpointError
 from .formats.folders import checkpoint_sha256, read_weights
 from .formats.objects import NEVER_RUN
@@ -127,12 +130,50 @@ def fit_weights(
                 "weights themselves, dense and in floating point"
             )
     try:
-        model.load_state_dict({name: state[name] for name in wanted})
+        model.load_state_dict({name: cut_like(state[name], wanted[name]) for name in wanted})
     except RuntimeError as error:
         raise CheckpointError(
             f"{path}: cannot be loaded into {type(model).__name__}: {' '.join(str(error).split())[:300]}"
         ) from None
     return notes + ([f"left out, as allowed: {', '.join(allowed)}"] if allowed else [])
+
+
+def is_in_parts(path: Path) -> bool:
+    """Whether a checkpoint can be read tensor by tensor (:func:`fit_in_parts`)."""
+    return path.is_dir() and (path / TABLE).is_file()
+
+
+def fit_in_parts(model: nn.Module, folder: Path, extra_keys: Sequence[str] = ()) -> list[str]:
+    """Loads a folder of ``torch.distributed.checkpoint`` into a sharded model, one tensor after another.
+
+    Each process reads a tensor whole, keeps its part, and lets go of the rest before it reads the next.
+
+    Args:
+        model: to load into.
+        folder: the checkpoint.
+        extra_keys: as for :func:`fit_weights`.
+
+    Returns:
+        Notes: prefixes taken off.
+
+    Raises:
+        CheckpointError: the folder is damaged, or names or shapes differ.
+    """
+    wanted, there = model.state_dict(), tensors_apart(folder)
+    names, notes = _without_prefixes({name: name for name in there}, set(wanted), folder)
+    odd = [name for name in wanted if name not in names or there[names[name]][0] != tuple(wanted[name].shape)]
+    left = [name for name in names if name not in wanted and not any(fnmatchcase(name, pattern) for pattern in extra_keys)]
+    for what, found in (("missing, or of another shape", odd), ("not in the model", left)):
+        if found:
+            raise CheckpointError(
+                f"{folder}: does not fit {type(model).__name__}: {what}: {', '.join(found[:6])}"
+                f"{f' and {len(found) - 6} more' if len(found) > 6 else ''}. Is it the right architecture, with the right "
+                "--model-args?"
+            )
+    with torch.no_grad():
+        for name, tensor in wanted.items():
+            tensor.copy_(cut_like(there[names[name]][1](), tensor))
+    return notes
 
 
 def _no_plain_numbers(stored: Tensor, wanted: Tensor, *, weight: bool) -> str | None:
@@ -194,11 +235,11 @@ def _attribute_of(state: Mapping[str, Tensor], wanted: set[str], path: Path | st
     return fitting
 
 
-def _without_prefixes(state: dict[str, Tensor], wanted: set[str], path: Path | str) -> tuple[dict[str, Tensor], list[str]]:
+def _without_prefixes(state: dict[str, Any], wanted: set[str], path: Path | str) -> tuple[dict[str, Any], list[str]]:
     """Takes wrapper prefixes off while that makes more names fit."""
     notes: list[str] = []
 
-    def fits(candidate: Mapping[str, Tensor]) -> int:
+    def fits(candidate: Mapping[str, Any]) -> int:
         return len(wanted & set(candidate))
 
     while fits(state) < len(wanted):

@@ -77,7 +77,7 @@ def _laid_out(x: Tensor, heavy: bool) -> Tensor:
     """Images or weight ``[n, c, h, w]`` of a convolution on the CPU, as its kernels want them: channels last, but heavy ones.
 
     In float64 they want channels last in any case. A single channel is laid out in both ways at once, and torch then takes the
-    other one: for the output, whose sums with images channels-last take three times as long, and for all that is computed of it.
+    other one: for the output, whose sums with channels-last images take three times as long, and all that is computed of it.
     """
     if heavy and x.dtype == torch.float32:
         return x.contiguous()

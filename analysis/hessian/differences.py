@@ -37,7 +37,6 @@ GRAPHS = 2**30
 #: Steps, relative to the weights' norm: tiny ones for the kinks, larger ones where the gradient is rounded more than its type.
 STEPS = {torch.float64: (1e-8, 1e-9, 1e-10, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 1e-2, 1e-4)}
 
-
 #: A well-fitted sample's gradient is about its loss times that of its logits, and the loss is rounded as logits of this size.
 LOGITS = 10.0
 #: Steps over which all directions are looked at together.
@@ -81,16 +80,14 @@ class Look:
             RandomOperatorError: two passes differ.
         """
         few, seed = self._few, self._seed
-        gradient = None
-        if vectors is None:
-            gradient = _same_loss_without_graph(few)
-            vectors = {"gradient": gradient, "random": random_start(few, seed + 606)}
-        wanted = {name: _trained_part(few, v) for name, v in vectors.items()}
+        gradient = _same_loss_without_graph(few) if vectors is None else None
+        vectors = vectors if gradient is None else {"gradient": gradient, "random": random_start(few, seed + 606)}
+        wanted = {name: _trained_part(few, v) for name, v in (vectors or {}).items()}
         names = [name for name, v in wanted.items() if float(v.norm()) > 0]
         if not names or (gradient is None and few.products == "differences"):
             return []
         directions = torch.stack([wanted[name].div_(wanted[name].norm()) for name in names]).T
-        wanted.clear()
+        del wanted, vectors  # as large as the model, each of them
         unsettled = self._compare("here", names, directions, gradient)
         if unsettled:  # the weights may lie on a kink themselves, as biases of zero do: a little beside it they do not
             with shifted(few, random_start(few, seed + 707), 1e-4 * _length(few)):
@@ -130,6 +127,7 @@ class Look:
         few = self._few
         themselves = few.products == "differences"  # these measure their own error
         products = torch.zeros_like(directions) if themselves else few.matmat(directions)
+        few.release()  # its graphs are of no use beside these weights
         if not themselves and _all_agree(few, directions, products, gradient):
             return {}
         if place not in self._noise:

@@ -40,12 +40,16 @@ class World:
         size: number of processes.
         device: where this process computes, ``None`` to leave it to the settings.
         mesh: of the dimensions ``samples`` and ``vectors``; None: every process keeps whole vectors.
+        beside: processes on this machine that share its memory, this one among them; 1: a GPU has its own.
+        seat: which of them this process is.
     """
 
     rank: int = 0
     size: int = 1
     device: str | None = None
     mesh: DeviceMesh | None = None
+    beside: int = 1
+    seat: int = 0
 
     @property
     def first(self) -> bool:
@@ -109,6 +113,14 @@ class World:
         with speaking_of_loss():
             dist.all_gather(parts, padded, group=self.mesh.get_group("vectors"))
         return torch.cat(parts)[:size].to(v.device)
+
+    def owned(self, ranges: Sequence[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+        """Of the ranges of numbers that each process holds, those that none before it holds."""
+        seen, found = set[tuple[int, int]](), list[list[tuple[int, int]]]()
+        for theirs in self.everyone(list(ranges)):
+            found.append([one for one in theirs if one not in seen])
+            seen.update(theirs)
+        return found
 
     def everyone(self, word: Any) -> list[Any]:
         """What each process says (anything that can be pickled)."""
@@ -267,9 +279,10 @@ def world_of(device: str = "cpu", mesh: str | None = None) -> Iterator[World]:
         kind = torch.device(mine).type
         names: Sequence[str] = ("samples", "vectors")
         spread = init_device_mesh(kind, shape, mesh_dim_names=tuple(names)) if shape[1] > 1 else None
-        world = World(rank, size, mine, spread)
         # Those on one machine look at the same free memory; GPUs have their own.
         beside = 1 if kind == "cuda" else int(os.environ.get("LOCAL_WORLD_SIZE", size))
+        seat = 0 if beside == 1 else int(os.environ.get("LOCAL_RANK", rank))
+        world = World(rank, size, mine, spread, beside, seat)
         with memory_shared_by(beside):
             yield world
             world.wait()  # one that leaves early can abort the others

@@ -21,7 +21,7 @@ from ..krylov.space import Slices, Space
 from ..samples.samples import Samples
 from .adding_up import require_sums
 from .difference_products import DifferenceOperator
-from .distributed import everyone, speaking_of_loss, summed
+from .distributed import WorldError, everyone, speaking_of_loss, summed
 from .losses import BatchLoss, loss_of
 from .modules import matching_parameters
 from .operator import Reduce
@@ -43,6 +43,8 @@ class ShardedDifferenceOperator(DifferenceOperator):
         loss: as for :class:`HessianOperator`.
         params: likewise.
         micro_batch: likewise.
+        memory: budget in bytes, of which half at most is for the Krylov vectors; ``None``: a quarter of what is free.
+        vectors: of the Krylov space.
         reduce: sums over the processes that share the samples, which are those that FSDP2 averages gradients over; None where
             all have the same samples.
 
@@ -61,6 +63,8 @@ class ShardedDifferenceOperator(DifferenceOperator):
         *,
         params: str | None = None,
         micro_batch: int | None = None,
+        memory: int | None = 1,
+        vectors: int = 0,
         reduce: Reduce | None = None,
     ) -> None:
         self.model, self.loss = model, loss_of(loss, samples)
@@ -72,8 +76,8 @@ class ShardedDifferenceOperator(DifferenceOperator):
         self._parts = [Part(name, p.numel(), *ranges_of(p, name)) for name, p in pairs]
         self._space = _space(self._parts, self.device)
         require_all(self._parts, self._space)
-        self._vectors = 0
-        self._micro_batch, self._memory, self.accelerator, self._work = micro_batch, 1, None, math.inf
+        self._vectors = -(-vectors * self._space.local // self.size)  # of whole ones, in bytes
+        self._micro_batch, self._memory, self.accelerator, self._work = micro_batch, memory, None, math.inf
         self._take(samples, reduce)
         if not bool(torch.isfinite(self._space.total(self.weights().double().abs().sum().reshape(1)))):
             raise OperatorError("the weights hold NaN or infinity: the checkpoint is of a run that diverged")
@@ -153,8 +157,25 @@ class ShardedDifferenceOperator(DifferenceOperator):
         """
         raise OperatorError("a sharded model has no copy in float64")
 
+    def in_float64(self, memory: int | None = 1) -> Any:
+        """Likewise nothing.
+
+        Raises:
+            OperatorError: always.
+        """
+        return self.with_model(self.model)
+
     def _losses(self, batch: Any) -> Tensor:
-        losses = super()._losses(batch)
+        try:
+            losses = super()._losses(batch)
+        except OperatorError as error:
+            try:
+                with speaking_of_loss():  # weights could not be gathered, perhaps
+                    raise error.__cause__ or error
+            except WorldError:
+                raise
+            except Exception:
+                raise error from error.__cause__
         whole: Tensor = losses.full_tensor() if is_dtensor(losses) else losses  # type: ignore[attr-defined]
         return whole
 

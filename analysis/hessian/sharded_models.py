@@ -17,6 +17,11 @@ from torch import Tensor, nn
 from ..krylov.linear_operator import OperatorError
 
 
+def processes() -> int:
+    """How many there are."""
+    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
+
+
 def is_sharded(model: nn.Module) -> bool:
     """Whether a weight of the model is spread over processes, or would be if it were not gathered now."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
@@ -26,6 +31,8 @@ def is_sharded(model: nn.Module) -> bool:
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether a tensor is spread over processes."""
+    if not torch.distributed.is_available():
+        return False
     from torch.distributed.tensor import DTensor
 
     return isinstance(tensor, DTensor)
@@ -72,6 +79,35 @@ def whole_copy(model: nn.Module) -> nn.Module:
         memo[id(module)] = plain
     found: nn.Module = memo[id(model)]
     return found
+
+
+def shares_samples(model: nn.Module) -> bool:
+    """Whether the processes of a sharded model have samples of their own (``fully_shard``), or all the same (tensor parallel).
+
+    Raises:
+        OperatorError: some layers are spread by one and some by the other, or over some of the processes only.
+    """
+    if not any(map(_is_fsdp, model.modules())):
+        return False
+    world = torch.distributed.get_world_size()
+    for name, p in model.named_parameters():
+        if not is_dtensor(p) or p.device_mesh.size() != world or _is_tensor_parallel(p):  # type: ignore[attr-defined]
+            raise OperatorError(
+                f"parameter '{name}' is not spread by fully_shard over all {world} processes: which of them share samples is "
+                "not known then; ShardedDifferenceOperator is told so"
+            )
+    return True
+
+
+def cut_like(whole: Tensor, p: Tensor) -> Tensor:
+    """A whole tensor that every process has, spread as ``p`` is: nothing is sent."""
+    if not is_dtensor(p):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    mesh, placements = p.device_mesh, p.placements  # type: ignore[attr-defined]
+    spread: Tensor = distribute_tensor(whole.to(mesh.device_type, p.dtype), mesh, placements, src_data_rank=None)
+    return spread
 
 
 def whole(model: nn.Module) -> nn.Module:

@@ -40,6 +40,10 @@ class SlicedOperator(LinearOperator):
         """Of a product, where the operator measures it."""
         return product_error(self.operator)
 
+    @error.setter
+    def error(self, error: float) -> None:
+        self.operator.error = error  # type: ignore[attr-defined]
+
     def matvec(self, v: Tensor) -> Tensor:
         """``H v`` for a slice ``v [local]``."""
         return self.matmat(v.unsqueeze(1)).squeeze(1)

@@ -78,6 +78,12 @@ class KrylovBasis:
             self._write(row, q.to("cpu", self._dtype).contiguous())
         self._filled += 1
 
+    def pop(self) -> Tensor:
+        """Takes away the last row; what it was, copied."""
+        last = self[-1].clone()
+        self._filled -= 1
+        return last
+
     def rows(self, count: int) -> Tensor:
         """The first ``count`` rows ``[count, n]``, copied."""
         return torch.stack([self[row] for row in range(count)]) if count else torch.empty((0, self._size), dtype=self._dtype)

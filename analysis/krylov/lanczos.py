@@ -7,6 +7,8 @@ basis have the operator's dtype.
 
 What the first of these passes takes away is the part of ``A q`` along the basis that the recurrence of a symmetric A does not
 have: it tells, for nothing, how asymmetric the operator is on the whole Krylov space.
+
+Above 300 lines: one recurrence, whose coefficients, basis and stored state must agree.
 """
 
 from __future__ import annotations
@@ -23,11 +25,13 @@ from scipy.linalg import eigh_tridiagonal
 from torch import Tensor
 
 from .basis import KrylovBasis, Place
-from .linear_operator import LinearOperator
+from .linear_operator import LinearOperator, product_error
 from .space import space_of
 from .stored_state import ALONE, Processes, StateError, load_state, save_state
 from .wide_sums import left_over, wide_dot
 
+#: Products of one operator agree to this part of its size, whatever the number of threads.
+SAME = 1e-4
 #: Passes of one orthogonalisation at most: two are enough unless nothing but round-off is left.
 _MOST_PASSES = 4
 #: Called after each step; returns True to stop.
@@ -89,6 +93,7 @@ class Lanczos:
         exhausted: the whole space has been spanned, T's eigenvalues are the operator's.
         asymmetry: Frobenius norm of the upper part of ``Q^T A Q - T``, which is 0 for a symmetric A. The symmetric part of A
             differs from T on the basis by half of it at most.
+        stored_error: of the products (``product_error``), as the operator had measured it when the run was stored.
     """
 
     def __init__(
@@ -101,6 +106,7 @@ class Lanczos:
         self.dropped: list[float] = []
         self.exhausted = False
         self.asymmetry = 0.0
+        self.stored_error = 0.0
         self._space = space_of(operator)
         first = (
             random_start(operator, seed)
@@ -187,6 +193,7 @@ class Lanczos:
             "dropped": torch.tensor(self.dropped, dtype=torch.float64),
             "state": torch.tensor([self.seed, int(self.exhausted)], dtype=torch.int64),
             "asymmetry": torch.tensor([self.asymmetry], dtype=torch.float64),
+            "error": torch.tensor([product_error(self.operator)], dtype=torch.float64),
         }
         save_state(path, common, self._basis.stored(kept), self._space, who, self.steps)
 
@@ -221,8 +228,31 @@ class Lanczos:
         run.alphas, run.betas = tensors["alphas"].tolist(), tensors["betas"].tolist()
         run.restarts, run.dropped = tensors["restarts"].tolist(), tensors["dropped"].tolist()
         run.exhausted = bool(state[1])
-        run.asymmetry = float(tensors.get("asymmetry", torch.zeros(1)).item())
+        run.asymmetry, run.stored_error = (float(tensors.get(name, torch.zeros(1)).item()) for name in ("asymmetry", "error"))
         return run
+
+    def repeats(self, before: Stop) -> bool:
+        """Takes the last step again: whether the operator is the one that the stored steps were taken with.
+
+        Names and hashes do not tell: somebody's model or loss may have been edited.
+
+        Args:
+            before: called with the run without that step, where there is one, for a stop that wants two steps running.
+        """
+        alpha, beta, asymmetry, exhausted = self.alphas.pop(), self.betas.pop(), self.asymmetry, self.exhausted
+        following = None if exhausted else self._basis.pop()
+        if not exhausted and beta == 0:
+            self.restarts.pop()
+            self.dropped.pop()
+        self.exhausted = False
+        if self.steps:
+            before(self)
+        self._step()
+        self.asymmetry = asymmetry  # which the step is in already
+        apart = abs(self.alphas[-1] - alpha)
+        if following is not None and self.exhausted == exhausted:
+            apart += self._space.norm(self.betas[-1] * self._basis[-1].double() - beta * following.double())
+        return self.exhausted == exhausted and apart <= SAME * self.scale + product_error(self.operator)
 
     def _step(self) -> None:
         j = self.steps

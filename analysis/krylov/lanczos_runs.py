@@ -1,9 +1,7 @@
-"""One finished Lanczos run: what is kept of it, on disk as well, so that an analysis can be continued and added to."""
+"""One finished Lanczos run: what is kept of it, on disk as well, so that an analysis can be added to."""
 
 from __future__ import annotations
 
-import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,15 +16,12 @@ from .basis import Place
 from .bounds import mass_bracket
 from .controls import Controls
 from .density import counted_weights
-from .lanczos import Lanczos, LanczosError, random_start
-from .linear_operator import LinearOperator
-from .space import Space, space_of
-from .stored_state import ALONE, Processes, StateError, forget, load_state, save_state
+from .lanczos import Lanczos
+from .linear_operator import LinearOperator, product_error
+from .space import Space
+from .stored_state import ALONE, Processes, StateError, load_state, save_state
 
-#: seconds between two states stored of a running start
-STORE_EVERY = 30.0
-#: products of one operator agree to this part of their size, whatever the number of threads
-_SAME = 1e-4
+_NUMBERS = ("asymmetry", "error")
 _ARRAYS = ("nodes", "weights", "counted", "lowest", "highest", "block_nodes", "block_norms")
 
 
@@ -46,6 +41,7 @@ class Start:
         vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
         controls: what the run knows of other probes, for the trace.
         asymmetry: as of the run.
+        error: of the products (``product_error``), as the operator had measured it by the end of the run.
     """
 
     seed: int
@@ -61,6 +57,7 @@ class Start:
     block_norms: np.ndarray
     controls: Controls
     asymmetry: float = 0.0
+    error: float = 0.0
     vectors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
@@ -87,6 +84,7 @@ class Start:
             block_norms=np.array([run.dropped[0], *betas]) if block else np.array([]),
             controls=Controls.of(run, products, further),
             asymmetry=run.asymmetry,
+            error=product_error(run.operator),
             vectors={name: run.ritz_vector(index) for name, index in names},
         )
 
@@ -119,7 +117,7 @@ class Start:
         arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
-        tensors["asymmetry"] = torch.tensor([self.asymmetry], dtype=torch.float64)
+        tensors |= {name: torch.tensor([getattr(self, name)], dtype=torch.float64) for name in _NUMBERS}
         vectors = {f"vector {name}": vector for name, vector in self.vectors.items()}
         save_state(path, tensors, vectors, space, who, self.steps)
 
@@ -137,14 +135,17 @@ class Start:
         vectors = {name[7:]: tensors.pop(name).clone().to(device) for name in list(tensors) if name.startswith("vector ")}
         controls = Controls(tensors.pop("forms").numpy(), tensors.pop("squares").numpy())
         arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        # Not all, of an earlier version.
+        asymmetry, error = (float(tensors[name].item()) if name in tensors else 0.0 for name in _NUMBERS)
         return cls(
             seed=seed,
             steps=steps,
             exhausted=bool(exhausted),
             complete=bool(complete),
             controls=controls,
-            asymmetry=float(tensors["asymmetry"].item()) if "asymmetry" in tensors else 0.0,  # of an earlier version
             vectors=vectors,
+            asymmetry=asymmetry,
+            error=error,
             **arrays,
         )
 
@@ -174,94 +175,3 @@ class StartPlan:
     def kept(self, run: Lanczos, further: int) -> Start:
         """What is kept of a finished run; ``further`` ones may follow."""
         return Start.of(run, self.k, self.products, further)
-
-
-@dataclass(frozen=True)
-class StartStore:
-    """Starts of one operator under one set of settings, in a folder.
-
-    Finished starts are kept, so that asking for more of them adds to what is there; a running one is stored every half minute
-    (more rarely where storing takes long), so that an interrupted one goes on from there, to the same digits; with another
-    number of processes to rounding. Several processes do alike, whatever each of them can read: all of it or none.
-
-    Attributes:
-        folder: that all of them see.
-        who: the processes that share the operator.
-    """
-
-    folder: Path
-    who: Processes = ALONE
-
-    def empty_unless_of(self, operator: LinearOperator, products: Mapping[int, Tensor]) -> None:
-        """Forgets everything if it belongs to another operator.
-
-        Names and hashes do not tell: somebody's model or loss may have been edited. The product of one random vector does.
-
-        Args:
-            operator: what is measured now.
-            products: seed of a random unit vector -> its product with ``operator``.
-        """
-        path, space = self.folder / "operator.safetensors", space_of(operator)
-        try:
-            (name, before), *_ = load_state(path, space, lambda name: True).items()
-        except (FileNotFoundError, SafetensorError, StateError, ValueError):
-            name, before = "", None
-        if before is not None and before.shape != next(iter(products.values())).shape:
-            name, before = "", None
-        if self._agreed(name) and before is not None:
-            seed = int(name)
-            now = products[seed] if seed in products else operator.matvec(random_start(operator, seed))
-            apart = space.norm(now.double() - before.to(now.device).double())
-            if apart <= _SAME * space.norm(now.double()):
-                return
-        if self.who.first:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.who.everyone(None)
-        seed, product = next(iter(products.items()))
-        save_state(path, {}, {str(seed): product}, space, self.who, 0)
-
-    def run(self, operator: LinearOperator, seed: int, further: int, plan: StartPlan) -> Start:
-        """The start of a seed as ``plan.run`` gives it: from the folder, or run to its end from wherever it was."""
-        finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
-        space = space_of(operator)
-        kept = Start.load(finished, space, operator.device)
-        if self._agreed(kept and kept.steps) and kept is not None:
-            operator.matvecs += kept.steps
-            return kept
-        run = self._continued(operator, running, plan.place)
-        if not self._agreed(run and run.steps) or run is None:
-            run = Lanczos(operator, seed, place=plan.place)
-        operator.matvecs += run.steps
-        due = time.monotonic() + STORE_EVERY
-
-        def watch(run: Lanczos) -> bool:
-            nonlocal due
-            if self._all(run.storable, time.monotonic() > due):
-                began = time.monotonic()
-                running.parent.mkdir(parents=True, exist_ok=True)
-                run.save(running, self.who)
-                due = time.monotonic() + max(STORE_EVERY, 20 * (time.monotonic() - began))
-            return plan.stop(run)
-
-        if not (run.steps and plan.stop(run)):
-            run.run(plan.steps, watch)
-        start = plan.kept(run, further)
-        start.save(finished, space, self.who)
-        forget(running, self.who)
-        return start
-
-    def _agreed(self, found: object) -> bool:
-        """Whether all have found the same; of nothing, too."""
-        words = self.who.everyone(found)
-        return all(word == words[0] for word in words)
-
-    def _all(self, able: bool, due: bool) -> bool:
-        """Whether the first process says that it is due (clocks differ) and all are able."""
-        words = self.who.everyone((able, due))
-        return bool(words[0][1]) and all(one for one, _ in words)
-
-    def _continued(self, operator: LinearOperator, path: Path, place: Place) -> Lanczos | None:
-        try:
-            return Lanczos.load(operator, path, place)
-        except (FileNotFoundError, LanczosError):
-            return None

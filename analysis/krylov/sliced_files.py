@@ -1,4 +1,4 @@
-"""Vectors in files of which each process writes its own, and an index beside them; read whole by any number of processes.
+"""Vectors in files of which each process writes its own, and an index beside them; read by any number of processes.
 
 The index is that of sharded safetensors (``metadata``, ``weight_map``: name of a tensor -> file). A slice of the vector
 ``tail/min`` from its number 4096 on is the tensor ``tail/min@4096``.
@@ -6,12 +6,14 @@ The index is that of sharded safetensors (``metadata``, ``weight_map``: name of 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from ..records.base import ResultError, read_json, write_text_atomically
@@ -19,6 +21,8 @@ from .tensor_files import save_tensors
 
 #: what follows the name that one file would have
 INDEX = ".index.json"
+#: numbers that are hashed at once
+_AT_ONCE = 1 << 22
 #: ``(from, to)`` of the numbers of a vector that one process holds
 Ranges = Sequence[tuple[int, int]]
 
@@ -61,26 +65,72 @@ def save_index(names: Sequence[str], path: Path, ranges: Sequence[Ranges], items
     return index
 
 
-def load_vectors(path: Path) -> dict[str, Tensor]:
-    """The whole vectors of a file of :func:`~saddlescope.analysis.krylov.tensor_files.save_tensors`, or of an index.
+class StoredVectors(Mapping[str, Tensor]):
+    """The vectors of a file of :func:`~saddlescope.analysis.krylov.tensor_files.save_tensors`, or of an index, by name.
+
+    Each is read when it is asked for, and not kept: of a large model one is as much as there is room for.
+
+    Args:
+        path: of the file or the index.
 
     Raises:
         ResultError: the index is damaged, or names what is not there.
         SafetensorError: a file is damaged.
         FileNotFoundError: there is none.
     """
-    if not path.name.endswith(INDEX):
-        return load_file(path)
-    content: dict[str, Tensor] = {}
-    for file in files_of(path):
-        content |= load_file(file)
-    slices: dict[str, list[tuple[int, Tensor]]] = {}
-    for name in _table(path):
-        vector, _, begin = name.rpartition("@")
-        if name not in content or not begin.isdecimal():
-            raise ResultError(f"{path}: {name!r:.80} is in none of its files; analyze the checkpoint again")
-        slices.setdefault(vector, []).append((int(begin), content[name]))
-    return {vector: _joined(sorted(parts, key=lambda part: part[0]), f"{path}: {vector}") for vector, parts in slices.items()}
+
+    def __init__(self, path: Path) -> None:
+        there: dict[str, tuple[Path, int]] = {}
+        for file in files_of(path):
+            with safe_open(file, framework="pt") as stored:
+                there |= {key: (file, math.prod(stored.get_slice(key).get_shape())) for key in stored.keys()}  # noqa: SIM118
+        self._pieces: dict[str, list[tuple[int, int, Path, str]]] = {}
+        for key in _table(path) if path.name.endswith(INDEX) else there:
+            name, begin = key, "0"
+            if path.name.endswith(INDEX):
+                name, _, begin = key.rpartition("@")
+                if key not in there or not begin.isdecimal():
+                    raise ResultError(f"{path}: {key!r:.80} is in none of its files; analyze the checkpoint again")
+            file, numbers = there[key]
+            self._pieces.setdefault(name, []).append((int(begin), int(begin) + numbers, file, key))
+        for name, pieces in self._pieces.items():
+            pieces.sort()
+            place = 0
+            for first, last, _, _ in pieces:
+                if first != place:
+                    raise ResultError(f"{path}: {name} has a gap or an overlap at number {place}; analyze the checkpoint again")
+                place = last
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pieces)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._pieces
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.part(name, [(0, self._pieces[name][-1][1])])
+
+    def part(self, name: str, ranges: Ranges) -> Tensor:
+        """The numbers ``[local]`` of a vector in some ranges."""
+        found = []
+        for low, high in ranges:
+            for begin, to, file, key in self._pieces[name]:
+                first, last = max(low, begin), min(high, to)
+                if first < last:
+                    with safe_open(file, framework="pt") as stored:
+                        found.append(stored.get_slice(key)[first - begin : last - begin])
+        return torch.cat(found) if found else torch.empty(0)
+
+    def sha256(self, name: str) -> str:
+        """SHA-256 of a vector's bytes, which are read some after another."""
+        digest, size = hashlib.sha256(), self._pieces[name][-1][1]
+        for begin in range(0, size, _AT_ONCE):
+            part = self.part(name, [(begin, min(begin + _AT_ONCE, size))])
+            digest.update(part.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
 
 
 def files_of(path: Path) -> list[Path]:
@@ -106,15 +156,6 @@ def _table(path: Path) -> dict[str, str]:
     if not isinstance(table, dict) or not all(isinstance(file, str) and Path(file).name == file for file in table.values()):
         raise ResultError(f"{path}: no index of files beside it; analyze the checkpoint again")
     return table
-
-
-def _joined(parts: Sequence[tuple[int, Tensor]], where: str) -> Tensor:
-    place = 0
-    for begin, part in parts:
-        if begin != place or part.dim() != 1:
-            raise ResultError(f"{where} has a gap or an overlap at number {place}; analyze the checkpoint again")
-        place += len(part)
-    return torch.cat([part for _, part in parts])
 
 
 def _shard(path: Path, rank: int, size: int) -> Path:

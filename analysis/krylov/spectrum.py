@@ -15,10 +15,11 @@ from .basis import Place
 from .bounds import end_intervals, ratio_interval, share_interval, start_error
 from .guards import guard, product_rounding, require_symmetric, with_rounding
 from .lanczos import Lanczos
-from .lanczos_runs import Start, StartPlan, StartStore
+from .lanczos_runs import Start, StartPlan
 from .linear_operator import LinearOperator, product_error
 from .negative_energy import negative_energy
 from .space import space_of
+from .start_store import StartStore
 from .trace import trace
 
 #: Convergence is looked at after every so many steps; the failure probability is spent over these looks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Mapping, MutableMapping, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from ..hessian.distributed import World
 from ..hessian.losses import BatchLoss, logits_choice, loss_of, with_logits
 from ..hessian.modules import copied
-from ..hessian.sharded_models import whole
+from ..hessian.sharded_models import is_dtensor, is_sharded, local, whole
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import OperatorError
@@ -26,7 +27,7 @@ from ..records.results import CurvatureResult, GroupResult, Provenance, Scheme
 from ..records.settings import AnalysisSettings, SettingsError
 from ..records.steps import StepResult
 from ..samples.groups import scheme_of
-from ..samples.provenance import Source, describe, weights_sha256
+from ..samples.provenance import Source, describe, tensors_sha256, weights_sha256
 from ..samples.samples import Samples
 from .critical_step import measure_steps
 from .measure_group import measure_group
@@ -57,7 +58,8 @@ def analyze(
 
     Args:
         model: any module; it is copied, and the copy is analysed in eval mode. The weights of one that is sharded with
-            ``fully_shard`` are gathered for that.
+            ``fully_shard`` are gathered for that; but with ``products = "differences"`` a sharded model is measured as it lies,
+            in its own precision, and no process ever holds all of weights or of a vector.
         samples: the clean training samples, in a fixed order.
         loss: ``loss(model, batch) -> [n]``; default: cross-entropy.
         logits: which part of a tuple, dictionary or dataclass that the model returns the logits are, by index or name; default:
@@ -69,8 +71,9 @@ def analyze(
         vectors: file (safetensors) that gets the unit eigenvectors; without it a certificate cannot be verified later.
         progress: called after each step.
         world: the processes that share the work; every one of them makes this call and gets the result.
-        cache: folder where Lanczos starts are kept: an interrupted analysis continues there, and one with more starts adds to
-            them, with any number of processes that see it. Entries are named by everything that they depend on.
+        cache: folder where Lanczos runs are kept: an interrupted analysis continues there, and one with more starts adds to
+            them, with any number of processes that see it. Entries are named by everything that they depend on. Goals ends and
+            verdict have nothing to add to: what they leave there is for the same analysis alone.
         parts: indices of the samples that stand for each group of ``scheme``, whose sizes are then those of the whole groups;
             where there are several such parts of a group, disjoint and of one size, the first is measured and the others say
             what looking at a part costs (as ``settings.subsample`` does).
@@ -86,7 +89,9 @@ def analyze(
         OutputError: the logits cannot be told among the parts of the model's output.
     """
     began = time.monotonic()
-    subject = Subject(whole(model), samples, loss_of(with_logits(loss, logits), samples), source or Source())
+    spread = is_sharded(model) and settings is not None and settings.products == "differences"
+    used = model if spread else whole(model)
+    subject = Subject(used, samples, loss_of(with_logits(loss, logits), samples), source or Source())
     work = _begin(subject, settings, scheme, world, parts, Kept(vectors, cache, warm), progress)
     groups: dict[str, GroupResult] = {}
     refused: dict[str, str] = {}
@@ -119,13 +124,21 @@ def _store_vectors(work: Measurement) -> str | None:
     """Stores the eigenvectors, of slices each process its own; returns the name of the file that the result names."""
     world, path = work.world, work.kept.vectors
     assert path is not None
-    if world.slices == 1:
+    if work.sharded:
+        ranges = world.owned(work.space.ranges)
+        owned, sizes = set(ranges[world.rank]), [to - begin for begin, to in work.space.ranges]
+        mine = [one in owned for one in work.space.ranges]
+        parts = {name: itertools.compress(vector.split(sizes), mine) for name, vector in work.vectors.items()}
+        empty = {name: vector[:0] for name, vector in work.vectors.items()}
+        save_slices({name: torch.cat([empty[name], *part]) for name, part in parts.items()}, path, ranges, world.rank)
+    elif world.slices == 1:
         if world.first:
             save_tensors(work.vectors, path)
         return work.vectors_file
-    ranges = world.ranges(work.parameters)
-    if world.keeps:
-        save_slices(work.vectors, path, ranges, world.slice)
+    else:
+        ranges = world.ranges(work.parameters)
+        if world.keeps:
+            save_slices(work.vectors, path, ranges, world.slice)
     world.wait()
     itemsize = max((vector.element_size() for vector in work.vectors.values()), default=0)
     if world.first:
@@ -189,15 +202,24 @@ def _begin(
     if odd := [name for name, p in model.named_parameters() if p.is_complex()]:
         raise OperatorError(f"parameter '{odd[0]}' is complex: the Hessian here is that of a function of real parameters")
     scheme = scheme or scheme_of(settings, samples)
-    own = copied(model).to(device, dtype)
+    sharded = is_sharded(model)
+    if sharded and (settings.mesh is not None or settings.engine != "saddlescope"):
+        what = "leave out --mesh" if settings.mesh is not None else f"engine '{settings.engine}' needs whole vectors"
+        raise SettingsError(f"the model is spread over the processes, and vectors lie as its weights do: {what}")
+    world = replace(world, mesh=None) if sharded else world
+    own = model if sharded else copied(model).to(device, dtype)
     chosen = logits_choice(subject.loss, own, samples)
     source = replace(source, choices=(*source.choices, *([chosen] if chosen else [])))
-    # Both ends alone are not continued: no start of theirs is kept, and nothing needs a name.
-    continued = kept.cache is not None and settings.goal == "spectrum"
+    if sharded and source.checkpoint_sha256 is None:
+        mine = tensors_sha256({name: local(tensor) for name, tensor in model.state_dict().items()})
+        source = replace(source, checkpoint_sha256=hashlib.sha256("".join(world.everyone(mine)).encode()).hexdigest())
+    # What earlier vectors know is in no name, and the monitor's runs are short.
+    continued = kept.cache is not None and kept.warm is None and settings.engine == "saddlescope"
     cache = kept.cache / cache_key(model, samples, settings, source) if kept.cache is not None and continued else None
     subject = replace(subject, model=own, source=source)
     if world.size > 1:
-        world.require_same("weights", weights_sha256(own))
+        plain = {name: tensor for name, tensor in own.state_dict().items() if not is_dtensor(tensor)}
+        world.require_same("buffers" if sharded else "weights", tensors_sha256(plain))
         world.require_same("samples", samples.sha256())
     return Measurement(subject, settings, scheme, world, parts, replace(kept, cache=cache), progress)
 
@@ -253,7 +275,9 @@ _NOT_OF_A_START = {
 
 def cache_key(model: nn.Module, samples: Samples, settings: AnalysisSettings, source: Source) -> str:
     """Names everything that a Lanczos start depends on but its samples' indices and its seed."""
-    choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START)
-    content = [weights_sha256(model), samples.sha256(), choices, source.loss, source.subject]
+    of_ends = {"goal", "stationarity"} if settings.goal != "spectrum" else set()
+    choices = settings.model_dump(mode="json", exclude=_NOT_OF_A_START - of_ends)
+    weights = source.checkpoint_sha256 if is_sharded(model) else weights_sha256(model)
+    content = [weights, samples.sha256(), choices, source.loss, source.subject]
     content += [choice.value for choice in source.choices]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

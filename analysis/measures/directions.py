@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,7 +63,7 @@ def orthogonal_to(axis: Axis, other: Axis) -> Axis:
     return Axis(axis.vector - along * other.vector, axis.kind, axis.normalisation, axis.group, axis.seed)
 
 
-def eigen_axis(vectors: dict[str, Tensor], group: str, end: str) -> Axis:
+def eigen_axis(vectors: Mapping[str, Tensor], group: str, end: str) -> Axis:
     """The unit eigenvector that an analysis stored for a group.
 
     Args:

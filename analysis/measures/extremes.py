@@ -14,10 +14,8 @@ The vectors may be looked for with cheaper products (``rough``): what counts is 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ..hessian.sample_parts import one_micro_batch
@@ -35,9 +33,11 @@ from ..krylov.spectrum import (
     negative_ratio,
     what_to_say,
 )
+from ..krylov.start_store import StartStore
 from ..records.base import Interval
 from ..records.spectra import Extreme, IndexBound
-from .settled import DOUBT, NEAR_ROUGHLY, Settled, doubts, ends_settled, gaps_of, within
+from .found_ends import Ends, of_run, through
+from .settled import DOUBT, NEAR_ROUGHLY, Settled, doubts, ends_settled
 
 #: Makes of an operator one with cheaper products, about the same; None where there is none.
 Rough = Callable[[LinearOperator], LinearOperator | None]
@@ -62,6 +62,7 @@ def measure_ends(
     knows: Tensor | None = None,
     confirm: bool | None = None,
     place: Place = "device",
+    store: StartStore | None = None,
     looked: bool = False,
     progress: Progress | None = None,
 ) -> Spectrum:
@@ -87,6 +88,8 @@ def measure_ends(
         confirm: go on, up to the step limit, until settled ends are confirmed, too. What ``part`` or ``knows`` say saves no
             step of that: only what is random in a start tells that nothing is hidden. Default: without ``knows``.
         place: where the Krylov basis is kept.
+        store: where running and found ends are kept, to be continued; its folder is of these very arguments, but for
+            ``seed`` and ``thresholds``.
         looked: as in :func:`~saddlescope.analysis.krylov.spectrum.measure_spectrum`.
         progress: called with 1 after each step on ``operator``.
 
@@ -102,8 +105,11 @@ def measure_ends(
     said = [] if looked else operator.look(seed=seed)
     noise = guard(one_micro_batch(operator if part is None else part), seed).noise
     confirm = knows is None if confirm is None else confirm
+    if store is not None:
+        store = replace(store, folder=store.folder / str(seed))
+    ends = Ends.load(store, operator) if store is not None else None
     # A verdict is reached in fewer steps than a look at the part takes.
-    if knows is None and part is not None and enough is None and not confirm:
+    if ends is None and knows is None and part is not None and enough is None and not confirm:
         knows = _shown_by((rough and rough(part)) or part, seed)
     looks = max(1, steps - FIRST_LOOK + 1)
     sought = (1.0, 1.0)  # doubts of a search
@@ -118,7 +124,9 @@ def measure_ends(
         low, high = map(min, doubts(run, rtol, noise.absolute, dilution()), sought)
         return low, high
 
-    def run_with(which: LinearOperator, seed: int, settled: Settled, done: Callable[[Lanczos], bool]) -> Lanczos:
+    def run_with(
+        which: LinearOperator, seed: int, settled: Settled, name: str, done: Callable[[Lanczos], bool] = lambda run: True
+    ) -> Lanczos:
         def stop(run: Lanczos) -> bool:
             if progress is not None:
                 progress(1)
@@ -128,19 +136,22 @@ def measure_ends(
                 return True
             return settled(run) and (not confirm or max(doubts_of(run)) <= DOUBT) and done(run)
 
-        start = random_start(operator, seed)
-        return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place).run(steps, stop)
+        def begin() -> Lanczos:
+            start = random_start(operator, seed)
+            return Lanczos(which, seed, start=start if knows is None else start.double() + knows, place=place)
 
-    ends: _Ends | None = None
-    cheaper = rough and rough(operator)
+        return begin().run(steps, stop) if store is None else store.search(which, name, begin, steps, stop, place)
+
+    began, kept = operator.matvecs, ends is not None
+    cheaper = rough and rough(operator) if ends is None else None
     if cheaper is not None:
         # Once is enough: the operator itself has the second look.
-        run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), lambda run: True)
+        run = run_with(cheaper, seed, Settled(rtol, calls=1, near=NEAR_ROUGHLY), "rough")
         sought = doubts_of(run)
-        found = _through(operator, run, sought)
+        found = through(operator, run, sought)
         low, high = found.values
         negative = tau is None or low < -tau * max(high, 0.0) - noise.absolute
-        if proven(low, high) or (negative and all(found.settled(rtol, run.steps))):
+        if proven(low, high) or (negative and all(found.settled(rtol))):
             ends = found
         knows = between_ends(run)
     if ends is None:
@@ -150,14 +161,17 @@ def measure_ends(
         def done(run: Lanczos) -> bool:
             return tau is None or decided(run, tau, noise, delta, looks, dilution())
 
-        run = run_with(operator, fresh, Settled(rtol), done)
+        run = run_with(operator, fresh, Settled(rtol), "exact", done)
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution())
-        ends = _of_run(run, eps, doubts_of(run))
+        ends = of_run(run, eps, doubts_of(run))
+    if store is not None and not kept:
+        ends.save(store, operator, operator.matvecs - began)
+        store.forget("rough", "exact")
     if not looked:
         said += operator.look(dict(zip(("min", "max"), ends.vectors, strict=True)))
     low, high = ends.values
     scale = max(abs(low), abs(high))
-    require_symmetric(ends.asymmetry, scale, operator, run.steps)
+    require_symmetric(ends.asymmetry, scale, operator, ends.steps)
     noise = with_rounding(noise, operator, scale, ends.asymmetry)
     intervals = end_intervals(low, high, ends.eps, noise.absolute, noise.absolute)
 
@@ -176,7 +190,7 @@ def measure_ends(
             doubt=doubt,
         )
 
-    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol, run.steps), ends.doubts)
+    lowest, highest = map(extreme, ends.values, ends.residuals, intervals, ends.settled(rtol), ends.doubts)
     ladder = [(c, c * max(high, 0.0)) for c in thresholds]
     return Spectrum(
         lambda_min=lowest,
@@ -188,68 +202,12 @@ def measure_ends(
             IndexBound(relative=c, tau=tau, at_least=int((ends.bounds < -tau - noise.absolute).sum())) for c, tau in ladder
         ],
         noise=noise,
-        steps=[run.steps],
+        steps=[ends.steps],
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=dict(zip(("min", "max"), ends.vectors, strict=True)),
-        warnings=what_to_say(lowest, highest, run.steps) + said,
+        warnings=what_to_say(lowest, highest, ends.steps) + said,
     )
-
-
-@dataclass(frozen=True)
-class _Ends:
-    """Both ends, the smallest first.
-
-    Attributes:
-        values: Rayleigh quotients.
-        residuals: of the unit vectors ``vectors``.
-        gaps: distance to the rest of the spectrum, as far as it is known.
-        doubts: as :func:`.settled.doubts`, of the run that found them.
-        eps: of the two-sided interval, see :func:`~saddlescope.analysis.krylov.bounds.end_intervals`.
-        bounds: ascending; the k-th smallest eigenvalue is at most the k-th of these.
-        exhausted: these are the ends, without any doubt.
-        asymmetry: of the operator on the space that they were found in, as ``Lanczos.asymmetry``.
-    """
-
-    values: tuple[float, float]
-    residuals: tuple[float, float]
-    gaps: tuple[float, float]
-    doubts: tuple[float, float]
-    vectors: tuple[Tensor, Tensor]
-    eps: float | None
-    bounds: np.ndarray
-    exhausted: bool
-    asymmetry: float
-
-    def settled(self, rtol: float, steps: int) -> tuple[bool, bool]:
-        """As :func:`ends_settled`."""
-        return within(self.values, self.residuals, self.gaps, rtol, steps)
-
-
-def _of_run(run: Lanczos, eps: float | None, doubt: tuple[float, float]) -> _Ends:
-    """What a run on the operator itself says."""
-    ritz = run.ritz
-    both = [(float(one[0]), float(one[-1])) for one in (ritz.values, ritz.residuals)]
-    vectors = run.ritz_vector(0), run.ritz_vector(-1)
-    return _Ends(both[0], both[1], gaps_of(run), doubt, vectors, eps, ritz.values, run.exhausted, run.asymmetry)
-
-
-def _through(operator: LinearOperator, run: Lanczos, doubt: tuple[float, float]) -> _Ends:
-    """What the operator says of the outer Ritz vectors of a run on another one (Rayleigh-Ritz, one product for each)."""
-    found = torch.stack([run.ritz_vector(0), run.ritz_vector(-1)], dim=1)
-    basis, _ = torch.linalg.qr(found.double())
-    images = operator.matmat(basis.to(operator.dtype)).double()
-    small = (basis.T @ images).cpu().numpy()
-    values, turned = np.linalg.eigh((small + small.T) / 2)
-    turn = torch.from_numpy(turned).to(basis.device)
-    vectors, images = basis @ turn, images @ turn
-    residuals = (images - vectors * torch.from_numpy(values).to(basis.device)).norm(dim=0).tolist()
-    low, high = (vector.to(operator.dtype) for vector in vectors.T)
-    # The other operator's gaps: they matter to the error's estimate only, and by no more than the two differ.
-    gaps = gaps_of(run)
-    asymmetry = float(abs(small[0, 1] - small[1, 0]))
-    pair = float(values[0]), float(values[1])
-    return _Ends(pair, tuple(residuals), gaps, doubt, (low, high), None, values, False, asymmetry)
 
 
 def _shown_by(part: LinearOperator, seed: int) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..hessian.low_precision import rough_if_faster
 from ..hessian.operator import HessianOperator
 from ..hessian.sample_parts import part_of
-from ..krylov.lanczos_runs import StartStore
 from ..krylov.spectrum import Spectrum, measure_spectrum
+from ..krylov.start_store import StartStore
 from .exact import exact_spectrum
 from .extremes import half_way, measure_ends
 from .measurement import Measurement
@@ -65,6 +65,8 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             seed=settings.seed,
             progress=step,
         )
+    kept = index_name(indices) + ("-differences" if work.by_differences else "")
+    store = StartStore(work.kept.cache / kept, work.world) if work.kept.cache is not None else None
     if settings.goal != "spectrum":
         part = None if settings.confirm else part_of(indices, work.subject.samples.labels, operator.work)
         return measure_ends(
@@ -81,10 +83,10 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             knows=_knows(work, name, operator),
             confirm=None if settings.confirm else False,
             place=operator.place(settings.basis),
+            store=store,
             looked=True,
             progress=step,
         )
-    kept = index_name(indices) + ("-differences" if work.by_differences else "")
     return measure_spectrum(
         work.spread(operator),
         steps=settings.steps,
@@ -99,7 +101,7 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
         mass_width=settings.mass_width,
         max_starts=settings.max_starts,
         place=operator.place(settings.basis),
-        store=StartStore(work.kept.cache / kept, work.world) if work.kept.cache is not None else None,
+        store=store,
         looked=True,
         progress=step,
     )

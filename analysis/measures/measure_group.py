@@ -14,6 +14,7 @@ from ..hessian.operator import HessianOperator
 from ..hessian.suspects import stale_statistics
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
+from ..krylov.space import space_of
 from ..krylov.spectrum import Spectrum
 from ..records.results import GroupResult
 from ..records.saddles import Certificate, Escape, Verdict
@@ -70,8 +71,9 @@ class _Group:
         self.mean, self.gradient = self.operator.loss_and_gradient()
         self.warnings += stale_statistics(self.operator.model)
         self.judge = self._judge()
-        self.weight_norm = float(self.operator.weights().double().norm())
-        self.gradient_norm = float(self.gradient.double().norm())
+        self.space = work.space = space_of(self.operator)
+        self.weight_norm = self.space.norm(self.operator.weights().double())
+        self.gradient_norm = self.space.norm(self.gradient.double())
         far = self.settings.stationarity * self.weight_norm
         self.enough = -2 * self.gradient_norm / far if self.weight_norm > 0 else None
 
@@ -140,7 +142,7 @@ class _Group:
         decay = self.work.objective.weight_decay
         if decay <= 0 or self.name != "all" or self.population > len(self.subsets[0]):
             return None
-        return decay, float((self.gradient.double() + decay * self.operator.weights().double()).norm())
+        return decay, self.space.norm(self.gradient.double() + decay * self.operator.weights().double())
 
     def _judge(self) -> HessianOperator:
         """What the products are held against, after a first :class:`Look` at it, which is kept for the vectors found."""
@@ -148,14 +150,15 @@ class _Group:
             try:
                 judge = self.operator.in_float64()
                 self.look = Look(judge, seed=self.settings.seed)
-                self.warnings += self.work.looked_at(self.look)
+                self.warnings += self.work.looked_at(self.look, judge)
                 return judge
             except AnotherFunctionError:
                 raise
             except OperatorError as error:  # a loss with float32 constants, say; what is wrong in float32, too, is said below
                 self.warnings.append(f"not re-evaluated in float64: {error}")
-        self.look = Look(self.operator, seed=self.settings.seed)
-        self.warnings += self.work.looked_at(self.look)
+        if not self.work.sharded:  # those hold their gradient against the loss themselves
+            self.look = Look(self.operator, seed=self.settings.seed)
+            self.warnings += self.work.looked_at(self.look, self.operator)
         return self.operator
 
     def _spectrum(self) -> Spectrum:
@@ -174,11 +177,13 @@ class _Group:
             spectrum = group_spectrum(self.work, self.name, self.operator, self.subsets[0], self.enough)
             self.warnings.append(f"measured in float64: in float32 rounding is too large here ({error.measured})")
         found: dict[str, Tensor] = {key: spectrum.vectors[key] for key in ("min", "max") if key in spectrum.vectors}
-        self.warnings += self.work.looked_at(self.look, found)
+        if not self.work.sharded:
+            self.warnings += self.work.looked_at(self.look, self.judge, found)
         if isinstance(self.operator, DifferenceOperator):
             self.judge = self.operator.halved()  # what half the step says of the vectors found goes into the intervals
         if self.held:
-            spectrum = rechecked(spectrum, self.judge)
+            with self.work.turn(self.judge):
+                spectrum = rechecked(spectrum, self.judge)
         if isinstance(self.operator, DifferenceOperator):
             self.warnings += self.operator.remarks()
         self.warnings = [*spectrum.warnings, *self.warnings]
@@ -236,20 +241,23 @@ class _Group:
             vectors_file=self.work.vectors_file or "",
             key=f"{self.name}/min",
             quotient=spectrum.lambda_min.rayleigh_quotient if self.held else None,
+            world=self.work.world if self.work.sharded else None,
         )
 
     def _escape(self, spectrum: Spectrum) -> Escape:
         v, quotient = spectrum.vectors["min"], spectrum.lambda_min.value
         gradient, objective = self.gradient, self.work.objective
-        slope = float(torch.dot(v.double(), gradient.double()))
+        slope = self.space.dot(v, gradient)
         if slope > 0:  # both signs are eigenvectors; this one points downhill
             v, slope = -v, -slope
         test = None
         if self.settings.wants_escape_test:
             reach = leaving.natural_reach(slope, quotient, self.mean, self.weight_norm)
             test = leaving.escape_test(self.operator, v, loss=self.mean, slope=slope, quotient=quotient, reach=reach)
-        if not objective.wants_rates:
-            return leaving.escape(v=v, gradient=gradient, test=test)
+        if objective.wants_rates and self.work.sharded:
+            self.warnings.append("no escape rates: optimizers' fields are of whole weights")
+        if not objective.wants_rates or self.work.sharded:
+            return leaving.escape(v=v, gradient=gradient, test=test, space=self.space)
         try:
             rates, curvature = objective.escape_rates(self.judge, v)
         except OperatorError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +17,17 @@ from ..hessian.differences import AnotherHessianError, Look
 from ..hessian.distributed import World
 from ..hessian.evaluation import PerSample, per_sample
 from ..hessian.operator import HessianOperator, Reduce
+from ..hessian.sharded_differences import ShardedDifferenceOperator
+from ..hessian.sharded_models import is_sharded, reshard, shares_samples
 from ..hessian.sliced import SlicedOperator
 from ..hessian.subject import Subject
+from ..hessian.turns import turn
 from ..hessian.working_memory import fit_budget
 from ..krylov.guards import RandomOperatorError
 from ..krylov.lanczos import random_start
 from ..krylov.linear_operator import LinearOperator, NoSecondDerivativeError, OperatorError
 from ..krylov.sliced_files import INDEX
+from ..krylov.space import Space, space_of
 from ..records.results import GroupResult, Scheme
 from ..records.saddles import NetRate
 from ..records.settings import AnalysisSettings
@@ -68,6 +73,7 @@ class Measurement:
         warnings: about all groups.
         ends: both ends' for a later analysis, on the CPU, where one is to begin with them.
         parameters: of the Hessian, once one was made.
+        space: of its vectors, likewise.
     """
 
     def __init__(
@@ -88,18 +94,30 @@ class Measurement:
         self.vectors: dict[str, Tensor] = {}
         self.ends: dict[str, Tensor] = {}
         self.warnings: list[str] = []
-        self.parameters = 0
+        self.parameters, self.space = 0, Space(0)
         self.objective = Objective(samples, settings, subject.source, self.shared, self.names)
         # One common vector through every group, for additivity, where the groups that are measured add up to the whole.
         self._parts = [name for name in scheme.groups if name != "all"]
         self._adds_up = is_partition(scheme, samples) and set(self._parts) <= set(self.names)
         self._products: dict[str, tuple[int, Tensor, str]] = {}
         self.by_differences = settings.products == "differences"
+        self._spaces: dict[str, Space] = {}
 
     def operator(self, indices: np.ndarray, memory: int | None = None) -> HessianOperator:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self.shared(indices)
+        if self.sharded:
+            return ShardedDifferenceOperator(
+                self.subject.model,
+                samples,
+                self.subject.loss,
+                params=settings.params,
+                micro_batch=settings.micro_batch,
+                memory=memory if memory is not None else settings.memory,
+                vectors=settings.steps + 1,
+                reduce=reduce,
+            )
         kind = DifferenceOperator if self.by_differences else HessianOperator
         operator = kind(
             self.subject.model,
@@ -119,6 +137,8 @@ class Measurement:
 
     def shared(self, indices: np.ndarray) -> tuple[Samples, Reduce | None]:
         """This process' share of some samples, and how it adds up with the others'."""
+        if self.sharded and not shares_samples(self.subject.model):
+            return self.subject.samples.subset(indices), None
         mine = self.subject.samples.subset(self.world.share(indices))
         return mine, self.world.reduce if self.world.shares(indices) else None
 
@@ -137,7 +157,12 @@ class Measurement:
     def add_product(self, name: str, operator: HessianOperator) -> None:
         """Takes the common vector through a group that was measured whole, where the groups add up."""
         if self._adds_up:
-            self._products[name] = self._common_product(operator)
+            self._products[name], self._spaces[name] = self._common_product(operator), space_of(operator)
+
+    @cached_property
+    def sharded(self) -> bool:
+        """Whether the model is spread over the processes, and measured as it lies."""
+        return is_sharded(self.subject.model)
 
     @property
     def vectors_file(self) -> str | None:
@@ -145,7 +170,7 @@ class Measurement:
         path = self.kept.vectors
         if path is None:
             return None
-        return path.name if self.world.slices == 1 else path.name + INDEX
+        return path.name if self.world.slices == 1 and not self.sharded else path.name + INDEX
 
     def spread(self, operator: HessianOperator) -> LinearOperator:
         """The operator with its vectors as they are spread over the processes."""
@@ -155,15 +180,20 @@ class Measurement:
         """What this process keeps of a whole vector."""
         return vector if self.world.slices == 1 else self.world.slice_of(vector)
 
-    def looked_at(self, look: Look, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
+    def turn(self, judge: HessianOperator) -> AbstractContextManager[None]:
+        """As :func:`~saddlescope.analysis.hessian.turns.turn`; a model that is spread has parts of everything, and no turns."""
+        return nullcontext() if self.world.size == 1 or self.sharded else turn(self.world, judge)
+
+    def looked_at(self, look: Look, judge: HessianOperator, vectors: Mapping[str, Tensor] | None = None) -> list[str]:
         """Holds derivatives against differences, in each process on samples of its own; none goes on where one cannot."""
         if self.world.size == 1:
             return look(vectors)
         said, trouble = list[str](), None
-        try:
-            said = look(vectors)
-        except (OperatorError, RandomOperatorError) as error:
-            trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
+        with self.turn(judge):
+            try:
+                said = look(vectors)
+            except (OperatorError, RandomOperatorError) as error:
+                trouble = isinstance(error, NoSecondDerivativeError | AnotherHessianError), str(error)
         troubles = [one for one in self.world.everyone(trouble) if one is not None]
         if troubles:
             kind = AnotherHessianError if all(products for products, _ in troubles) else OperatorError
@@ -181,14 +211,15 @@ class Measurement:
             if "all" in self.names:  # refused, or its subset alone was looked at
                 return None
             operator = self.operator(np.arange(self.subject.samples.num_samples), memory=1)
-            self._products["all"] = self._common_product(operator)
+            self.add_product("all", operator)
+        space = self._spaces["all"]
         total, whole, kind = self._products["all"]
         mine = [self._products[name] for name in self._parts]
         if any(other != kind for _, _, other in mine):
             return None  # exact products and differences are not added up
         parts = sum((size * product for size, product, _ in mine), torch.zeros_like(whole))
-        scale = float((total * whole).norm())
-        return float((parts - total * whole).norm()) / scale if scale > 0 else 0.0
+        scale = space.norm(total * whole)
+        return space.norm(parts - total * whole) / scale if scale > 0 else 0.0
 
     def _common_product(self, operator: HessianOperator) -> tuple[int, Tensor, str]:
         product = operator.matvec(random_start(operator, self.settings.seed + 303)).double()
@@ -199,7 +230,10 @@ class Measurement:
         """Loss and hit of every sample of all."""
         subject = self.subject
         tensor = next(subject.model.parameters())
-        return per_sample(subject.model, subject.samples, subject.loss, device=tensor.device, dtype=tensor.dtype)
+        found = per_sample(subject.model, subject.samples, subject.loss, device=tensor.device, dtype=tensor.dtype)
+        if self.sharded:
+            reshard(subject.model)
+        return found
 
     def net_rates(self, groups: Mapping[str, GroupResult]) -> list[NetRate]:
         """Of the optimizers' whole fields, see :class:`~saddlescope.analysis.measures.objective.Objective`."""

@@ -9,9 +9,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..hessian.distributed import World
 from ..hessian.elsewhere import shifted
 from ..hessian.operator import HessianOperator
+from ..krylov.space import Space, space_of
 from ..records.saddles import Certificate, Escape, EscapeRate, EscapeTest
+
+#: numbers of a vector that are brought together at once
+_AT_ONCE = 1 << 22
 
 
 def certificate(
@@ -23,6 +28,7 @@ def certificate(
     vectors_file: str,
     key: str,
     quotient: float | None = None,
+    world: World | None = None,
 ) -> Certificate:
     """Re-evaluates ``v^T H v`` by a fresh product; give an operator in float64 for a proof beyond float32 noise.
 
@@ -34,6 +40,7 @@ def certificate(
         vectors_file: name of the file that holds v.
         key: its key there.
         quotient: ``v^T H v / v^T v``, where this operator has given it already.
+        world: the processes, where each has a slice of v.
     """
     if quotient is None:
         wide = v.to(operator.device, operator.dtype)
@@ -41,7 +48,7 @@ def certificate(
     return Certificate(
         vector=key,
         vectors_file=vectors_file,
-        vector_sha256=vector_sha256(v),
+        vector_sha256=vector_sha256(v) if world is None else spread_sha256(v, space_of(operator), world),
         rayleigh_quotient=quotient,
         dtype=str(operator.dtype).removeprefix("torch."),
         noise=noise,
@@ -52,6 +59,26 @@ def certificate(
 def vector_sha256(v: Tensor) -> str:
     """SHA-256 of a vector's bytes."""
     return hashlib.sha256(v.detach().cpu().contiguous().view(torch.uint8).numpy().data).hexdigest()
+
+
+def spread_sha256(v: Tensor, space: Space, world: World) -> str:
+    """The same of a vector of which each process has a slice ``[local]``: some numbers after another are brought together."""
+    digest = hashlib.sha256()
+    bits = v.detach().cpu().contiguous().view(torch.int64 if v.element_size() == 8 else torch.int32)
+    owned, places, place = set(world.owned(space.ranges)[world.rank]), [], 0
+    for begin, to in space.ranges:
+        if (begin, to) in owned:
+            places.append((begin, to, place))
+        place += to - begin
+    for low in range(0, space.size, _AT_ONCE):
+        part = torch.zeros(min(_AT_ONCE, space.size - low), dtype=bits.dtype)
+        for begin, to, place in places:
+            first, last = max(begin, low), min(to, low + len(part))
+            if first < last:
+                part[first - low : last - low] = bits[place + first - begin : place + last - begin]
+        # Sums of whole numbers, all but one of them zero, are the bits that were there, of -0.0 as well.
+        digest.update(world.reduce(part).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def escape_test(
@@ -97,12 +124,14 @@ def escape(
     v: Tensor,
     gradient: Tensor,
     test: EscapeTest | None,
+    space: Space | None = None,
     rates: Sequence[EscapeRate] = (),
     objective_curvature: float | None = None,
     weight_decay: float | None = None,
 ) -> Escape:
     """Puts the parts together; ``<v, g>^2 / ||g||^2`` is the correlated negative curvature of Daneshmand et al. (2018)."""
-    along, norm = float(torch.dot(v.double(), gradient.double())), float(gradient.double().norm())
+    space = space or Space(len(v))
+    along, norm = space.dot(v, gradient), space.norm(gradient.double())
     return Escape(
         gradient_along_v=along,
         correlated_negative_curvature=(along / norm) ** 2 if norm > 0 else None,

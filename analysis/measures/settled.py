@@ -29,11 +29,12 @@ class Settled:
     """Called after each step of a run: whether both ends are settled (:func:`ends_settled`), so many calls running."""
 
     def __init__(self, rtol: float, calls: int = 2, near: float = NEAR) -> None:
-        self._rtol, self._calls, self._near, self._running = rtol, calls, near, 0
+        self._rtol, self._calls, self._near, self._running, self._at = rtol, calls, near, 0, 0
 
     def __call__(self, run: Lanczos) -> bool:
-        """Counts the step."""
-        self._running = self._running + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
+        """Counts the step; a run that is begun anew, or that was interrupted, is another one."""
+        before, self._at = self._running if run.steps == self._at + 1 else 0, run.steps
+        self._running = before + 1 if all(ends_settled(run, self._rtol, self._near)) else 0
         return self._running >= self._calls
 
 

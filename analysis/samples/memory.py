@@ -46,6 +46,13 @@ def reuse_freed_memory() -> None:
         adjust(_TRIM_THRESHOLD, _LARGEST)
 
 
+def give_back_freed_memory() -> None:
+    """Lets the system have what :func:`reuse_freed_memory` keeps: another process needs it."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes free on a device for this process.
 

@@ -6,6 +6,7 @@ import datetime
 import hashlib
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..records.results import Choice, Provenance
 from .samples import Samples
@@ -44,11 +45,16 @@ def file_sha256(path: Path) -> str:
 
 def weights_sha256(model: nn.Module) -> str:
     """SHA-256 over names, shapes, types and bytes of a state_dict: identifies a model that was never saved."""
+    return tensors_sha256(model.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The same of any tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         host = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tuple(host.shape)} {host.dtype}".encode())
-        digest.update(host.reshape(-1).view(torch.uint8).numpy())
+        digest.update(host.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -18,7 +18,10 @@ from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import weights_digest
 from ..hessian.distributed import World
 from ..hessian.operator import HessianOperator
+from ..hessian.sharded_differences import ShardedDifferenceOperator
+from ..hessian.sharded_models import is_sharded
 from ..krylov.sliced_files import files_of
+from ..krylov.space import space_of
 from ..measures.analyze import analyze, critical_steps
 from ..measures.measurement import Progress as Steps
 from ..measures.subsampling import looked_at
@@ -166,10 +169,15 @@ def _behaves_as(stored: CurvatureResult | StepResult, item: CurvatureItem, given
     name, group = next(iter(groups.items()))
     indices = group_indices(stored.scheme, subject.samples)[name]
     indices = looked_at(indices, settings.subsample, settings.seed)
-    model = subject.model.to(getattr(torch, stored.provenance.dtype))
-    operator = HessianOperator(model, subject.samples.subset(indices), subject.loss, params=settings.params)
+    part = subject.samples.subset(indices)  # all of it in every process, so nothing is summed
+    operator: HessianOperator
+    if is_sharded(subject.model):
+        operator = ShardedDifferenceOperator(subject.model, part, subject.loss, params=settings.params)
+    else:
+        model = subject.model.to(getattr(torch, stored.provenance.dtype))
+        operator = HessianOperator(model, part, subject.loss, params=settings.params)
     loss, gradient = operator.loss_and_gradient()
-    pairs = ((loss, group.loss), (float(gradient.double().norm()), group.gradient_norm))
+    pairs = ((loss, group.loss), (space_of(operator).norm(gradient.double()), group.gradient_norm))
     return all(math.isclose(now, before, rel_tol=1e-3, abs_tol=1e-6) for now, before in pairs)
 
 
@@ -195,7 +203,8 @@ def do_curvature(
         RefusedGroupsError: the result is stored without some groups.
     """
     reuse_freed_memory()
-    cache = item.output.parent / f".{item.output.stem}.starts"
+    adds = item.settings.goal == "spectrum"  # nothing is added to the ends
+    cache = item.output.parent / f".{item.output.stem}.{'starts' if adds else 'ends'}"
     subject = open_checkpoint(item.checkpoint, given, item.settings.params)
     if item.settings.goal == "critical-step":
         settings = item.settings.with_groups_of(subject.groups)
@@ -223,7 +232,7 @@ def do_curvature(
     )
     if world is None or world.first:
         save(result, item.output)
-        if not keep_starts:
+        if not (keep_starts and adds):
             shutil.rmtree(cache, ignore_errors=True)
     if result.refused:
         raise RefusedGroupsError(

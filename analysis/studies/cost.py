@@ -96,8 +96,8 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(mine) / len(part)
-        memory, graphs, _ = group_memory(operator, settings, before, scale, usual, slices)
-        memory_at_most, _, on_disk = group_memory(operator, settings, before, scale, most, slices)
+        memory, _, graphs, _ = group_memory(operator, settings, before, scale, usual, slices)
+        memory_at_most, unchecked, _, on_disk = group_memory(operator, settings, before, scale, most, slices)
         groups.append(
             GroupCost(
                 group=name,
@@ -113,6 +113,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
                 memory_bytes=memory,
                 memory_bytes_at_most=memory_at_most,
                 disk_bytes=on_disk,
+                memory_bytes_unchecked=unchecked,
             )
         )
         operator.release()

@@ -29,6 +29,7 @@ class GroupCost:
         memory_bytes: resident at the largest, after as many steps as are usual.
         memory_bytes_at_most: after all steps.
         disk_bytes: of the Krylov basis, at most, what goes to a file.
+        memory_bytes_unchecked: after all steps, of a process whose turn of the float64 checks it is not.
         minutes_at_least: the fewest Lanczos steps done, as where a verdict is plain at once.
     """
 
@@ -44,6 +45,7 @@ class GroupCost:
     memory_bytes: int
     memory_bytes_at_most: int
     disk_bytes: int
+    memory_bytes_unchecked: int
     minutes_at_least: float
 
 
@@ -99,6 +101,11 @@ class Cost:
         return max(group.memory_bytes_at_most for group in self.groups)
 
     @property
+    def memory_bytes_together(self) -> int:
+        """Of all processes on one machine at most, one of which takes its float64 check (``hessian.turns``)."""
+        return max(group.memory_bytes_at_most + (self.processes - 1) * group.memory_bytes_unchecked for group in self.groups)
+
+    @property
     def disk_bytes(self) -> int:
         """Of the Krylov basis, at most, what goes to a file for temporary files."""
         return max(group.disk_bytes for group in self.groups)
@@ -106,8 +113,8 @@ class Cost:
     def record(self) -> dict[str, object]:
         """For ``--dry-run --json``."""
         total: dict[str, object] = {"minutes": self.minutes}
-        names = ("minutes_at_least", "minutes_at_most", "memory_bytes", "memory_bytes_at_most", "disk_bytes")
-        total |= {name: getattr(self, name) for name in names}
+        names = ["minutes_at_least", "minutes_at_most", "memory_bytes", "memory_bytes_at_most", "memory_bytes_together"]
+        total |= {name: getattr(self, name) for name in [*names, "disk_bytes"]}
         return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
 
 
@@ -135,7 +142,8 @@ def print_cost(cost: Cost) -> None:
         spread = f", each vector spread over {cost.slices}" if cost.slices > 1 else ""
         console.print(
             f"Of each of {cost.processes} processes{spread}; for a product each sends {cost.message_bytes / 2**20:,.0f} MiB, "
-            "which is not in the minutes."
+            "which is not in the minutes. On one machine they hold at most "
+            f"{cost.memory_bytes_together / 2**20:,.0f} MiB together, where that is short of room: float64 checks in turn then."
         )
     console.print(
         f"{cost.parameters:,} parameters. About {cost.minutes:.2g} minutes a checkpoint "

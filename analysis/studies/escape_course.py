@@ -18,7 +18,7 @@ from ..checkpoints.analysis_inputs import open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import load_weights
 from ..hessian.modules import select_parameters
-from ..krylov.sliced_files import load_vectors
+from ..krylov.sliced_files import StoredVectors
 from ..records.base import ResultError, load, save
 from ..records.results import CurvatureResult
 from ..records.side_car import side_car_of
@@ -76,7 +76,7 @@ def do_course(item: CourseItem, given: Given | None = None) -> None:
     """
     try:
         start = load(CurvatureResult, item.result)
-        vectors = load_vectors(item.result.parent / str(start.vectors_file))
+        vectors = StoredVectors(item.result.parent / str(start.vectors_file))
     except (ResultError, OSError) as error:
         raise CourseError(
             f"{item.run}: the checkpoint that it started from, {item.start}, has no curvature result under '{item.scheme}' "

@@ -35,7 +35,7 @@ def resident_bytes(*, peak: bool = False) -> int:
 
 def group_memory(
     operator: HessianOperator, settings: AnalysisSettings, before: int, scale: float, steps: float, slices: int = 1
-) -> tuple[int, int, int]:
+) -> tuple[int, int, int, int]:
     """What the measurement of a group holds at its largest.
 
     Args:
@@ -47,7 +47,7 @@ def group_memory(
         slices: processes that a vector is spread over.
 
     Returns:
-        Resident bytes, those of the graphs, and bytes on disk.
+        Resident bytes at the largest, those without float64 checks, those of the graphs, and bytes on disk.
     """
     kept = operator.kept_bytes
     wanted = kept * scale
@@ -68,7 +68,8 @@ def group_memory(
         step += WHOLE_VECTORS * vector
     # The float64 rechecks were done beside the graphs that were kept; a measurement holds its gradient meanwhile.
     checks = resident_bytes(peak=True) - before - kept + vector
-    return int(before + graphs + max(step, checks)), int(graphs), int(basis - held) if held < basis and place != "cpu" else 0
+    on_disk = int(basis - held) if held < basis and place != "cpu" else 0
+    return int(before + graphs + max(step, checks)), int(before + graphs + step), int(graphs), on_disk
 
 
 def free_on_disk() -> int:

@@ -16,7 +16,7 @@ from ..checkpoints.checkpoint_flags import Given
 from ..checkpoints.weights import fit_weights, load_weights
 from ..hessian.modules import select_parameters
 from ..hessian.subject import Subject
-from ..krylov.sliced_files import load_vectors
+from ..krylov.sliced_files import StoredVectors
 from ..measures.convexity import Convexity
 from ..measures.directions import Axis, DirectionError, eigen_axis, orthogonal_to, path_axes, project, random_axis
 from ..measures.landscape import Landscape, flat_weights
@@ -190,7 +190,7 @@ def _axes(
         return _path_plane(item, subject, given)
     if group in curvature.groups and kind in ("min", "max", "plane"):
         ends = ("min", "max") if kind == "plane" else (kind,)
-        vectors = load_vectors(_vectors_path(item, curvature))
+        vectors = StoredVectors(_vectors_path(item, curvature))
         axes = [eigen_axis(vectors, group, end) for end in ends]
         reach = [_reach(curvature, group, end) * span for end in ends]
         return axes, [(-r, r) for r in reach], None

@@ -19,10 +19,12 @@ from ..hessian.distributed import World
 from ..hessian.elsewhere import shifted
 from ..hessian.modules import copied
 from ..hessian.operator import HessianOperator
+from ..hessian.sharded_differences import ShardedDifferenceOperator
+from ..hessian.sharded_models import is_sharded, shares_samples
 from ..hessian.subject import Subject
 from ..krylov.guards import RandomOperatorError
-from ..krylov.sliced_files import load_vectors
-from ..measures.saddle import vector_sha256
+from ..krylov.sliced_files import StoredVectors
+from ..krylov.space import space_of
 from ..records.base import ResultError, load
 from ..records.results import CurvatureResult
 from ..samples.groups import group_indices
@@ -90,31 +92,39 @@ def verify(
             f"{result_path}: its eigenvectors {vectors_path.name} are missing; analyze the checkpoint again"
         )
     try:
-        vectors = load_vectors(vectors_path)
+        vectors = StoredVectors(vectors_path)
     except SafetensorError as error:
         raise VerificationError(f"{vectors_path}: damaged ({error}); analyze the checkpoint again") from None
     indices, world = group_indices(result.scheme, subject.samples), world or World()
-    for name in result.groups:
-        own = {key.rpartition("/")[2]: vector for key, vector in vectors.items() if key.rpartition("/")[0] == name}
+    spread = is_sharded(subject.model) and all(group.products == "differences" for group in result.groups.values())
+    for name in () if spread else result.groups:  # an operator of a spread model holds its gradient against the loss itself
         part, group = subject.samples.subset(indices[name]), result.groups[name]
         # Differences may be those of a kernel that knows no float64.
         precise = "float64" if group.products == "exact" else group.dtype or source.dtype
         kind = partial(_KINDS[group.products], copied(subject.model).to(getattr(torch, precise)))
-        _look(kind, subject, part, own, source.params_pattern, f"{result_path}: group {name}")
+        _look(kind, subject, part, vectors, name, source.params_pattern, f"{result_path}: group {name}")
     checks = []
     for name, claim in claims.items():
-        vector = vectors.get(claim.vector)
-        if vector is None or vector_sha256(vector) != claim.vector_sha256:
+        if claim.vector not in vectors or vectors.sha256(claim.vector) != claim.vector_sha256:
             raise VerificationError(
                 f"{vectors_path}: '{claim.vector}' is not the vector that the result names (SHA-256 differs)"
             )
-        part = subject.samples.subset(world.share(indices[name]))
+        rows = indices[name]
+        own = not spread or shares_samples(subject.model)
+        part = subject.samples.subset(world.share(rows) if own else rows)
         if result.groups[name].sampling is not None:
             raise VerificationError(f"{result_path}: group {name} was subsampled; analyze it whole for a certificate")
         dtype = getattr(torch, claim.dtype)
-        reduce = world.reduce if world.shares(indices[name]) else None
-        kind = partial(_KINDS[result.groups[name].products], params=source.params_pattern, reduce=reduce)
-        product, difference = _quotients(kind, subject, part, vector, dtype)
+        reduce = world.reduce if world.shares(rows) and own else None
+        operator: HessianOperator
+        if spread:
+            operator = ShardedDifferenceOperator(subject.model, part, subject.loss, params=source.params_pattern, reduce=reduce)
+            product, difference = _quotients(operator, vectors.part(claim.vector, space_of(operator).ranges))
+        else:
+            kind = partial(_KINDS[result.groups[name].products], params=source.params_pattern, reduce=reduce)
+            model = copied(subject.model).to(dtype)
+            operator = kind(model, part, subject.loss, accelerate=False, memory=1)
+            product, difference = _quotients(operator, vectors[claim.vector])
         # a model or loss that was edited may curve downwards, too, but that is not what the result says
         same = abs(product - claim.rayleigh_quotient) <= 1e-4 * abs(claim.rayleigh_quotient) + 10 * claim.noise
         threshold = -result.groups[name].verdict.tau - claim.noise
@@ -133,26 +143,26 @@ def _look(
     subject: Subject,
     samples: Samples,
     vectors: Mapping[str, Tensor],
+    group: str,
     params: str | None,
     where: str,
 ) -> None:
-    """Holds the products with the stored vectors against differences, as an analysis does (``differences.Look``)."""
+    """Holds the products with a group's vectors against differences, as an analysis does (``differences.Look``), one by one."""
     look = Look(kind(samples, subject.loss, params=params, memory=1))
     try:
         look()
-        look(vectors)
+        for key in vectors:
+            if key.rpartition("/")[0] == group:
+                look({key.rpartition("/")[2]: vectors[key]})
     except (AnotherFunctionError, RandomOperatorError) as error:
         raise VerificationError(f"{where}: {error}") from None
 
 
-def _quotients(
-    kind: Callable[..., HessianOperator], subject: Subject, samples: Samples, vector: Tensor, dtype: torch.dtype
-) -> tuple[float, float]:
-    model = copied(subject.model).to(dtype)
-    operator = kind(model, samples, subject.loss, accelerate=False, memory=1)
-    v = vector.double() / vector.double().norm()
-    product = float(torch.dot(operator.matvec(v).double(), v))
-    if dtype != torch.float64:  # steps so small are below its rounding
+def _quotients(operator: HessianOperator, vector: Tensor) -> tuple[float, float]:
+    space, v = space_of(operator), vector.double()
+    v = v / space.norm(v)
+    product = space.dot(operator.matvec(v), v)
+    if operator.dtype != torch.float64:  # steps so small are below its rounding
         return product, product
     quotients = []
     # Tiny steps, so that no ReLU switches on the way: across a kink the difference measures the kink, not the Hessian. One of
@@ -161,7 +171,7 @@ def _quotients(
         slopes = []
         for side in (h, -h):
             with shifted(operator, v, side):
-                slopes.append(float(torch.dot(operator.loss_and_gradient()[1], v)))
+                slopes.append(space.dot(operator.loss_and_gradient()[1], v))
         quotients.append((slopes[0] - slopes[1]) / (2 * h))
     return product, sorted(quotients)[1]
 

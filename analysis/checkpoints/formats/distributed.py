@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import pickle
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -55,17 +57,47 @@ def read_distributed(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: the table or a file is missing, damaged, or names anything but tensors in files of the folder.
     """
-    try:
+    content: dict[str, Any] = {}
+    for path, _, tensor in _tensors(folder):
+        _put(content, path, _read(folder, tensor))
+    return content
+
+
+def tensors_apart(folder: Path) -> dict[str, tuple[tuple[int, ...], Callable[[], Tensor]]]:
+    """Name -> shape of a tensor in a folder, and what reads it: of a large model one after another.
+
+    Raises:
+        CheckpointError: as :func:`read_distributed`, and when a tensor is read.
+    """
+    return {".".join(map(str, path)): (shape, partial(_read, folder, tensor)) for path, shape, tensor in _tensors(folder)}
+
+
+def _tensors(folder: Path) -> list[tuple[tuple[Any, ...], tuple[int, ...], Callable[[], Tensor]]]:
+    """Path of names, shape and reader of each tensor."""
+
+    def listed() -> Any:
         with (folder / TABLE).open("rb") as stream:
             table = _TableReader(stream).load()
-        sizes = {name: entry for name, entry in table.state_dict_metadata.items() if hasattr(entry, "chunks")}
         where: dict[str, list[tuple[Any, Any]]] = {}
         for index, info in table.storage_data.items():
             where.setdefault(index.fqn, []).append((index, info))
-        content: dict[str, Any] = {}
-        for name, entry in sizes.items():
-            _put(content, (table.planner_data or {}).get(name, (name,)), _tensor(folder, entry, where.get(name, [])))
-        return content
+        return [
+            (
+                tuple((table.planner_data or {}).get(name, (name,))),
+                tuple(entry.size),
+                partial(_tensor, folder, entry, where.get(name, [])),
+            )
+            for name, entry in table.state_dict_metadata.items()
+            if hasattr(entry, "chunks")
+        ]
+
+    found: list[tuple[tuple[Any, ...], tuple[int, ...], Callable[[], Tensor]]] = _read(folder, listed)
+    return found
+
+
+def _read(folder: Path, reader: Callable[[], Any]) -> Any:
+    try:
+        return reader()
     except (CheckpointError, PermissionError):
         raise
     except Exception as error:

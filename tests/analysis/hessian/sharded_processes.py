@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 tests/analysis/hessian/sharded_processes.py
 
 A small transformer and a small residual network with batch norm. With ``--table`` the first process prints how far they are
-apart.
+apart: both ends and the trace, then the noise, what that allows of the trace, and both traces' stated errors together.
 """
 
 import copy
@@ -121,8 +121,8 @@ def tensor_parallel(net, size):
     return parallelize_module(copy.deepcopy(net), init_device_mesh("cpu", (size,)), plan)
 
 
-def spectrum(operator):
-    return measure_spectrum(operator, steps=12, min_steps=12)
+def spectrum(operator, steps):
+    return measure_spectrum(operator, steps=steps, min_steps=steps)
 
 
 def by_first(world, make, *arguments, **more):
@@ -130,9 +130,9 @@ def by_first(world, make, *arguments, **more):
     return world.everyone(make(*arguments, **more) if world.first else None)[0]
 
 
-def both(net, samples):
+def both(net, samples, steps):
     """By exact products and by differences, of whole weights."""
-    return [spectrum(kind(net, samples)) for kind in (HessianOperator, DifferenceOperator)]
+    return [spectrum(kind(net, samples), steps) for kind in (HessianOperator, DifferenceOperator)]
 
 
 def operators(net, samples, world, everything):
@@ -147,8 +147,9 @@ def operators(net, samples, world, everything):
     for module in (whole, *whole.blocks):
         module.unshard()
     yield "FSDP2 in place, exact", HessianOperator(whole, mine, reduce=world.reduce)
-    # Micro-batches that do not come out even: 13 and 12 samples, 12 at once.
-    yield "FSDP2, differences", ShardedDifferenceOperator(model, mine, reduce=world.reduce, micro_batch=12)
+    # Of the transformer micro-batches that do not come out even: 13 and 12 samples, 12 at once.
+    few = 12 if everything or isinstance(net, Transformer) else None
+    yield "FSDP2, differences", ShardedDifferenceOperator(model, mine, reduce=world.reduce, micro_batch=few)
     yield "tensor parallel, differences", ShardedDifferenceOperator(tensor_parallel(net, world.size), samples)
     if everything and world.size == 4:
         mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("repeat", "shard"))
@@ -160,25 +161,38 @@ def main(table):
     with world_of("cpu", mesh="1x2" if not table else None) as world:
         for kind in (Transformer, ResNet):
             net, samples = problem(kind)
-            plain, alone = by_first(world, both, net, samples)
+            steps = 12 if table else 6
+            plain, alone = by_first(world, both, net, samples, steps)
             for name, operator in operators(net, samples, world, table):
                 before = operator.weights()
-                found = spectrum(operator)
+                found = spectrum(operator, steps)
                 assert torch.equal(operator.weights(), before)
                 for end in ("lambda_min", "lambda_max"):
                     one, other = getattr(plain, end), getattr(found, end)
                     allowed = 10 * one.noise if name.endswith("exact") or name == "samples shared" else other.noise
                     assert other.value == pytest.approx(one.value, abs=allowed), (name, kind)
                 assert found.noise.absolute <= 10 * alone.noise.absolute
+                noise = (plain.noise.absolute + found.noise.absolute) * operator.size
+                apart = abs(found.trace.value - plain.trace.value)
+                stated = [max(abs(end - one.value) for end in one.interval) for one in (plain.trace, found.trace)]
+                # Both are of the same probes, so they differ by what the products of n unit vectors are off by at most.
+                assert apart <= min(noise, sum(stated)), (name, kind)
                 if table and world.first:
                     ends = [getattr(found, e).value - getattr(plain, e).value for e in ("lambda_min", "lambda_max", "trace")]
-                    print(
-                        f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {found.noise.absolute:.1e} |"
-                    )
+                    rest = f"{found.noise.absolute:.1e} | {noise:.1e} | {sum(stated):.1e}"
+                    print(f"| {kind.__name__} | {name} | {' | '.join(f'{e:+.1e}' for e in ends)} | {rest} |", flush=True)
             settings = AnalysisSettings(scheme="all", steps=12, min_steps=12, dtype="float64", rates=False)
             one = by_first(
                 world, lambda net=net, samples=samples, settings=settings: analyze(net, samples, settings=settings)
             ).groups["all"]
+            if kind is ResNet:  # one layer is spread, the others are whole in every process
+                tp = settings.model_copy(update={"products": "differences", "goal": "ends", "escape_test": True})
+                found = analyze(tensor_parallel(net, world.size), samples, settings=tp, world=world).groups["all"]
+                assert found.products == "differences"
+                for end in ("lambda_min", "lambda_max"):
+                    there, here = getattr(one, end), getattr(found, end)
+                    assert here.value == pytest.approx(there.value, abs=there.noise + here.noise)
+                assert found.escape.test.loss == pytest.approx(one.escape.test.loss, rel=1e-3)
             all_of_them = analyze(sharded(net), samples, settings=settings, world=world).groups["all"]  # slices of vectors, too
             assert all_of_them.lambda_min.value == pytest.approx(one.lambda_min.value, abs=1e-9)
             assert all_of_them.trace.value == pytest.approx(one.trace.value, abs=1e-8)

@@ -112,7 +112,7 @@ def whole_loss(model, batch):
 def operators(net, samples, world, everything):
     """Kind -> operator of the same Hessian."""
     mesh = init_device_mesh("cpu", (world.size,), mesh_dim_names=("layers",))
-    for kind in ("block", "sequence", *(["ends"] if everything else [])):
+    for kind in ("block", "sequence", "ends") if everything else ("sequence",):
         model = parallelize_module(copy.deepcopy(net), mesh, plan(kind))
         yield kind, ShardedDifferenceOperator(model, samples, whole_loss)
     # Weights over one dimension of a mesh, what is left of them over the other, along which samples are shared.

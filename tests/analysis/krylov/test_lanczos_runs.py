@@ -1,13 +1,16 @@
 """Starts that are continued and added to give the digits of those that were never interrupted."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.hessian.losses import classification_loss
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.krylov.lanczos_runs import StartStore
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.krylov.start_store import StartStore
 from saddlescope.analysis.measures.analyze import analyze
+from saddlescope.analysis.measures.extremes import measure_ends
 from saddlescope.analysis.records.settings import AnalysisSettings
 
 
@@ -16,11 +19,17 @@ class Counting(HessianOperator):
 
     taken, fatal = 0, None
 
-    def matvec(self, v):
+    def matmat(self, v):
         if self.taken == self.fatal:
             raise KeyboardInterrupt
-        self.taken += 1
-        return super().matvec(v)
+        self.taken += v.shape[1]
+        return super().matmat(v)
+
+
+@pytest.fixture
+def stored_at_every_step(monkeypatch):
+    for seconds in ("STORE_EVERY", "STORE_RARELY"):
+        monkeypatch.setattr(f"saddlescope.analysis.krylov.start_store.{seconds}", 0.0)
 
 
 def same(one, other):
@@ -41,8 +50,7 @@ def test_more_starts_add_to_those_that_are_there(reference, tmp_path):
 
 
 @pytest.mark.parametrize("fatal", [12, 33, 50])
-def test_an_interrupted_start_goes_on_where_it_was_stored(reference, tmp_path, monkeypatch, fatal):
-    monkeypatch.setattr("saddlescope.analysis.krylov.lanczos_runs.STORE_EVERY", 0.0)
+def test_an_interrupted_start_goes_on_where_it_was_stored(reference, tmp_path, stored_at_every_step, fatal):
     whole = measure_spectrum(HessianOperator(reference.model, reference.samples), starts=2)
     killed = Counting(reference.model, reference.samples)
     killed.fatal = fatal
@@ -98,3 +106,86 @@ def test_starts_are_added_until_the_masses_are_narrow(diagonal):
     for mass in narrow.negative_mass:
         assert mass.interval[0] <= float((values < -mass.tau).mean()) <= mass.interval[1]
     assert len(measure_spectrum(diagonal(values), mass_width=1e-9, max_starts=3).steps) == 3
+
+
+def ends_of(operator, folder, **more):
+    store = None if folder is None else StartStore(folder)
+    return measure_ends(operator, steps=60, rtol=1e-8, store=store, **more)
+
+
+@pytest.mark.parametrize("dies_in", ["first steps", "the last", "its stop", "after it"])
+@pytest.mark.parametrize("confirm", [None, False])  # without, they stop where they are settled two steps running
+def test_ends_that_were_interrupted_go_on_where_they_were_stored(reference, tmp_path, stored_at_every_step, dies_in, confirm):
+    counted = Counting(reference.model, reference.samples)
+    whole = ends_of(counted, None, confirm=confirm)
+    guarded = counted.taken - whole.steps[0]
+    assert whole.steps[0] > 8
+    lost = 2 if dies_in == "after it" else 1  # two products with the ends, or the last step again
+    done = {"first steps": 7, "the last": whole.steps[0] - 1}.get(dies_in, whole.steps[0])
+    killed = Counting(reference.model, reference.samples)
+    if dies_in == "after it":  # between this group's end and the result's
+        same_ends(ends_of(killed, tmp_path, confirm=confirm), whole)
+    else:
+        killed.fatal = guarded + done
+        stops = itertools.chain(itertools.repeat(None, done - 1), [KeyboardInterrupt()])
+
+        def progress(_):
+            if dies_in == "its stop" and (end := next(stops)):
+                raise end
+
+        with pytest.raises(KeyboardInterrupt):
+            ends_of(killed, tmp_path, confirm=confirm, progress=progress)
+    resumed = Counting(reference.model, reference.samples)
+    same_ends(ends_of(resumed, tmp_path, confirm=confirm), whole)
+    assert resumed.taken == guarded + whole.steps[0] - done + lost
+    assert not list(tmp_path.rglob("*.running*"))
+
+
+def same_ends(one, other):
+    for name in ("lambda_min", "lambda_max", "noise", "steps", "matvecs", "saddle_index"):
+        assert getattr(one, name) == getattr(other, name), name
+    for name, vector in one.vectors.items():
+        assert torch.equal(vector, other.vectors[name])
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_ends_of_an_operator_that_was_edited_are_measured_anew(reference, tmp_path, stored_at_every_step, finished):
+
+    def edited(model, batch):
+        return 1.001 * classification_loss()(model, batch)
+
+    first = Counting(reference.model, reference.samples)
+    first.fatal = None if finished else 12
+    if finished:
+        ends_of(first, tmp_path)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            ends_of(first, tmp_path)
+    assert list(tmp_path.rglob("*.safetensors"))
+    same_ends(
+        ends_of(HessianOperator(reference.model, reference.samples, edited), tmp_path),
+        ends_of(HessianOperator(reference.model, reference.samples, edited), None),
+    )
+
+
+def test_what_was_measured_of_the_products_error_goes_on(diagonal, tmp_path, stored_at_every_step):
+    """A stored step was off by more than any that is taken again."""
+    for method, stored in ((measure_ends, tmp_path / "ends"), (measure_spectrum, tmp_path / "starts")):
+        for fatal in (25, None, None):
+            operator = diagonal(np.linspace(-1, 9, 300))
+            product, taken = operator.matvec, []
+
+            def matvec(v, product=product, taken=taken, fatal=fatal, operator=operator):
+                if len(taken) == fatal:
+                    raise KeyboardInterrupt
+                taken.append(v)
+                operator.error = max(getattr(operator, "error", 0.0), 0.25 if len(taken) == 20 and fatal else 0.0)
+                return product(v)
+
+            operator.matvec = matvec
+            try:
+                found = method(operator, steps=40, store=StartStore(stored))
+            except KeyboardInterrupt:
+                assert fatal
+            else:
+                assert found.noise.absolute == 0.25, method

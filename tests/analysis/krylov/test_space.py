@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from saddlescope.analysis.krylov import space as space_module
-from saddlescope.analysis.krylov.lanczos_runs import StartStore
 from saddlescope.analysis.krylov.linear_operator import LinearOperator, MatrixOperator
-from saddlescope.analysis.krylov.sliced_files import INDEX, files_of, load_vectors, save_index, save_slices
+from saddlescope.analysis.krylov.sliced_files import INDEX, StoredVectors, files_of, save_index, save_slices
 from saddlescope.analysis.krylov.space import Slices, Space
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.krylov.start_store import StartStore
 from saddlescope.analysis.krylov.stored_state import StateError, load_state, save_state
 from saddlescope.analysis.measures.exact import rechecked
 from saddlescope.analysis.measures.extremes import measure_ends
@@ -132,7 +132,7 @@ def test_the_numbers_of_whole_vectors(matrix, spread, method):
     ("first", "then"), [("stretches", "halves"), ("shared", "nothing"), ("halves", None), (None, "shared")]
 )
 def test_starts_of_processes_that_died_are_continued_by_another_number_of_them(matrix, tmp_path, monkeypatch, first, then):
-    monkeypatch.setattr("saddlescope.analysis.krylov.lanczos_runs.STORE_EVERY", 0.0)
+    monkeypatch.setattr("saddlescope.analysis.krylov.start_store.STORE_EVERY", 0.0)
     whole = measure_spectrum(MatrixOperator(matrix), steps=30, min_steps=30, starts=2)
     alone = [[(0, N)]]
 
@@ -203,7 +203,7 @@ def test_slices_in_files_are_read_whole_and_damage_is_said(tmp_path):
         for rank, own in enumerate(ranges):
             save_slices({name: torch.cat([v[begin:to] for begin, to in own]) for name, v in whole.items()}, path, ranges, rank)
         index = save_index(list(whole), path, ranges, 4)
-        found = load_vectors(index)
+        found = StoredVectors(index)
         assert found.keys() == whole.keys()
         assert all(torch.equal(found[name], whole[name]) for name in whole)
         assert len(list(tmp_path.glob("*.safetensors"))) == len(ranges)
@@ -212,11 +212,11 @@ def test_slices_in_files_are_read_whole_and_damage_is_said(tmp_path):
     table["weight_map"]["tail/min@0"] = "../elsewhere.safetensors"
     index.write_text(json.dumps(table))
     with pytest.raises(ResultError, match="no index of files beside it"):
-        load_vectors(index)
+        StoredVectors(index)
     save_index(list(whole), path, [[(0, 40)], [(41, N)]], 4)
     with pytest.raises(ResultError, match="is in none of its files"):
-        load_vectors(index)
+        StoredVectors(index)
     files_of(index)[1].unlink()
     with pytest.raises(ResultError, match="is missing"):
-        load_vectors(index)
+        StoredVectors(index)
     assert index.name == path.name + INDEX

@@ -21,7 +21,9 @@ def operator(network, long_tail):
 
 def held(operator, steps=100, scale=1.0, **settings):
     # So much was resident before that the passes of this process add nothing.
-    return group_memory(operator, AnalysisSettings(**settings), 2**50, scale, steps)
+    total, unchecked, graphs, disk = group_memory(operator, AnalysisSettings(**settings), 2**50, scale, steps)
+    assert unchecked == total
+    return total, graphs, disk
 
 
 def test_everything_fits(operator):

@@ -13,7 +13,7 @@ def artists(axes, gid):
 
 
 def test_published_ratios_lie_beside_ours_in_the_single_classes_of_the_full_size_study():
-    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20-sgd")
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20")
     plan = along.figures(study)[-1]  # of single classes; the first one is of head and tail, where these were measured
     printed = {
         number.what: [float(value) for value in number.paper.split()]

@@ -245,7 +245,7 @@ def test_the_registry_tells_every_claim_by_study_and_scale(whole_study, capsys):
 )
 def test_the_ratio_of_a_rare_class_is_judged_by_its_interval(tmp_path, edit, ratio, ends, state):
     folder = tmp_path / "study"
-    shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20-sgd", folder)
+    shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20", folder)
     (final,) = folder.glob("*/curvature/checkpoint.per-class.json")
     if ratio is not None:
         edit(final, lambda raw: raw["groups"]["class 8"]["negative_ratio"].update(value=ratio, interval=ends))
@@ -262,7 +262,7 @@ def test_the_ratio_of_a_rare_class_is_not_judged_on_other_data(whole_study):
 
 def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_study, edit):
     assert not [line for line in how_sure(load_study(whole_study), "head-tail", ["head", "tail"]) if "random part" in line]
-    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20-sgd")
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20")
     (line,) = [line for line in how_sure(study, "head-tail", ["head", "tail"]) if "random part" in line]
     stored = study.runs[0].final("head-tail").groups["tail"].sampling
     assert "tail on 100 of 891 samples" in line

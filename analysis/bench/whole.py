@@ -227,7 +227,7 @@ def announce(command: Command, folder: Path) -> Announced:
         BenchRunError: it failed; what it last said.
     """
     said, took, _ = _process(command, folder, "--dry-run")
-    minutes = (said[name] for name in ("minutes_at_least", "minutes", "minutes_at_most"))
+    minutes = (said["start_minutes"] + said[name] for name in ("minutes_at_least", "minutes", "minutes_at_most"))
     return Announced(
         *(60 * one for one in minutes), said["memory_bytes"], said["memory_bytes_at_most"], took.ru_utime + took.ru_stime
     )

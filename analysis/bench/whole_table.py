@@ -65,7 +65,7 @@ def _announced(said: dict[str, float], ours: dict[str, Any]) -> str:
     memory, most = said["memory_bytes"] / 2**20, said["memory_bytes_at_most"] / 2**20
     return (
         f"`--dry-run` had said (in {said['took']:.2g} CPU seconds): {said['seconds']:.3g} s, at least "
-        f"{said['seconds_at_least']:.3g} and at most {said['seconds_at_most']:.3g}, imports apart; then {seconds:.3g}, "
+        f"{said['seconds_at_least']:.3g} and at most {said['seconds_at_most']:.3g}; then {seconds:.3g}, "
         f"{seconds / said['seconds']:.2f} times as much. {memory:,.0f} MiB, at most {most:,.0f}; then {peak:,.0f}, "
         f"{peak / memory:.2f} times as much."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -76,11 +77,12 @@ def analyze_targets(targets: Sequence[str], request: Request) -> None:
         from .cost import measure_cost
         from .cost_table import print_cost
 
+        spent = time.process_time()
         processes, slices, speaks = planned(request.settings.mesh)
         if not speaks:
             return
         os.environ |= {"WORLD_SIZE": "1", "RANK": "0"}  # it plans alone: a factory that spreads its model waits for nobody
-        cost = measure_cost(items[0], request.given, count=len(items), processes=processes, slices=slices)
+        cost = measure_cost(items[0], request.given, count=len(items), processes=processes, slices=slices, spent=spent)
         if request.as_json:
             print(json.dumps(cost.record(), indent=1))
         else:

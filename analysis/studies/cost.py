@@ -32,6 +32,8 @@ SAMPLE = 256
 EXTRA = PRODUCTS + 3
 #: forward passes of an escape test
 ESCAPE_TEST = 10
+#: Memory is announced for so many times the usual steps: what does not fit ends a run, what is left over does no harm.
+ROOM = 1.5
 #: Fields of an escape rate: at both sides, at two distances (4), and of a network with kinks at two more (8, at most); usual
 #: is what lies between.
 FIELDS_AT_LEAST, FIELDS, FIELDS_AT_MOST = 4, 6, 8
@@ -40,17 +42,21 @@ CRITICAL, CRITICAL_AT_MOST = 12, 25
 
 
 def lanczos_steps(settings: AnalysisSettings, size: int) -> tuple[int, float, int]:
-    """Steps of one start: the least, as many as are usual (the geometric mean of the least and the most), and the most."""
+    """Steps of one start: the least, as many as are usual (a geometric mean of the least and the most), and the most."""
     if settings.engine == "exact":
         return size, size, size
     most = min(settings.steps, size)
     if settings.engine == "pyhessian":
         return most, most, most
     least = min(most, settings.min_steps if settings.goal == "spectrum" else FIRST_LOOK)
-    return least, math.sqrt(least * most), most
+    usual = math.sqrt(least * most)
+    # A verdict mostly stops where negative curvature is certain, far from an end.
+    return least, math.sqrt(least * usual) if settings.goal == "verdict" else usual, most
 
 
-def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes: int = 1, slices: int = 1) -> Cost:
+def measure_cost(
+    item: CurvatureItem, given: Given, count: int = 1, *, processes: int = 1, slices: int = 1, spent: float = 0.0
+) -> Cost:
     """Times a few passes of each group; stores nothing.
 
     Args:
@@ -59,6 +65,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
         count: how many checkpoints there are.
         processes: that will share the samples; time and memory are of one of them, messages between them are not timed.
         slices: that each vector will be spread over.
+        spent: seconds that the process took before this: imports.
     """
     began = time.perf_counter()
     subject = open_checkpoint(item.checkpoint, given, item.settings.params)
@@ -96,7 +103,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(mine) / len(part)
-        memory, _, graphs, _ = group_memory(operator, settings, before, scale, usual, slices)
+        memory, _, graphs, _ = group_memory(operator, settings, before, scale, min(ROOM * usual, most), slices)
         memory_at_most, unchecked, _, on_disk = group_memory(operator, settings, before, scale, most, slices)
         groups.append(
             GroupCost(
@@ -134,6 +141,7 @@ def measure_cost(item: CurvatureItem, given: Given, count: int = 1, *, processes
         graph_budget_bytes=settings.memory or graph_budget(device),
         groups=groups,
         shared_minutes=shared / 60,
+        start_minutes=spent / 60,
         processes=processes,
         slices=slices,
         message_bytes=_messages(parameters * torch.finfo(dtype).bits // 8, processes, slices),

@@ -59,6 +59,7 @@ class Cost:
         processes: that share the samples; time and memory are of one.
         slices: processes that each vector is spread over.
         message_bytes: that each sends for a product, which no time here counts.
+        start_minutes: of the process until it opens the first checkpoint: imports.
         shared_minutes: of what is done once for all groups: reading, a pass over the data, net rates.
     """
 
@@ -71,6 +72,7 @@ class Cost:
     graph_budget_bytes: int
     groups: list[GroupCost]
     shared_minutes: float = 0.0
+    start_minutes: float = 0.0
     processes: int = 1
     slices: int = 1
     message_bytes: int = 0
@@ -89,6 +91,11 @@ class Cost:
     def minutes_at_most(self) -> float:
         """Of one checkpoint whose every run takes all its steps."""
         return self.shared_minutes + sum(group.minutes_at_most for group in self.groups)
+
+    @property
+    def minutes_in_all(self) -> float:
+        """Of all checkpoints, one after another, with the start of the process."""
+        return self.start_minutes + self.minutes * self.checkpoints
 
     @property
     def memory_bytes(self) -> int:
@@ -115,7 +122,7 @@ class Cost:
         total: dict[str, object] = {"minutes": self.minutes}
         names = ["minutes_at_least", "minutes_at_most", "memory_bytes", "memory_bytes_at_most", "memory_bytes_together"]
         total |= {name: getattr(self, name) for name in [*names, "disk_bytes"]}
-        return asdict(self) | total | {"minutes_in_all": self.minutes * self.checkpoints}
+        return asdict(self) | total | {"minutes_in_all": self.minutes_in_all}
 
 
 def print_cost(cost: Cost) -> None:
@@ -148,8 +155,8 @@ def print_cost(cost: Cost) -> None:
     console.print(
         f"{cost.parameters:,} parameters. About {cost.minutes:.2g} minutes a checkpoint "
         f"({cost.shared_minutes:.2g} of them for all groups together), at least {cost.minutes_at_least:.2g} and "
-        f"at most {cost.minutes_at_most:.2g}; about "
-        f"{cost.minutes * cost.checkpoints:.2g} for all {cost.checkpoints}. Float64 rechecks and escape rates are counted."
+        f"at most {cost.minutes_at_most:.2g}; about {cost.minutes_in_all:.2g} for all {cost.checkpoints} and the start. "
+        "Float64 rechecks and escape rates are counted."
     )
 
 

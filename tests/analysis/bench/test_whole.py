@@ -120,7 +120,7 @@ def test_what_is_announced_is_ours_own_dry_run(folder, known):
     case = {"title": "a case", "known": about, "entries": [entry], "announced": {"ends": announced}}
     machine = {"processor": "P", "cores": 2, "threads": 1, "system": "S", "python": "3"}
     table = whole_table({"machine": machine, "versions": {}, "date": "2026-01-01", "cases": [case]})
-    assert "(in 2.5 CPU seconds): 8 s, at least 1 and at most 16, imports apart; then 4, 0.50 times" in table
+    assert "(in 2.5 CPU seconds): 8 s, at least 1 and at most 16; then 4, 0.50 times" in table
     assert "2 MiB, at most 4; then 3, 1.50 times as much." in table
 
 

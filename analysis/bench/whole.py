@@ -227,10 +227,9 @@ def announce(command: Command, folder: Path) -> Announced:
         BenchRunError: it failed; what it last said.
     """
     said, took, _ = _process(command, folder, "--dry-run")
-    minutes = (said["start_minutes"] + said[name] for name in ("minutes_at_least", "minutes", "minutes_at_most"))
-    return Announced(
-        *(60 * one for one in minutes), said["memory_bytes"], said["memory_bytes_at_most"], took.ru_utime + took.ru_stime
-    )
+    least, usual, most = (60 * (said["start_minutes"] + said[f"minutes{name}"]) for name in ("_at_least", "", "_at_most"))
+    cpu = took.ru_utime + took.ru_stime
+    return Announced(least, usual, most, said["memory_bytes"], said["memory_bytes_at_most"], cpu)
 
 
 def _run(command: Command, folder: Path) -> Ran:

@@ -148,7 +148,7 @@ def test_claims_are_not_tested_over_a_gap(build_study):
 
 def test_registry_lists_every_item_and_claims_nothing_unrun():
     items = list_items()
-    assert [item.id for item in items] == [f"F{number}" for number in range(1, 16)] + [f"T{number}" for number in range(1, 7)]
+    assert [item.id for item in items] == [f"F{number}" for number in range(1, 16)] + [f"T{number}" for number in range(1, 8)]
     assert {item.state for item in items if item.recipes or not item.evidence} == {"not run"}  # evidence: what the tests hold
     assert {claim.key for claim in papers.claims()} == set(claims.JUDGES)
     assert all(number.source for item in items for number in item.numbers)
@@ -246,7 +246,7 @@ def test_the_registry_tells_every_claim_by_study_and_scale(whole_study, capsys):
 def test_the_ratio_of_a_rare_class_is_judged_by_its_interval(tmp_path, edit, ratio, ends, state):
     folder = tmp_path / "study"
     shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20", folder)
-    (final,) = folder.glob("*/curvature/checkpoint.per-class.json")
+    (final,) = folder.glob("sgd-*/curvature/checkpoint.per-class.json")
     if ratio is not None:
         edit(final, lambda raw: raw["groups"]["class 8"]["negative_ratio"].update(value=ratio, interval=ends))
     outcome = class_claims.rare_class_ratio(load_study(folder))
@@ -268,7 +268,7 @@ def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_stu
     assert "tail on 100 of 891 samples" in line
     assert f"λ_min {number(stored.lambda_min.value)} ± {number(stored.lambda_min.standard_error, 2)}" in line
     words = " ".join(method(study))
-    assert words.startswith("SGD trains one resnet20-cifar")
+    assert words.startswith("SGD and SAM train")
     assert "all (10 classes" not in words  # it was not measured
     assert "random part" in words
     assert "tail: 100 of 891" in extremes.draw(finals(study)).caption

@@ -109,6 +109,10 @@ class StartStore:
         self._finish(run, running, steps, stop)
         return run
 
+    def worth(self, began: float) -> bool:
+        """Whether what was found since ``began`` (``time.monotonic``) took so long that it is stored."""
+        return self._all(True, time.monotonic() > began + STORE_EVERY)
+
     def forget(self, *names: str) -> None:
         """Removes the states of searches."""
         for name in names:

@@ -13,6 +13,7 @@ The vectors may be looked for with cheaper products (``rough``): what counts is 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -142,7 +143,7 @@ def measure_ends(
 
         return begin().run(steps, stop) if store is None else store.search(which, name, begin, steps, stop, place)
 
-    began, kept = operator.matvecs, ends is not None
+    began, since, kept = operator.matvecs, time.monotonic(), ends is not None
     cheaper = rough and rough(operator) if ends is None else None
     if cheaper is not None:
         # Once is enough: the operator itself has the second look.
@@ -165,7 +166,8 @@ def measure_ends(
         eps = 0.0 if run.exhausted else start_error(operator.size, [run.steps], delta / 2, looks, dilution())
         ends = of_run(run, eps, doubts_of(run))
     if store is not None and not kept:
-        ends.save(store, operator, operator.matvecs - began)
+        if store.worth(since):
+            ends.save(store, operator, operator.matvecs - began)
         store.forget("rough", "exact")
     if not looked:
         said += operator.look(dict(zip(("min", "max"), ends.vectors, strict=True)))

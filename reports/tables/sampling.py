@@ -31,7 +31,7 @@ def sampling_words(results: Iterable[Mapping[str, GroupResult]]) -> str | None:
         parts.append(
             f"{name} on {first.subset_size:,} of {first.population:,} samples ({said} over {first.subsets} such parts)"
         )
-    means = "mean of the checkpoints ± the largest standard error of one" if several else "mean ± standard error"
+    means = "the largest standard error of a checkpoint's mean" if several else "mean ± standard error"
     return (
         f"Measured on a random part of the samples: {listed(parts)}; {means}. The other numbers are of one part each, and "
         "their intervals do not hold what another part would give; a part looks more like a saddle than the whole."
@@ -39,5 +39,6 @@ def sampling_words(results: Iterable[Mapping[str, GroupResult]]) -> str | None:
 
 
 def _words(estimates: list[Estimate]) -> str:
-    mean = sum(one.value for one in estimates) / len(estimates)
-    return f"{number(mean)} ± {number(max(one.standard_error or 0.0 for one in estimates), 2)}"
+    """Of one checkpoint its mean and error; of several, which have no mean in common, the error alone."""
+    error = f"± {number(max(one.standard_error or 0.0 for one in estimates), 2)}"
+    return f"{number(estimates[0].value)} {error}" if len(estimates) == 1 else error

@@ -125,7 +125,7 @@ def test_one_optimizer_several_times():
     }
     assert all(run.folder.startswith(f"{name}-seed0-") for name, run in found.items())
     assert len({run.folder[-8:] for run in found.values()}) == 4
-    shared = {run.folder for run in runs(load_recipe("digits-lt"))}
+    shared = {run.folder for run in runs(load_recipe("digits-lt", ["training.lr=0.02"]))}
     assert {name for name, run in found.items() if run.folder in shared} == {"sgd", "imbsam"}  # the defaults written out
     again = parse_recipe(tomllib.loads(tomli_w.dumps(resolve(recipe).resolved())))
     assert [run.folder for run in runs(again)] == [run.folder for run in runs(recipe)]

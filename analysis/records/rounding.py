@@ -65,7 +65,11 @@ def end_words(value: float, interval: tuple[float | None, float | None]) -> tupl
 def at_least(value: float, digits: int = 3) -> str:
     """A lower bound, rounded down to so many digits."""
     exact = _exact(value)
-    return f"{float(_grid(exact, ROUND_FLOOR, exact.adjusted() - digits + 1)):.{digits}g}" if exact else "0"
+    if not exact:
+        return "0"
+    rounded = _grid(exact, ROUND_FLOOR, exact.adjusted() - digits + 1)
+    text = f"{float(rounded):.{digits}g}"
+    return text if Decimal(text) <= exact else str(rounded)  # the smallest numbers are floats of fewer digits
 
 
 def probability_words(share: float) -> str:

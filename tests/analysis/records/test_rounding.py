@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from saddlescope.analysis.records.rounding import at_least, end_words, interval_words, percent_words, probability_words
 from saddlescope.reports.tables.words import interval, number
@@ -45,6 +45,7 @@ def test_an_end_that_must_not_be_zero_is_not(low, factor, negative):
 
 
 @given(SIZES, st.integers(1, 8))
+@example(-5e-324, 2)
 def test_bounds_are_rounded_down(value, digits):
     assert Fraction(at_least(value, digits)) <= Fraction(repr(value))
 

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from saddlescope import SSESAM, AnalysisSettings, Samples, analyze
 from torch import nn
 from torch.nn import functional
+
+from saddlescope import SSESAM, AnalysisSettings, Samples, analyze
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 COUNTS = [20, 12, 6]

@@ -107,18 +107,8 @@ class Measurement:
         """The Hessian over some of the samples; ``memory``: for its graphs, where the settings' budget is not its alone."""
         settings = self.settings
         samples, reduce = self.shared(indices)
-        if self.sharded:
-            return ShardedDifferenceOperator(
-                self.subject.model,
-                samples,
-                self.subject.loss,
-                params=settings.params,
-                micro_batch=settings.micro_batch,
-                memory=memory if memory is not None else settings.memory,
-                vectors=settings.steps + 1,
-                reduce=reduce,
-            )
-        kind = DifferenceOperator if self.by_differences else HessianOperator
+        kind: type[HessianOperator] = DifferenceOperator if self.by_differences else HessianOperator
+        kind = ShardedDifferenceOperator if self.sharded else kind
         operator = kind(
             self.subject.model,
             samples,
@@ -126,11 +116,12 @@ class Measurement:
             params=settings.params,
             micro_batch=settings.micro_batch,
             memory=memory if memory is not None else settings.memory,
-            vectors=-(-(settings.steps + 1) // self.world.slices),  # of a spread one, a part is here
+            # Of a vector that is spread, a part is here; those of a sharded model are parts already.
+            vectors=-(-(settings.steps + 1) // (1 if self.sharded else self.world.slices)),
             reduce=reduce,
         )
         # By differences no graph is kept, and that of one gradient is half as large.
-        chosen = memory is not None or settings.micro_batch is not None or self.by_differences
+        chosen = memory is not None or settings.micro_batch is not None or self.by_differences or self.sharded
         if settings.memory is not None and not chosen:
             fit_budget(operator, settings.memory)
         return operator

@@ -1,5 +1,6 @@
 """Two gloo processes under torchrun against one, from the command line."""
 
+import os
 import subprocess
 import sys
 
@@ -54,3 +55,25 @@ def test_a_single_process_touches_no_process_group(monkeypatch):
     with world_of() as world:
         assert world == World()
         assert not torch.distributed.is_initialized()
+
+
+END = (
+    "import atexit, sys, torch.distributed, saddlescope\n"
+    "class Late:\n"
+    "    def __del__(self):\n"
+    "        print('cleared away')\n"
+    "late = Late()\n"
+    "atexit.register(print, 'done at the end')\n"
+    "saddlescope.main()\n"
+)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("asked", "code"), [("--version", 0), ("--nothing", 2)])
+def test_one_of_several_ends_while_python_is_whole(processes, asked, code):
+    # While Python is cleared away a thread of gloo that torch has kept aborts the process: 134 after everything was written.
+    env = {**os.environ, "WORLD_SIZE": str(processes)}
+    done = subprocess.run([sys.executable, "-c", END, asked], capture_output=True, text=True, check=False, env=env)
+    assert done.returncode == code, done.stderr
+    assert "done at the end" in done.stdout
+    assert ("cleared away" in done.stdout) == (processes == 1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # after init_process_group it would keep gloo's threads, and one of them can abort the end
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -80,6 +80,13 @@ class Run:
         """True once the final checkpoint's side-car exists."""
         return self.side_car is not None
 
+    @property
+    def stage_switch(self) -> int | None:
+        """Epochs done when stage 2 began; None for an optimizer without stages, and where stage 2 never came."""
+        training = (self.side_car or {}).get("training", {})
+        switch, end = training.get("stage_switch_epoch"), training.get("epochs")
+        return None if switch is None or (end is not None and switch >= end) else int(switch)
+
     def final(self, scheme: str = "head-tail") -> CurvatureResult | None:
         """The curvature of the final checkpoint under ``scheme``, or None where it was not computed."""
         epochs = self.side_car["training"]["epoch"] if self.side_car and "training" in self.side_car else None

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from ...analysis.records.base import Interval
 from ...analysis.records.results import CurvatureResult
-from ...analysis.records.study import Run, Study
+from ...analysis.records.study import Study
 from ..drawing.appearance import Look, handle, looks_of
 from ..drawing.canvas import FigureError, heading, legend_below, new_figure
 from ..drawing.published import SOURCE, published_ratios
@@ -71,16 +71,9 @@ def switches(study: Study) -> dict[str, list[int]]:
     """Optimizer -> epochs at which its runs change stage, from the side-cars."""
     found: dict[str, set[int]] = {}
     for run in study.runs:
-        epoch = _switch(run)
-        if epoch is not None:
-            found.setdefault(run.optimizer, set()).add(epoch)
+        if run.stage_switch is not None:
+            found.setdefault(run.optimizer, set()).add(run.stage_switch)
     return {optimizer: sorted(epochs) for optimizer, epochs in found.items()}
-
-
-def _switch(run: Run) -> int | None:
-    training = (run.side_car or {}).get("training", {})
-    epoch = training.get("stage_switch_epoch")
-    return int(epoch) if epoch is not None else None
 
 
 def draw(study: Study, scheme: str | None = None) -> Drawing:

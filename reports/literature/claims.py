@@ -265,9 +265,8 @@ def _tail_rises_after_switch(evidence: Evidence) -> Outcome:
 
 
 def _at_switch(run: Run, part: str) -> float | None:
-    switch = (run.side_car or {})["training"].get("stage_switch_epoch")
     for row in run.metrics:
-        if row["epoch"] == switch and row.get("accuracy", {}).get(part) is not None:
+        if row["epoch"] == run.stage_switch and row.get("accuracy", {}).get(part) is not None:
             return 100 * float(row["accuracy"][part])
     return None
 

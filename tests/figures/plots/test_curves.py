@@ -184,6 +184,17 @@ def test_curvature_along_training_follows_the_checkpoints_and_marks_the_switch(w
     assert switch.get_color() == looks.OPTIMIZERS["ssesam"].colour
 
 
+def test_a_stage_that_never_came_is_not_marked(build_study):
+    folder = build_study(optimizers=("sgd", "ssesam"))
+    for path in folder.glob("ssesam-*/checkpoint.json"):  # gamma = 1: the epoch of the switch is the last
+        path.write_text(path.read_text().replace('"stage_switch_epoch": 8', '"stage_switch_epoch": 12'))
+    study = load_study(folder)
+    assert {run.side_car["training"]["stage_switch_epoch"] for run in study.of("ssesam")} == {12}
+    figure = along.draw(study).figure
+    assert not any(artists(axes, "switch") for axes in figure.axes)
+    assert "stage 2" not in " ".join(text.get_text() for legend in figure.legends for text in legend.get_texts())
+
+
 def test_a_mean_never_passes_over_a_missing_seed(build_study):
     folder = build_study(optimizers=("sgd", "sam"), unfinished=(("sam", 1),))
     study = load_study(folder)

@@ -1,10 +1,13 @@
 """What a person meets first: the version, completion, public names, and a distribution that holds every folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import saddlescope
 
@@ -49,3 +52,22 @@ def test_help_imports_no_torch():
     code = "import sys, saddlescope; saddlescope.application(); print([m for m in ('torch', 'pyhessian') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout == "[]\n"
+
+
+HEAVY = ("sympy", "torch._dynamo", "torch.distributed.tensor", "torch.distributed.fsdp", "pandas", "matplotlib", "sklearn")
+
+
+@pytest.mark.parametrize("goal", ["verdict", "spectrum"])
+def test_an_analysis_imports_only_what_it_needs(goal, tmp_path):
+    # Any of these takes as long as the analysis of a small network itself.
+    for file in (ROOT / "tests" / "prescribed").iterdir():
+        shutil.copy(file, tmp_path)
+    found = f"[name for name in {HEAVY} if name in sys.modules]"
+    code = f"import sys, saddlescope\ntry: saddlescope.main()\nfinally: print('imported:', {found})"
+    asked = ["analyze", "checkpoint.pt", "--set", 'only=["tail"]', "--goal", goal, "--steps", "12"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "imported: []" in done.stdout

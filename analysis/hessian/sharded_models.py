@@ -1,6 +1,6 @@
 """Models whose weights are spread over processes: FSDP2 (``fully_shard``), tensor parallel, anything else that makes DTensors.
 
-``torch.distributed`` is imported only where a process group exists: no model is sharded without one.
+What torch has for them is imported only where there is one.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,11 +32,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 def is_dtensor(tensor: Tensor) -> bool:
     """Whether a tensor is spread over processes."""
-    if not torch.distributed.is_available():
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(tensor, DTensor)
+    return _is_of("torch.distributed.tensor", "DTensor", tensor)
 
 
 def reshard(model: nn.Module) -> None:
@@ -195,9 +192,13 @@ def _runs(whole: list[int], indices: list[list[int]]) -> Iterator[tuple[int, int
 
 
 def _is_fsdp(module: nn.Module) -> bool:
-    from torch.distributed.fsdp import FSDPModule
+    return _is_of("torch.distributed.fsdp", "FSDPModule", module)
 
-    return isinstance(module, FSDPModule)
+
+def _is_of(home: str, kind: str, thing: object) -> bool:
+    # Nothing is of a class that nobody has imported; importing these two takes as long as a small analysis.
+    module = sys.modules.get(home)
+    return module is not None and isinstance(thing, getattr(module, kind))
 
 
 def _is_tensor_parallel(p: Tensor) -> bool:

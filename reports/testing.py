@@ -1,11 +1,11 @@
 """Baselines from any test suite: a plain function, no plugin, no mark, no import hook.
 
-from saddlescope import analyze
+from saddlescope import AnalysisSettings, analyze
 from saddlescope.reports.testing import assert_matches_baseline
 
 def test_tail_curvature():
-result = analyze(model, samples, scheme="head-tail")
-assert_matches_baseline({"my-model": result}, "tests/curvature.json")
+    result = analyze(model, samples, settings=AnalysisSettings(eta=50))
+    assert_matches_baseline({"my-model": result}, "tests/curvature.json")
 """
 
 from __future__ import annotations

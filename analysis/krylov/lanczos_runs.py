@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from .controls import Controls
 from .density import counted_weights
 from .lanczos import Lanczos
 from .linear_operator import LinearOperator, product_error
-from .space import Space
+from .space import Space, space_of
 from .stored_state import ALONE, Processes, StateError, load_state, save_state
 
 _NUMBERS = ("asymmetry", "error")
@@ -39,7 +39,7 @@ class Start:
         lowest, highest: ``[k, 2]``: outermost Ritz values from the end inwards, and their residuals.
         block_nodes, block_norms: Ritz values of that first space, and the norms whose product its breakdown neglected.
         vectors: unit Ritz vectors ``min``, ``max``, ``min-2`` ...
-        controls: what the run knows of other probes, for the trace.
+        controls: what the run knows of other probes, for the trace; nothing where it was not the first one.
         asymmetry: as of the run.
         error: of the products (``product_error``), as the operator had measured it by the end of the run.
     """
@@ -115,6 +115,7 @@ class Start:
         """
         arrays = {name: getattr(self, name) for name in _ARRAYS}
         arrays |= {"forms": self.controls.forms, "squares": self.controls.squares}
+        arrays["seeds"] = np.array(self.controls.seeds, dtype=np.int64)
         tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
         tensors["state"] = torch.tensor([self.seed, self.steps, int(self.exhausted), int(self.complete)])
         tensors |= {name: torch.tensor([getattr(self, name)], dtype=torch.float64) for name in _NUMBERS}
@@ -122,8 +123,9 @@ class Start:
         save_state(path, tensors, vectors, space, who, self.steps)
 
     @classmethod
-    def load(cls, path: Path, space: Space, device: torch.device) -> Start | None:
-        """Reads a stored one; None where there is none, or none that can be read."""
+    def load(cls, path: Path, operator: LinearOperator) -> Start | None:
+        """Reads a stored one; None where there is none, none that can be read, or one of another precision."""
+        space = space_of(operator)
         try:
             tensors = load_state(path, space, lambda name: name.startswith("vector "))
         except (FileNotFoundError, SafetensorError, StateError):
@@ -132,10 +134,14 @@ class Start:
             return None
         seed, steps, exhausted, complete = tensors.pop("state").tolist()
         # Fresh allocations: products with memory-mapped rows could differ in the last digit.
-        vectors = {name[7:]: tensors.pop(name).clone().to(device) for name in list(tensors) if name.startswith("vector ")}
-        controls = Controls(tensors.pop("forms").numpy(), tensors.pop("squares").numpy())
-        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        names = [name for name in tensors if name.startswith("vector ")]
+        vectors = {name[7:]: tensors.pop(name).clone().to(operator.device) for name in names}
+        if any(vector.dtype != operator.dtype for vector in vectors.values()):
+            return None
         # Not all, of an earlier version.
+        seeds = tensors.pop("seeds").tolist() if "seeds" in tensors else []
+        controls = Controls(tuple(seeds), tensors.pop("forms").numpy(), tensors.pop("squares").numpy())
+        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
         asymmetry, error = (float(tensors[name].item()) if name in tensors else 0.0 for name in _NUMBERS)
         return cls(
             seed=seed,
@@ -158,7 +164,7 @@ class StartPlan:
         steps: step limit.
         stop: when to stop earlier.
         k: pairs kept at each end.
-        products: see ``Controls.of``.
+        products: see ``Controls.of``; they are of the first start alone.
         place: where the Krylov basis is kept.
     """
 
@@ -167,6 +173,11 @@ class StartPlan:
     k: int
     products: Mapping[int, Tensor]
     place: Place = "device"
+
+    @property
+    def after_the_first(self) -> StartPlan:
+        """The same for the starts after the first, which are probes of its controls and have none of their own."""
+        return replace(self, products={})
 
     def run(self, operator: LinearOperator, seed: int, further: int) -> Start:
         """The start of a seed; ``further`` ones may follow. Its basis is not kept: the next one's may need the room."""

@@ -136,6 +136,7 @@ def measure_spectrum(
                 vectors |= {name: vector for name, vector in run.vectors.items() if name.startswith(end)}
         run.vectors = {}  # the largest thing that is kept of a run; the best ones are held above
         runs.append(run)
+        plan = plan.after_the_first
     if not looked:
         said += operator.look({end: vector for end, (_, vector) in ends.items()})
     scale = max(abs(ends["min"][0]), abs(ends["max"][0]))

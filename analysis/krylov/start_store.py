@@ -71,7 +71,9 @@ class StartStore:
         """The start of a seed as ``plan.run`` gives it: from the folder, or run to its end from wherever it was."""
         finished, running = self.folder / f"{seed}.safetensors", self.folder / f"{seed}.running.safetensors"
         space = space_of(operator)
-        kept = Start.load(finished, space, operator.device)
+        kept = Start.load(finished, operator)
+        if kept is not None and not set(plan.products) <= set(kept.controls.seeds):
+            kept = None  # of an analysis with another first start: it has no controls for these products
         if self.agreed(kept and kept.steps) and kept is not None:
             operator.matvecs += kept.steps
             remember_error(operator, kept.error)

@@ -49,6 +49,25 @@ def test_more_starts_add_to_those_that_are_there(reference, tmp_path):
     assert second.taken == first.taken - sum(whole.steps[:2]) + whole.steps[2]
 
 
+def test_a_later_start_is_no_first_one_of_another_analysis(reference, tmp_path):
+    """Its controls would be of the other's probes, and the trace's error a hundred times as large."""
+    operator = HessianOperator(reference.model, reference.samples)
+    both = measure_spectrum(operator, starts=2, store=StartStore(tmp_path))
+    of_second = measure_spectrum(operator, seed=1, store=StartStore(tmp_path))
+    assert of_second.trace == measure_spectrum(operator, seed=1).trace
+    counted = Counting(reference.model, reference.samples)
+    again = measure_spectrum(counted, starts=2, store=StartStore(tmp_path))
+    assert again.trace == both.trace
+    assert counted.taken == counted.matvecs - sum(both.steps)  # what the second analysis left serves the first one, too
+
+
+def test_starts_of_another_precision_are_not_taken(diagonal, tmp_path):
+    values = np.linspace(-1, 9, 300)
+    measure_spectrum(diagonal(values, torch.float32), store=StartStore(tmp_path))
+    found = measure_spectrum(diagonal(values), store=StartStore(tmp_path))
+    same(found, measure_spectrum(diagonal(values)))
+
+
 @pytest.mark.parametrize("fatal", [12, 33, 50])
 def test_an_interrupted_start_goes_on_where_it_was_stored(reference, tmp_path, stored_at_every_step, fatal):
     whole = measure_spectrum(HessianOperator(reference.model, reference.samples), starts=2)

@@ -33,8 +33,8 @@ class KrylovBasis:
         size: n, or as many of the n numbers as lie in this process; products are then of these alone.
         dtype: of the rows.
         device: of the vectors that come and go.
-        place: ``device``, ``cpu`` (the machine's memory), ``disk`` (an unnamed file in the folder for temporary files,
-            ``TMPDIR``), or the bytes that the first rows may take on the device before the next ones go to disk.
+        place: ``device``, ``cpu`` (the machine's memory), ``disk`` (a file in the folder for temporary files, ``TMPDIR``, that
+            goes with the basis), or the bytes that the first rows may take on the device before the next ones go to disk.
     """
 
     def __init__(self, size: int, dtype: torch.dtype, device: torch.device, place: Place = "device") -> None:
@@ -53,9 +53,9 @@ class KrylovBasis:
         row = range(self._filled)[row]
         if self._in_memory(row):
             return self._blocks[row // _BLOCK][row % _BLOCK]
-        found = torch.empty(self._size, dtype=self._dtype)
+        found = torch.empty(self._size, dtype=self._dtype, device=self.device)
         self._read(row, 0, found)
-        return found.to(self.device)
+        return found
 
     @property
     def on_disk(self) -> bool:
@@ -192,11 +192,14 @@ class KrylovBasis:
     def _read(self, row: int, column: int, into: Tensor) -> None:
         # Read, not mapped: what is mapped counts as this process' memory for as long as there is any.
         assert self._file is not None
+        here = into if into.device.type == "cpu" else torch.empty(len(into), dtype=into.dtype)
         with self._file.open("rb", buffering=0) as stream:
             stream.seek(self._place(row, column))
-            view = into.view(torch.uint8).numpy().data
+            view = here.view(torch.uint8).numpy().data
             while view:
                 read = stream.readinto(view)
                 if not read:
                     raise OSError(f"{self._file}: shorter than what was written; is TMPDIR being cleared?")
                 view = view[read:]
+        if here is not into:
+            into.copy_(here)

@@ -75,6 +75,20 @@ def test_products_are_those_of_the_rows(filled, rows, held):
     assert torch.equal(basis.combined(c), whole.combined(c))
 
 
+@pytest.mark.parametrize("device", ["meta", *(["cuda"] if torch.cuda.is_available() else [])])
+def test_rows_on_disk_come_back_to_the_device(rows, device):
+    """Where there is no GPU, to a device without numbers: it takes what a GPU takes, and is no memory of the machine either."""
+    basis = KrylovBasis(N, torch.float32, torch.device(device), 4 * N * 11)
+    for row in rows:
+        basis.append(row)
+    w, c = rows[0].double().to(device), torch.linspace(-1, 1, 20, dtype=torch.float64).to(device)
+    found = basis[20], basis.overlap(w, 20), basis.combined(c), removed(basis, w, c)
+    assert {one.device.type for one in found} == {device}
+    if device != "meta":
+        assert torch.equal(basis.rows(21).cpu(), rows)
+        assert torch.allclose(found[1].cpu(), rows[:20].double() @ rows[0].double(), atol=1e-12, rtol=0)
+
+
 def test_a_run_whose_basis_went_to_disk_is_not_stored(diagonal):
     operator = diagonal(torch.linspace(-1, 5, 500).double())
     assert Lanczos(operator).run(10).storable

@@ -36,8 +36,18 @@ class RoughOperator(LinearOperator):
         self._operator, self._precision = operator, operator.accelerator.precision
         self._precision.both = True
         operator.release()
-        self.size, self.num_samples, self.matvecs = operator.size, operator.num_samples, 0
+        self.size, self.num_samples, self._matvecs = operator.size, operator.num_samples, 0
         self.dtype, self.device = operator.dtype, operator.device
+
+    @property
+    def matvecs(self) -> int:
+        """Rough products so far. Whoever sets it, for those of a stored run, sets what the operator counts as well."""
+        return self._matvecs
+
+    @matvecs.setter
+    def matvecs(self, count: int) -> None:
+        self._operator.matvecs += count - self._matvecs
+        self._matvecs = count
 
     def matvec(self, v: Tensor) -> Tensor:
         """``H v`` for ``v [n]``, roughly; the operator counts it, too."""
@@ -45,7 +55,7 @@ class RoughOperator(LinearOperator):
 
     def matmat(self, v: Tensor) -> Tensor:
         """``H V`` for ``V [n, k]``, roughly."""
-        self.matvecs += v.shape[1]
+        self._matvecs += v.shape[1]
         with self._precision.rough():
             return self._operator.matmat(v)
 

@@ -10,6 +10,7 @@ from saddlescope.analysis.hessian.low_precision import RoughOperator, rough_if_f
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.krylov.lanczos import Lanczos
 from saddlescope.analysis.krylov.linear_operator import OperatorError
+from saddlescope.analysis.krylov.start_store import StartStore
 from saddlescope.analysis.measures.analyze import analyze
 from saddlescope.analysis.measures.extremes import measure_ends
 from saddlescope.analysis.records.settings import AnalysisSettings
@@ -148,6 +149,22 @@ def test_negative_curvature_is_proven_by_the_exact_operator(diagonal):
     found = measure_ends(exact, rough=lambda _: diagonal(shifted, torch.float32, reflect=3), tau=1e-3, enough=-0.1)
     assert found.lambda_min.value > 0
     assert all(bound.at_least == 0 for bound in found.saddle_index)
+
+
+def test_a_rough_search_that_was_interrupted_counts_all_its_products(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("saddlescope.analysis.krylov.start_store.STORE_EVERY", 0.0)
+    monkeypatch.setattr("saddlescope.analysis.krylov.start_store.STORE_RARELY", 0.0)
+    given = {"rough": RoughOperator, "steps": 12, "store": StartStore(tmp_path)}
+    stops = iter([None] * 8 + [KeyboardInterrupt()])
+
+    def progress(_):
+        if end := next(stops):
+            raise end
+
+    with pytest.raises(KeyboardInterrupt):
+        measure_ends(operator(trained), **given, progress=progress)
+    resumed = measure_ends(operator(trained), **given)
+    assert resumed.matvecs == measure_ends(operator(trained), rough=RoughOperator, steps=12).matvecs
 
 
 def test_a_verdict_found_roughly(trained, ends):

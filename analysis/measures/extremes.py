@@ -73,9 +73,9 @@ def measure_ends(
         operator: fixed and symmetric.
         part: the same over a part of the samples, guarded instead of ``operator``
             (:func:`~saddlescope.analysis.hessian.sample_parts.one_micro_batch`), and looked at first without ``confirm``.
-        rough: makes about the same of an operator, but cheaper, if it can (``rough.rough_if_faster``). The vectors are looked
-            for with that; values and residuals are those of ``operator``, by one product for each end. Where these do not
-            settle it, the run is done again with ``operator``, from there.
+        rough: makes about the same of an operator, but cheaper, if it can (``low_precision.rough_if_faster``). The
+            vectors are looked for with that; values and residuals are those of ``operator``, by one product for each end. Where
+            these do not settle it, the run is done again with ``operator``, from there.
         steps: Lanczos step limit.
         rtol: an end is settled when its estimated error is below ``rtol`` of its own size, two steps running (a search with
             ``rough``: once, and again when it is measured); it is converged when it is confirmed, too.
@@ -112,6 +112,8 @@ def measure_ends(
     # A verdict is reached in fewer steps than a look at the part takes.
     if ends is None and knows is None and part is not None and enough is None and not confirm:
         knows = _shown_by((rough and rough(part)) or part, seed)
+    if part is not None:
+        part.release()  # graphs that are of no more use, and the operator's own take as much memory as there is
     looks = max(1, steps - FIRST_LOOK + 1)
     sought = (1.0, 1.0)  # doubts of a search
 

@@ -69,6 +69,18 @@ def test_a_part_that_knows_the_way_saves_products(diagonal):
     assert np.median(steps(None, 1e-3)) < 0.9 * np.median(whole)
 
 
+def test_a_part_keeps_nothing_once_it_was_looked_at(diagonal):
+    values, freed = with_bulk(2000, [50, 20, 10, -8], 0.1), []
+    part = diagonal(values, reflect=3)
+    part.release = lambda: freed.append(part.matvecs)
+    for given in ({"confirm": False}, {"enough": -1.0}, {}):
+        freed.clear()
+        operator = diagonal(values, reflect=3)
+        operator.matvec = lambda v, product=operator.matvec: freed.append("operator") or product(v)
+        measure_ends(operator, part=part, **given)
+        assert freed[freed.index("operator") - 1] == part.matvecs  # after all of its products, before the operator's first one
+
+
 def test_an_end_near_zero_is_not_taken_for_settled_on_its_way(diagonal):
     """The first Ritz values lie near zero with small residuals, whatever the smallest eigenvalue is."""
     values = with_bulk(20_000, HEAD, 1e-3)

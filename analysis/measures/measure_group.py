@@ -15,7 +15,7 @@ from ..hessian.suspects import stale_statistics
 from ..krylov.guards import RandomOperatorError
 from ..krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from ..krylov.space import space_of
-from ..krylov.spectrum import Spectrum
+from ..krylov.spectrum import LOOK_EVERY, Spectrum
 from ..records.results import GroupResult
 from ..records.saddles import Certificate, Escape, Verdict
 from ..records.spectra import GaussNewton, SamplingError
@@ -227,7 +227,13 @@ class _Group:
             decayed=self.decayed,
             relative_tau=settings.tau,
             threshold=settings.stationarity,
-            search=Search(self.operator.size, settings.starts, settings.delta, spectrum.looks),
+            search=Search(
+                self.operator.size,
+                settings.starts,
+                settings.delta,
+                spectrum.looks,
+                every=LOOK_EVERY if settings.goal == "spectrum" else 1,
+            ),
         )
 
     def _certificate(self, spectrum: Spectrum, tau: float) -> Certificate:

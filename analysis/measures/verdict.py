@@ -26,12 +26,14 @@ class Search:
         starts: Lanczos starts.
         delta: failure probability of both ends together.
         looks: moments at which a run could have stopped.
+        every: steps between two of them.
     """
 
     size: int
     starts: int = 1
     delta: float = 1e-3
     looks: int = 1
+    every: int = LOOK_EVERY
 
 
 def verdict(
@@ -112,5 +114,5 @@ def _more_steps(low: Extreme, high: Extreme, tau: float, search: Search) -> int 
     eps = room / (spread + 2 * room)  # eps * spread / (1 - 2 eps) = room
     steps, each = 0, search.delta / 2
     for _ in range(4):  # a longer run is looked at more often
-        steps = steps_needed(search.size, eps, search.starts, each, max(search.looks, steps // LOOK_EVERY))
+        steps = steps_needed(search.size, eps, search.starts, each, max(search.looks, steps // search.every))
     return min(steps, search.size)

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
+from saddlescope.analysis.measures import measure_group
+from saddlescope.analysis.measures.extremes import measure_ends
 from saddlescope.analysis.measures.verdict import Search, verdict
 from saddlescope.analysis.records.spectra import Extreme
 
@@ -92,6 +94,28 @@ def test_the_steps_that_would_decide_do_decide(diagonal, starts):
     assert first.more_steps > 30
     assert answer(first.more_steps + 5).curvature == "none above tau"
     assert answer(int(0.7 * first.more_steps)).curvature == "undetermined"
+
+
+def test_the_steps_that_would_decide_do_decide_where_every_step_is_a_look(diagonal):
+    values = np.abs(np.random.default_rng(0).normal(0, 0.3, 3000)) + 0.1
+    values[:3] = [100, 40, 20]
+
+    def answer(steps):
+        ends = measure_ends(diagonal(values), steps=steps, tau=1e-3)
+        return verdict(ends.lambda_min, ends.lambda_max, 0, 1, search=Search(3000, looks=ends.looks, every=1))
+
+    first = answer(20)
+    assert first.curvature == "undetermined"
+    assert answer(first.more_steps + 5).curvature == "none above tau"
+
+
+def test_the_advice_of_goal_ends_knows_its_looks(network, long_tail, monkeypatch):
+    asked = []
+    monkeypatch.setattr(measure_group, "verdict", lambda *_, search, **more: asked.append(search) or verdict(*_, **more))
+    for goal in ("spectrum", "ends"):
+        settings = AnalysisSettings(scheme="all", goal=goal, steps=40, rates=False, dtype="float64")
+        analyze(network(), long_tail(), settings=settings)
+    assert [search.every for search in asked] == [5, 1]
 
 
 def test_the_gradient_of_the_trained_objective_is_said_beside_the_losss_own():

@@ -34,7 +34,8 @@ class Spectrum:
     """What was measured of one operator (fields as in ``results.GroupResult``).
 
     ``vectors`` holds the unit Ritz vectors ``min`` and ``max`` ``[n]``, and ``min-2`` ... where k > 1. Masses, energy, trace
-    and density are missing where only the ends were asked for.
+    and density are missing where only the ends were asked for. ``delta`` is the failure probability that the intervals of both
+    ends were given, where it is not all that was allowed.
     """
 
     lambda_min: Extreme
@@ -48,6 +49,7 @@ class Spectrum:
     matvecs: int
     looks: int
     vectors: dict[str, Tensor]
+    delta: float | None = None
     negative_mass: list[MassAtThreshold] = field(default_factory=list)
     negative_energy: Estimate | None = None
     trace: Estimate | None = None
@@ -111,21 +113,21 @@ def measure_spectrum(
         if progress is not None:
             progress(1)
         due = run.steps % LOOK_EVERY == 0 and run.steps >= first_look
-        # Of this start alone: others may be added.
+        # Of this start alone, however many are asked for: a stored one is also of an analysis that adds others.
         return due and converged(run, k, rtol) and (tau is None or decided(run, tau, noise, delta, looks))
 
     plan = StartPlan(steps, stop, k, guarded.products, place)
     first_look = max(min_steps, 2 * k)
     looks = 1 + sum(step % LOOK_EVERY == 0 for step in range(first_look, steps))  # the step limit is one, too
-    # Stopping when the masses are known well enough is a look at them, too: each one spends its share of delta.
+    # Stopping when the masses are known well enough is a look, too, of masses and ends: each one spends its share of delta.
     most = starts if mass_width is None else max(starts, max_starts)
     wide = math.inf if mass_width is None else mass_width
-    mass_delta = delta / (most - starts + 1)
+    share = delta / (most - starts + 1)
     runs: list[Start] = []
     ends: dict[str, tuple[float, Tensor]] = {}
     vectors: dict[str, Tensor] = {}
     best: dict[str, list[tuple[float, float]]] = {}
-    while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, mass_delta, noise) > wide):
+    while len(runs) < starts or (len(runs) < most and _widest(runs, thresholds, operator.size, share, noise) > wide):
         later = most - 1 - len(runs)
         number = seed + len(runs)
         run = plan.run(operator, number, later) if store is None else store.run(operator, number, later, plan)
@@ -146,7 +148,7 @@ def measure_spectrum(
     quotients = {end: _rayleigh(operator, vector) for end, (_, vector) in ends.items()}
     exhausted = any(run.exhausted for run in runs)
     # Each end's interval needs the other end's statement, too (it bounds the spread): delta is shared by both.
-    eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], delta / 2, looks)
+    eps = 0.0 if exhausted else start_error(operator.size, [run.steps for run in runs], share / 2, looks)
     # The quotient has an error of its own: an interval does not end at it.
     rounding = product_rounding(operator) * scale + product_error(operator)
     apart = {end: abs(quotients[end] - ends[end][0]) for end in ends}
@@ -183,7 +185,7 @@ def measure_spectrum(
         lowest=lowest,
         highest=highest,
         negative_ratio=negative_ratio(lowest[0], highest[0]),
-        negative_mass=[_mass(runs, c, tau, operator.size, mass_delta, noise.absolute) for c, tau in ladder],
+        negative_mass=[_mass(runs, c, tau, operator.size, share, noise.absolute) for c, tau in ladder],
         negative_energy=negative_energy(runs, operator.size),
         saddle_index=[IndexBound(relative=c, tau=tau, at_least=_index(runs, tau, noise.absolute)) for c, tau in ladder],
         trace=trace(operator, runs, guarded.products, noise.absolute),
@@ -199,6 +201,7 @@ def measure_spectrum(
         matvecs=operator.matvecs - before,
         looks=looks,
         vectors=vectors,
+        delta=share,
         warnings=what_to_say(lowest[0], highest[0], max(run.steps for run in runs)) + said,
     )
 

@@ -230,7 +230,7 @@ class _Group:
             search=Search(
                 self.operator.size,
                 settings.starts,
-                settings.delta,
+                spectrum.delta or settings.delta,
                 spectrum.looks,
                 every=LOOK_EVERY if settings.goal == "spectrum" else 1,
             ),

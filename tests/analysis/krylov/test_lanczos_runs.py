@@ -127,6 +127,17 @@ def test_starts_are_added_until_the_masses_are_narrow(diagonal):
     assert len(measure_spectrum(diagonal(values), mass_width=1e-9, max_starts=3).steps) == 3
 
 
+def test_starts_that_are_added_until_it_is_enough_spend_delta_on_the_ends_as_well(diagonal):
+    """Whoever may stop at any of six numbers of starts is wrong at one of them six times as often."""
+    values = np.concatenate([np.linspace(-1, 1, 1500), [10.0]])
+    found = measure_spectrum(diagonal(values), mass_width=1.0, max_starts=6)
+    assert len(found.steps) == 1
+    alone = measure_spectrum(diagonal(values), delta=1e-3 / 6)
+    for end in ("lambda_min", "lambda_max"):
+        assert getattr(found, end).interval == getattr(alone, end).interval
+        assert getattr(found, end).confidence == 0.999
+
+
 def ends_of(operator, folder, **more):
     store = None if folder is None else StartStore(folder)
     return measure_ends(operator, steps=60, rtol=1e-8, store=store, **more)

@@ -81,6 +81,8 @@ def energy_bracket(nodes: np.ndarray, weights: np.ndarray, n: int) -> tuple[floa
 def _absolute_bracket(nodes: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     """Smallest and largest mean of ``|x|`` of the measures with the moments that these nodes have, but for the last two."""
     alphas, betas = _recurrence(nodes, weights)
+    if len(alphas) == 1:  # all the weight at one node
+        return abs(float(alphas[0])), abs(float(alphas[0]))
     values, vectors = eigh_tridiagonal(alphas[:-1], betas[:-1])
     gauss = float(vectors[0] ** 2 @ np.abs(values))
 

@@ -75,6 +75,10 @@ def recurrence(values, weights, steps):
     return alphas, betas
 
 
+def test_nodes_without_weight_leave_no_doubt():
+    assert energy_bracket(np.array([1e-3, 1.0, 2.0]), np.array([1 - 2e-29, 1e-29, 1e-29]), 400) == (0, 0)
+
+
 def test_signs_that_are_known_leave_no_doubt(diagonal):
     few = measure_spectrum(diagonal([3.0, -1.0, 2.0]), starts=3).negative_energy
     assert few.interval == pytest.approx((1 / 6, 1 / 6))

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import replace
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..hessian.low_precision import rough_if_faster
@@ -66,6 +67,8 @@ def _measured(work: Measurement, name: str, operator: HessianOperator, indices: 
             progress=step,
         )
     kept = index_name(indices) + ("-differences" if work.by_differences else "")
+    if operator.dtype != getattr(torch, settings.dtype):  # measured again, more precisely: both runs are kept
+        kept += f"-{str(operator.dtype).removeprefix('torch.')}"
     store = StartStore(work.kept.cache / kept, work.world) if work.kept.cache is not None else None
     if settings.goal != "spectrum":
         part = None if settings.confirm else part_of(indices, work.subject.samples.labels, operator.work)

@@ -1,5 +1,6 @@
 """Starts that are continued and added to give the digits of those that were never interrupted."""
 
+import copy
 import itertools
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from saddlescope.analysis.hessian.losses import classification_loss
 from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.krylov.guards import RandomOperatorError
 from saddlescope.analysis.krylov.spectrum import measure_spectrum
 from saddlescope.analysis.krylov.start_store import StartStore
 from saddlescope.analysis.measures.analyze import analyze
@@ -113,6 +115,20 @@ def test_other_weights_or_settings_never_meet_stored_starts(reference, tmp_path)
         assert analyze(reference.model, reference.samples, settings=other, cache=tmp_path).groups == plain.groups
     again = analyze(reference.model, reference.samples, settings=settings, cache=tmp_path)
     assert again.groups == first.groups
+
+
+def test_a_group_that_needed_float64_is_kept_in_both_precisions(reference, tmp_path, monkeypatch):
+    def refuses(asymmetry, scale, operator, steps):
+        if operator.dtype == torch.float32:
+            raise RandomOperatorError("asymmetric", "seen")
+
+    monkeypatch.setattr("saddlescope.analysis.krylov.spectrum.require_symmetric", refuses)
+    model, settings = copy.deepcopy(reference.model).float(), AnalysisSettings(scheme="all", steps=20, min_steps=5, rates=False)
+    plain = analyze(model, reference.samples, settings=settings)
+    assert plain.groups["all"].dtype == "float64"
+    for _ in range(2):
+        assert analyze(model, reference.samples, settings=settings, cache=tmp_path).groups == plain.groups
+        monkeypatch.setattr("saddlescope.analysis.krylov.lanczos.Lanczos._step", None)  # nothing is run again
 
 
 def test_starts_are_added_until_the_masses_are_narrow(diagonal):

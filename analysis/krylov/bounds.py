@@ -27,7 +27,7 @@ def start_error(n: int, steps: Sequence[int], delta: float, looks: int = 1, dilu
         steps: m of each independent random start.
         delta: failure probability allowed.
         looks: moments at which a run could have stopped.
-        dilution: ``|w| + |r|`` over ``|r|``, of starts ``w + r`` whose random part is r (see ``ends``).
+        dilution: ``|w| + |r|`` over ``|r|``, of starts ``w + r`` whose random part is r (see ``measures.extremes``).
 
     Returns:
         eps, or None where the statement needs eps >= 1/2 and so says nothing.

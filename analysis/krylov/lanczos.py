@@ -259,9 +259,8 @@ class Lanczos:
         q = self._basis[j].to(self.operator.device)
         w = self.operator.matvec(q)
         alpha = float(self._space.total(torch.tensor([wide_dot(w, self._space.dual(q))], dtype=torch.float64)))
-        w, taken = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
+        w, taken, beta = self._orthogonalise(self._without_neighbours(w, alpha), j + 1)
         self.asymmetry = math.hypot(self.asymmetry, float(taken.norm()))
-        beta = self._space.norm(w)
         self.alphas.append(alpha)
         n = self.operator.size
         # Below this the new direction is round-off of the product, not information. (Its size does not grow with n: measured
@@ -279,9 +278,9 @@ class Lanczos:
             self._basis.append(w.div_(beta))
 
     def _restart(self, filled: int) -> None:
-        w, _ = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
+        w, _, length = self._orthogonalise(random_start(self.operator, self.seed + 7919 * filled), filled)
         self.restarts.append(filled)
-        self._basis.append(w.div_(self._space.norm(w)))
+        self._basis.append(w.div_(length))
 
     def _without_neighbours(self, w: Tensor, alpha: float) -> Tensor:
         """The three-term recurrence in float64: what is left along the basis is round-off, and one pass removes it."""
@@ -293,22 +292,24 @@ class Lanczos:
             self._rest = torch.empty(len(w), dtype=torch.float64, device=self._basis.device)
         return left_over(w.to(self._basis.device), known, self._rest)
 
-    def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor]:
-        """``w`` in float64 without its parts along the first ``filled`` basis vectors, and these parts as they were.
+    def _orthogonalise(self, w: Tensor, filled: int) -> tuple[Tensor, Tensor, float]:
+        """``w`` in float64 without its parts along the first ``filled`` basis vectors, these parts as they were, its length.
 
         Repeated for as long as a pass takes away half of the vector (Daniel, Gragg, Kaufman and Stewart 1976): only then is
         what it leaves along the basis, relative to the rest, above round-off.
         """
         w = w.to(self._basis.device, torch.float64)
         first: Tensor | None = None
+        length = self._space.norm(w)
         for _ in range(_MOST_PASSES):
-            before, overlap = self._space.norm(w), self._overlap(w, filled)
+            before, overlap = length, self._overlap(w, filled)
             first = overlap if first is None else first
             self._basis.remove(w, overlap)
-            if self._space.norm(w) > before / 2:
+            length = self._space.norm(w)
+            if length > before / 2:
                 break
         assert first is not None
-        return w, first
+        return w, first, length
 
     def _overlap(self, w: Tensor, filled: int) -> Tensor:
         return self._space.total(self._basis.overlap(self._space.dual(w), filled))

@@ -32,7 +32,7 @@ class Convexity:
 
     Attributes:
         groups: of the scheme; default: all.
-        rtol: estimated error at which an end counts as converged, relative to its size (see ``ends``).
+        rtol: estimated error at which an end counts as converged, relative to its size (``settled``).
         steps: Lanczos step limit; what has not converged by then is a gap in the map.
         min_steps: steps done even where both ends converge sooner, lest a Ritz value rest on an eigenvalue further in.
         seed: of the start vector, the same at every cell.

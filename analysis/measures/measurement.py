@@ -232,5 +232,7 @@ class Measurement:
             self.warnings.append("no net rates: they need exact products")
             return []
         whole = groups.get("all")
-        known = whole.lambda_min if whole is not None and whole.sampling is None else None
+        # Not of a part of the samples: neither a subset nor a part that was given.
+        measured = whole is not None and whole.sampling is None and whole.size == self.subject.samples.num_samples
+        known = whole.lambda_min if whole is not None and measured else None
         return self.objective.net_rates(self.operator, known)

@@ -1,5 +1,6 @@
 """Products are counted: what was not asked for is not measured."""
 
+import numpy as np
 import pytest
 import torch
 from saddlescope.analysis.hessian import differences, operator
@@ -66,6 +67,14 @@ def test_rates_of_the_whole_objective_are_taken_where_they_are_asked_for(network
     asked = AnalysisSettings(eta=ETA, only=["tail"], net_rates="own", dtype="float64")
     found = analyze(network(), long_tail(), settings=asked)
     assert [rate.optimizer for rate in found.net_rates] == ["sgd"]
+
+
+def test_a_part_of_all_samples_says_nothing_of_the_net_rate_of_the_whole_objective(network, long_tail):
+    samples, asked = long_tail(), AnalysisSettings(eta=ETA, only=["all"], net_rates="own", dtype="float64")
+    (whole,) = analyze(network(), samples, settings=asked).net_rates
+    part = analyze(network(), samples, settings=asked, parts={"all": [np.arange(0, samples.num_samples, 2)]})
+    assert part.net_rates[0].rate == pytest.approx(whole.rate, rel=1e-6)
+    assert -part.groups["all"].lambda_min.value != pytest.approx(whole.rate, rel=1e-3)
 
 
 @pytest.mark.parametrize(

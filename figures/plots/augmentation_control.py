@@ -130,12 +130,16 @@ def _network_words(panel: ControlPanel) -> str:
     fixed, redrawn = panel.of("fixed"), panel.of("redrawn")
     pairs = [(b.ratio, a.ratio) for a, b in zip(fixed, redrawn, strict=True)]
     times = [after / before for after, before in pairs if before > 0]
-    typical = f", {median(times):.2g} times as high in the median class and at most {max(times):.2g} times" if times else ""
+    typical = ""
+    if len(times) == 1:
+        typical = f", {times[0]:.2g} times as high"
+    elif times:
+        typical = f", {median(times):.2g} times as high in the median class and at most {max(times):.2g} times"
     return (
         f"{_subject(panel)}, negative curvature can be real. The ratio is {_span([entry.ratio for entry in fixed])} on clean "
         f"data, {_span([entry.ratio for entry in panel.of('frozen')])} with augmentation kept and {_range(panel)} with "
-        f"augmentation redrawn: higher than on clean data in {sum(after > before for after, before in pairs)} of {len(pairs)} "
-        f"classes{typical}. {_confirmed(panel)}"
+        f"augmentation redrawn: higher than on clean data in {sum(after > before for after, before in pairs)} of "
+        f"{len(pairs)} {'class' if len(pairs) == 1 else 'classes'}{typical}. {_confirmed(panel)}"
     )
 
 
@@ -157,6 +161,8 @@ def _confirmed(panel: ControlPanel) -> str:
 def _range(panel: ControlPanel) -> str:
     entries = panel.of("redrawn")
     first, last = entries[0], entries[-1]
+    if len(entries) == 1:
+        return f"{first.ratio:.2g} (a class of {first.samples} images)"
     return (
         f"{_span([entry.ratio for entry in entries])} ({first.ratio:.2g} for the largest class, {first.samples} images, and "
         f"{last.ratio:.2g} for the smallest, {last.samples})"
@@ -164,7 +170,8 @@ def _range(panel: ControlPanel) -> str:
 
 
 def _span(values: list[float]) -> str:
-    return f"{min(values):.2g} to {max(values):.2g}"
+    ends = dict.fromkeys(f"{end:.2g}" for end in (min(values), max(values)))
+    return " to ".join(ends)
 
 
 def _refused(control: AugmentationControl) -> str:

@@ -98,6 +98,12 @@ def test_the_paragraph_counts(control):
     assert "no evidence of negative curvature" in words
 
 
+def test_the_paragraph_of_one_class_has_no_median_and_no_range():
+    words = paragraph(AugmentationControl(panels=[panel("some-resnet", False, {2: NETWORK[2]}, rayleigh=-0.02)]))
+    assert "The ratio is 0.04 on clean data, 0.06 with augmentation kept and 0.4 (a class of 5 images) with" in words
+    assert "higher than on clean data in 1 of 1 class, 10 times as high. " in words
+
+
 def test_the_paragraph_owns_up_to_what_does_not_fit():
     broken = {**CONVEX, 1: (0.03, 0.0, 0.25)}
     words = paragraph(AugmentationControl(panels=[panel("softmax regression", True, broken, rayleigh=-0.2, refuse=())]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -20,6 +21,8 @@ from .words import listed, optimizer_name, rule_name
 QUANTITIES = ("accuracy", "gradient_norm", "lambda_min", "lambda_max", "negative_ratio")
 #: what the sentence on variants rests on
 TOLD = ("accuracy", "gradient_norm", "lambda_min")
+#: pairs of one quantity that the sentence names; more are told by the order of the means
+PAIRS_TOLD = 3
 
 
 def families(study: Study) -> dict[str, list[str]]:
@@ -85,12 +88,29 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
         f"{len(decided)} of {len(told)} paired 95 % intervals between the variants of {names} leave out zero (accuracy, "
         f"gradient norm and λ_min of {listed(list(groups))}; chance alone gives up to {most})"
     )
-    by_what: dict[tuple[str, str], list[str]] = {}
-    for row in decided:
-        pair = f"{row['decision']} with {_short(study, row['optimizer'])} than with {_short(study, row['against'])}"
-        by_what.setdefault((row["quantity"], row["group"]), []).append(pair)
-    words = [f"{_WORDS[what]} of {group} is {listed(pairs)}" for (what, group), pairs in by_what.items()]
+    by_what: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in told:
+        by_what.setdefault((row["quantity"], row["group"]), []).append(row)
+    words = [said for (what, group), rows in by_what.items() if (said := _which(study, f"{_WORDS[what]} of {group}", rows))]
     return len(decided) > most, f"{start}: {'; '.join(words)}." if words else f"{start}."
+
+
+def _which(study: Study, what: str, rows: Sequence[dict[str, Any]]) -> str:
+    """Which variants differ in a quantity: the pairs one by one, or the order of the means where the pairs are many."""
+    pairs = [
+        f"{row['decision']} with {_short(study, row['optimizer'])} than with {_short(study, row['against'])}"
+        for row in rows
+        if row["decision"] in ("higher", "lower")
+    ]
+    # Variants of two rules have no order among each other.
+    if len(pairs) <= PAIRS_TOLD or len({study.variants[row["optimizer"]].rule for row in rows}) > 1:
+        return f"{what} is {listed(pairs)}" if pairs else ""
+    above: dict[str, float] = {}  # sum of a variant's mean differences: means in the order of the variants' own
+    for row in rows:
+        above[row["optimizer"]] = above.get(row["optimizer"], 0.0) + row["difference"]
+        above[row["against"]] = above.get(row["against"], 0.0) - row["difference"]
+    order = [_short(study, key) for key in sorted(above, key=above.__getitem__)]
+    return f"{what} differs in {len(pairs)} of {len(rows)} pairs, from the lowest mean to the highest: {', '.join(order)}"
 
 
 _WORDS = {"accuracy": "accuracy", "gradient_norm": "the gradient norm", "lambda_min": "λ_min"}

@@ -95,6 +95,21 @@ def test_a_study_of_stages_is_answered_by_its_variants_although_it_holds_sse_sam
     assert all(dict(pair)["ssesam-no-switch"] > dict(pair)["ssesam"] for pair in seeds.values())
 
 
+def test_many_pairs_are_told_by_the_order_of_the_means():
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-small-rho")
+    ends = {}
+    for run in study.runs:
+        if run.optimizer != "sgd":
+            ends.setdefault(run.optimizer, []).append(run.final("head-tail").groups["tail"].lambda_min.value)
+    order = sorted(ends, key=lambda key: sum(ends[key]))
+    assert order == ["sam-005", "sam-01", "sam-02", "sam-05", "sam-08"]
+    sentence = find(study).sentence
+    assert (
+        "λ_min of tail differs in 9 of 10 pairs, from the lowest mean to the highest: rho 0.05, rho 0.1, rho 0.2," in sentence
+    )
+    assert len(sentence) < 1000
+
+
 def test_registry_takes_an_items_own_study_before_others(build_variants, whole_study, edit):
     folder = build_variants()
     gradients_vary(folder, edit)

@@ -151,10 +151,10 @@ def _confirmed(panel: ControlPanel) -> str:
     }
     if not all(shares.values()):
         return ""
-    ends = {data: dict.fromkeys(f"{end:.0f} %" for end in (min(found), max(found))) for data, found in shares.items()}
+    spans = {data: _span(found, ".0f", " %") for data, found in shares.items()}
     return (
-        f"One more product with the lowest Ritz vector finds {' to '.join(ends['redrawn'])} of its value again where the data "
-        f"are redrawn, {' to '.join(ends['fixed'])} where they are clean."
+        f"One more product with the lowest Ritz vector finds {spans['redrawn']} of its value again where the data are redrawn, "
+        f"{spans['fixed']} where they are clean."
     )
 
 
@@ -169,9 +169,9 @@ def _range(panel: ControlPanel) -> str:
     )
 
 
-def _span(values: list[float]) -> str:
-    ends = dict.fromkeys(f"{end:.2g}" for end in (min(values), max(values)))
-    return " to ".join(ends)
+def _span(values: list[float], form: str = ".2g", unit: str = "") -> str:
+    """The smallest and the largest, once where they print the same."""
+    return " to ".join(dict.fromkeys(f"{end:{form}}{unit}" for end in (min(values), max(values))))
 
 
 def _refused(control: AugmentationControl) -> str:

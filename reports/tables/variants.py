@@ -81,7 +81,7 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     told = [
         row for frame in frames for row in records(frame) if row["quantity"] in TOLD and row["group"] in groups and row["n"] > 1
     ]
-    decided = [row for row in told if row["decision"] in ("higher", "lower")]
+    decided = _decided(told)
     most = int(stats.binom.ppf(CONFIDENCE, len(told), 1 - CONFIDENCE)) if told else 0
     names = listed([rule_name(rule) for rule in several])
     start = (
@@ -95,12 +95,15 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     return len(decided) > most, f"{start}: {'; '.join(words)}." if words else f"{start}."
 
 
+def _decided(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["decision"] in ("higher", "lower")]
+
+
 def _which(study: Study, what: str, rows: Sequence[dict[str, Any]]) -> str:
     """Which variants differ in a quantity: the pairs one by one, or the order of the means where the pairs are many."""
     pairs = [
         f"{row['decision']} with {_short(study, row['optimizer'])} than with {_short(study, row['against'])}"
-        for row in rows
-        if row["decision"] in ("higher", "lower")
+        for row in _decided(rows)
     ]
     # Variants of two rules have no order among each other.
     if len(pairs) <= PAIRS_TOLD or len({study.variants[row["optimizer"]].rule for row in rows}) > 1:

@@ -11,6 +11,7 @@ Above 300 lines: it is the one module that all four packages may import, and bes
 from __future__ import annotations
 
 import atexit
+import ctypes
 import hashlib
 import importlib.util
 import os
@@ -219,6 +220,19 @@ def _absolute(reference: str) -> str:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def reuse_freed_memory() -> None:
+    """Lets this process keep memory that it freed, to use it again, up to 2 GiB; for processes that do one thing only.
+
+    Products of large networks and compiled training steps make and drop tensors of megabytes. By default these come from the
+    system, which clears every page: a fifth of the processor time.
+    """
+    # Of glibc; elsewhere nothing is changed.
+    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if adjust is not None:
+        for option in (-3, -1):  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD: what is got from the system by itself, and given back
+            adjust(option, 2**31 - 1)
 
 
 def share(items: list[Item], shard: str | None, error: type[ValueError]) -> list[Item]:

@@ -15,10 +15,6 @@ from torch import Tensor
 
 #: one part in so many of the free memory is for kept graphs, unless a budget is given
 FREE_SHARE = 4
-#: Of the C library's allocator: bytes from which memory is got from the system by itself, and free ones that are given back.
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-#: Largest value that these take.
-_LARGEST = 2**31 - 1
 #: how many processes of one work list share the memory
 _SHARED_BY: ContextVar[int] = ContextVar("shared_by", default=1)
 
@@ -33,21 +29,8 @@ def memory_shared_by(processes: int) -> Iterator[None]:
         _SHARED_BY.reset(token)
 
 
-def reuse_freed_memory() -> None:
-    """Lets this process keep memory that it freed, to use it again, up to 2 GiB; for processes that do nothing but analyse.
-
-    Every product of a large network makes and drops tensors of tens of megabytes. By default each comes from the system, which
-    clears every page of it: a fifth of the processor time of an analysis of 11 M parameters.
-    """
-    # Of glibc; elsewhere nothing is changed.
-    adjust = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if adjust is not None:
-        adjust(_MMAP_THRESHOLD, _LARGEST)
-        adjust(_TRIM_THRESHOLD, _LARGEST)
-
-
 def give_back_freed_memory() -> None:
-    """Lets the system have what :func:`reuse_freed_memory` keeps: another process needs it."""
+    """Lets the system have what :func:`~saddlescope.reuse_freed_memory` keeps: another process needs it."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

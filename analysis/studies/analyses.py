@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from saddlescope import Permission, foreign
+from saddlescope import Permission, foreign, reuse_freed_memory
 
 from ..checkpoints.analysis_inputs import check_side_cars, open_checkpoint
 from ..checkpoints.checkpoint_flags import Given
@@ -31,7 +31,6 @@ from ..records.side_car import side_car_of
 from ..records.steps import GroupSteps, StepResult
 from ..records.study_plan import CurvatureItem, SliceItem, StudyAnalysis, curvature_items, run_folders, slice_items
 from ..samples.groups import asked_for, group_indices, scheme_of
-from ..samples.memory import reuse_freed_memory
 from .escape_course import course_is_current, course_items, do_course
 from .slices import SlicesOfCheckpoint, do_slices, slice_is_current
 from .worker_pool import WorkError, run_items

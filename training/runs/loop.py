@@ -72,7 +72,7 @@ def train_run(
         state_seconds: how often the state to continue from is stored.
 
     Raises:
-        TrainingError: the loss or a weight is no longer finite.
+        TrainingError: the loss or a weight is no longer finite, or torch.compile failed.
     """
     if (folder / "checkpoint.json").exists():
         return
@@ -91,7 +91,7 @@ def train_run(
             if on_epoch is not None:
                 on_epoch(session.epoch)
             started = time.monotonic() - session.seconds
-            for _ in session.steps():
+            for _ in _steps(session):
                 if run.training.checkpoint_every_steps and session.steps_done % run.training.checkpoint_every_steps == 0:
                     path = folder / "checkpoints" / f"step-{session.steps_done:06d}.pt"
                     here: dict[str, Any] = {"epoch": session.epoch, "stage": session.optimizer.stage, "accuracy": {}}
@@ -116,6 +116,23 @@ def train_run(
     state.unlink(missing_ok=True)
     if on_epoch is not None:
         on_epoch(session.epoch)
+
+
+def _steps(session: Session) -> Iterator[None]:
+    """The steps of the epoch.
+
+    Raises:
+        TrainingError: torch.compile failed.
+    """
+    try:
+        yield from session.steps()
+    except RuntimeError as error:
+        if not (session.run.training.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
+            raise
+        raise TrainingError(
+            f"run {session.run.folder}: torch.compile failed: {str(error).splitlines()[0]}; it needs a C++ compiler "
+            "(g++, clang) on a CPU, Triton on a GPU; or train without training.compile"
+        ) from error
 
 
 def _checkpoints_along(session: Session) -> list[int]:

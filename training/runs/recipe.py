@@ -111,16 +111,17 @@ class TrainingTable(_Table):
     evaluate_every: int = Field(1, ge=1, description="epochs between accuracies; checkpoints have one anyway")
     device: str = Field("auto", description="'auto' is a GPU if there is one, else the CPU")
     threads: int = Field(1, ge=1, description="CPU threads of one run; small models are fastest on one")
+    compile: bool = Field(False, description="steps through torch.compile; pays off in convolution networks, after a minute")
     start_from: str | None = Field(None, min_length=1, description="study whose final checkpoints the runs go on from, by seed")
     start_optimizer: str | None = Field(None, description="whose checkpoints those are; default: sgd")
     checkpoint_every_steps: int | None = Field(None, ge=1, description="steps; beside the checkpoints by epochs")
 
     @model_serializer(mode="wrap")
-    def _without_start(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Fields of going on only where they are given, as :meth:`DataTable._without_lists`."""
+    def _without_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Fields that came later only where they are given, as :meth:`DataTable._without_lists`."""
         fields: dict[str, Any] = handler(self)
-        own = ("start_from", "start_optimizer", "checkpoint_every_steps")
-        return {k: v for k, v in fields.items() if v is not None or k not in own}
+        later = ("start_from", "start_optimizer", "checkpoint_every_steps", "compile")
+        return {k: v for k, v in fields.items() if k not in later or v not in (None, False)}
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingTable:

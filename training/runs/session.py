@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -45,6 +46,28 @@ def _seed_layers(device: torch.device, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
+def _compiled(run: RunSettings, model: nn.Module) -> nn.Module:
+    """The model through ``torch.compile``.
+
+    The sizes of batches are two, the ordinary one and the last of an epoch: each has code of its own, as code for any size is
+    slower. Parts of batches come in all sizes.
+    """
+    compiled = torch.compile(model, dynamic=None if run.settings.get("split_batches") else False)
+    return cast(nn.Module, compiled)
+
+
+@contextmanager
+def _kept_graphs(compiled: bool) -> Iterator[None]:
+    """Lets compiled code keep its graphs, where rules differentiate one of them several times; torch frees them by default."""
+    if not compiled:
+        yield
+        return
+    from torch._functorch import config  # the place that torch's own message about this names
+
+    with config.patch(donated_buffer=False):
+        yield
+
+
 @dataclass
 class Session:
     """A run in memory.
@@ -52,6 +75,7 @@ class Session:
     Attributes:
         epoch: epochs done.
         step: steps done of the current epoch.
+        stepped: the model as the steps evaluate it: itself, or compiled.
         loss_sum: sum of the training losses of the current epoch's samples so far, float64 on the device.
         seconds: spent on the current epoch in earlier sessions.
     """
@@ -63,6 +87,7 @@ class Session:
     loss: PerSampleLoss
     optimizer: Wrapper
     mixing: np.random.Generator
+    stepped: nn.Module
     epoch: int = 0
     step: int = 0
     loss_sum: Tensor | None = None
@@ -77,7 +102,9 @@ class Session:
         mixing = np.random.default_rng(derived_seed(run.seed, METHOD))
         loss = build_loss(class_counts=data.class_counts, **run.loss.model_dump())
         on_device = LongTailedData(**{**vars(data), "train": data.train.to(device), "test": data.test.to(device)})
-        return cls(run, on_device, device, model, loss, make_optimizer(run, data.class_counts, model, mixing, device), mixing)
+        optimizer = make_optimizer(run, data.class_counts, model, mixing, device)
+        stepped = _compiled(run, model) if run.training.compile else model
+        return cls(run, on_device, device, model, loss, optimizer, mixing, stepped)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -111,7 +138,7 @@ class Session:
         """Does the remaining steps of the current epoch, one at a time."""
         table, seed = self.run.training, self.run.seed
         train = self.data.train
-        self.model.train()
+        self.stepped.train()
         self.optimizer.set_epoch(self.epoch)
         self.loss.set_epoch(self.epoch)
         for group in self.optimizer.param_groups:
@@ -125,7 +152,8 @@ class Session:
         for number, inputs in zip(numbers, train.augmented_batches(draws, table.augment), strict=True):
             index = batches[number]
             _seed_layers(self.device, derived_seed(seed, LAYERS, self.epoch, number))
-            outcome = self.optimizer.step(self.model, self.loss, (inputs, train.targets[index]))
+            with _kept_graphs(self.stepped is not self.model):
+                outcome = self.optimizer.step(self.stepped, self.loss, (inputs, train.targets[index]))
             self.loss_sum += outcome.loss.double() * len(index)
             self.step = number + 1
             yield

@@ -13,7 +13,7 @@ import tomli_w
 import torch
 from joblib import Parallel, delayed
 
-from saddlescope import share
+from saddlescope import reuse_freed_memory, share
 
 from ..data.datasets import LongTailedData, load_data
 from ..files import write_bytes, write_json
@@ -129,6 +129,7 @@ def epochs_done(folder: Path, recipe: Recipe, only: list[str] | None = None, sha
 
 def _train(run: RunSettings, folder: Path, data_root: str | None) -> str | None:
     """One run in a worker; a failed job comes back as its message, so that the other runs go on."""
+    reuse_freed_memory()
     data = _load(run.data.model_dump_json(exclude_none=True), data_root)
     try:
         train_run(run, folder / run.folder, data, data_root=data_root)

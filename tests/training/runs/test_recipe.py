@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import re
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 import tomli_w
 import torch
+from pydantic_core import PydanticUndefined
 from saddlescope.analysis.records.study_plan import StudyAnalysis
 from saddlescope.training.optimizers.registry import OptimizerError
-from saddlescope.training.runs.recipe import RecipeError, load_recipe, parse_recipe, recipe_names
+from saddlescope.training.runs.recipe import Recipe, RecipeError, load_recipe, parse_recipe, recipe_names
 from saddlescope.training.runs.run import resolve, runs
 from saddlescope.training.runs.session import make_optimizer
 
@@ -34,6 +37,28 @@ def test_every_recipe_of_ours_is_valid_for_training_and_for_analysis(name):
     assert recipe.name == name
     StudyAnalysis.parse(recipe.resolved())
     assert len(runs(recipe)) == len(recipe.seeds) * len(recipe.optimizers)
+
+
+@pytest.mark.parametrize("table", ["data", "groups", "model", "training"])
+def test_the_readme_names_every_field_and_its_default(table):
+    page = (Path(__file__).parents[3] / "training" / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in page.splitlines() if line.startswith(f"| `[{table}]` |"))
+    for name, field in Recipe.model_fields[table].annotation.model_fields.items():
+        told = re.search(rf"`{name}`([^;]*)", row)
+        assert told, name
+        if field.default not in (PydanticUndefined, None) and not isinstance(field.default, (list, dict)):
+            shown = str(field.default).lower() if isinstance(field.default, bool | str) else f"{field.default:g}"
+            assert re.match(rf"[^(]*\(`?{re.escape(shown)}`?\)", told[1]), (name, shown)
+
+
+def test_the_readmes_own_recipe_is_valid(tmp_path):
+    page = (Path(__file__).parents[3] / "training" / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "nets.py").write_text("net = None", encoding="utf-8")
+    recipe = load_recipe(tmp_path / "mine.toml")
+    assert [(run.optimizer, run.rule) for run in runs(recipe)][::3] == [("sgd", None), ("sam-wide", "sam")]
+    assert recipe.model.name == f"{tmp_path / 'nets.py'}:net"
 
 
 def test_what_is_stored_reads_back_to_the_same_runs():

@@ -46,6 +46,8 @@ LABELS = {
     "accuracy": ("accuracy (%)", "held-out accuracy"),
     "lambda_min": ("λ_min", "most negative eigenvalue of the group's Hessian"),
     "lambda_max": ("λ_max", "largest eigenvalue of the group's Hessian"),
+    "lambda_min_parts": ("λ_min, parts", "mean over random parts of the samples (λ_min is of one); Student t over parts"),
+    "lambda_max_parts": ("λ_max, parts", "mean over random parts of the samples (λ_max is of one); Student t over parts"),
     "negative_ratio": ("|λ_min|/λ_max", "negative_ratio: read it beside λ_min and λ_max, it also moves when only λ_max does"),
     "negative_mass": ("M(τ)", "share of eigenvalues below −τ"),
     "negative_energy": ("negative energy", "Σ|λ| over negative eigenvalues, divided by Σ|λ| over all"),

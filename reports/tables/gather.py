@@ -178,6 +178,9 @@ def measured(group: GroupResult) -> dict[str, Measured]:
         "lambda_max": Measured(group.lambda_max.value, *group.lambda_max.interval),
         "negative_ratio": Measured(group.negative_ratio.value, *group.negative_ratio.interval),
     }
+    if group.sampling is not None:
+        for name, mean in (("lambda_min_parts", group.sampling.lambda_min), ("lambda_max_parts", group.sampling.lambda_max)):
+            values[name] = Measured(mean.value, *mean.interval)
     for mass in group.negative_mass:
         values[f"negative_mass@{mass.relative:g}"] = Measured(mass.value, *mass.interval)
     for bound in group.saddle_index:

@@ -14,7 +14,10 @@ from saddlescope.figures.plots import extremes
 from saddlescope.reports.literature import claims, class_claims, papers
 from saddlescope.reports.literature.registry import print_registry
 from saddlescope.reports.literature.states import list_items
+from saddlescope.reports.page.sheets import curvature_sheet
 from saddlescope.reports.tables.comparison import Comparison, compare
+from saddlescope.reports.tables.curvature import curvature_seeds
+from saddlescope.reports.tables.entries import records
 from saddlescope.reports.tables.findings import GroupState, decide, find, how_sure
 from saddlescope.reports.tables.provenance import method
 from saddlescope.reports.tables.sampling import sampling_words
@@ -276,3 +279,8 @@ def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_stu
     assert "all (10 classes" not in words  # it was not measured
     assert "random part" in words
     assert "tail: 100 of 891" in extremes.draw(finals(study)).caption
+    (row,) = (row for row in records(curvature_seeds(study)) if (row["optimizer"], row["group"]) == ("sgd", "tail"))
+    shown = row["lambda_min_parts"], row["lambda_min_parts_low"], row["lambda_min_parts_high"]
+    assert shown == (stored.lambda_min.value, *stored.lambda_min.interval)
+    assert [head for head, _ in curvature_sheet(study, "head-tail").heads].count("λ_min, parts") == 1
+    assert "lambda_min_parts" not in curvature_seeds(load_study(whole_study))

@@ -199,8 +199,15 @@ def setting(provenance: Provenance) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def group_title(result: CurvatureResult, group: str) -> str:
-    """``tail (7 classes, 138 samples)``, ``city (138 samples)``, ``tail (7 classes, 100 of 138 samples)``."""
+def group_title(results: Iterable[CurvatureResult], group: str) -> str:
+    """``tail (7 classes, 138 samples)``, ``city (138 samples)``, ``tail (7 classes, 100 of 138 samples)``.
+
+    Args:
+        results: that the figure shows; some may lack the group, or all.
+        group: its name.
+    """
+    known = list(results)
+    result = next((one for one in known if group in one.groups), known[0])
     classes, size = len(result.scheme.groups[group]), result.scheme.sizes[group]
     members = f"{classes} class{'es' if classes != 1 else ''}, " if result.scheme.column is None else ""
     seen = result.groups[group].size if group in result.groups else size

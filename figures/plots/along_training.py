@@ -39,13 +39,18 @@ Path = dict[int, CurvatureResult]
 
 def figures(study: Study) -> list[Planned]:
     """The figure of curvature along training, and one more for each further scheme that was measured along it."""
-    try:
-        main = main_scheme(study)
-    except NothingToDraw:
-        main = None
+    main = _main(study)
     further = sorted({result.scheme.name for run in study.runs for result in run.curvature} - {main})
     plans = [Planned(f"{NAME}-{scheme}", partial(draw, study, scheme)) for scheme in further if paths(study, scheme)]
     return [Planned(NAME, lambda: draw(study)), *plans]
+
+
+def _main(study: Study) -> str | None:
+    """The scheme of the other figures; None before there is a final checkpoint."""
+    try:
+        return main_scheme(study)
+    except NothingToDraw:
+        return None
 
 
 def paths(study: Study, scheme: str) -> dict[str, dict[int, Path]]:
@@ -93,8 +98,8 @@ def draw(study: Study, scheme: str | None = None) -> Drawing:
             "no run has two analysed checkpoints; train with checkpoint_every set, or analyze several of its own"
         )
     looks, seeds, switch = looks_of(study), seeds_of(study), switches(study)
-    first = next(iter(next(iter(next(iter(found.values())).values())).values()))
-    every = groups_in(result for runs in found.values() for path in runs.values() for result in path.values())
+    shown = [result for runs in found.values() for path in runs.values() for result in path.values()]
+    first, every = shown[0], groups_in(shown)
     printed = {(name, group): published_ratios(first, group, name) for name in found for group in every}
     groups = _shown(every, [group for group in every if any(printed[name, group] for name in found)])
     figure = new_figure(max(5.2, 1.2 + 2.6 * len(groups)), 7.0)
@@ -125,7 +130,7 @@ def draw(study: Study, scheme: str | None = None) -> Drawing:
     for column, group in enumerate(groups):
         panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
         panels[0, column].axhline(0, color="#999999", linewidth=0.6, zorder=1)
-        panels[0, column].set_title(group_title(first, group).replace(" (", "\n("), fontweight="normal")
+        panels[0, column].set_title(group_title(shown, group).replace(" (", "\n("), fontweight="normal")
         panels[-1, column].set_xlabel(study.axis)
         plain_ticks(panels[-1, column].xaxis, 6)
     figure.align_ylabels(list(panels[:, 0]))
@@ -139,7 +144,7 @@ def draw(study: Study, scheme: str | None = None) -> Drawing:
     if beside:
         words += f" Hollow, dotted: the ratio as published ({SOURCE})."
     title = "λ_min, λ_max and their ratio along training"
-    return Drawing(figure, title + (f", scheme {scheme}" if scheme != main_scheme(study) else ""), words, PAPER)
+    return Drawing(figure, title + (f", scheme {scheme}" if scheme != _main(study) else ""), words, PAPER)
 
 
 def _shown(groups: list[str], printed: Sequence[str]) -> list[str]:

@@ -150,7 +150,7 @@ def draw(found: Finals) -> Drawing:
         figure.align_ylabels(list(panels[:, 0]))
     zero_lines(panels[0], tau)
     for column, group in enumerate(found.groups):
-        panels[0, column].set_title(group_title(found.first, group).replace(" (", "\n("), fontweight="normal")
+        panels[0, column].set_title(group_title(found.results.values(), group).replace(" (", "\n("), fontweight="normal")
         axes = panels[-1, column]
         axes.set_xlim(-0.6, len(looks) - 0.4)
         named = list(enumerate(looks.values()))[:: 1 + len(looks) // MOST_NAMES]
@@ -174,13 +174,14 @@ def zero_lines(panels: Iterable[Axes], tau: float) -> None:
 def caption(found: Finals, tau: float) -> str:
     """What the points, bars and shades of this figure mean."""
     entries = found.entries
-    sure = probability_words(min(entry.lambda_min.confidence for entry in entries))
+    numbers = [one for entry in entries for one in (entry.lambda_min, entry.lambda_max, entry.negative_ratio)]
+    sure = probability_words(min(one.confidence for one in numbers))
     states = [{entry.lambda_min.state, entry.lambda_max.state} for entry in entries]
     open_ends = sum("bound" in both for both in states)
     unconfirmed = sum("not confirmed" in both for both in states)
     words = (
         "A negative λ_min is a direction in which the group's loss curves downwards. The ratio also rises when λ_max falls, so "
-        f"it is read beside both. Vertical bars: the stated interval of that number, probability {sure} (not a "
+        f"it is read beside both. Vertical bars: the stated interval of that number, probability at least {sure} (not a "
         f"spread over seeds); shaded in the top row: |λ| ≤ τ = {tau:.2g} (median), where no sign is claimed. "
     )
     if len(found.seeds) > 1:

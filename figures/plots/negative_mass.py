@@ -60,7 +60,7 @@ def draw(found: Finals) -> Drawing:
         for edge in range(len(ladder) - 1):
             axes.axvline(edge + 0.5, color="#DDDDDD", linewidth=0.6)
         axes.grid(visible=False, axis="x")
-        axes.set_title(group_title(found.first, group).replace(" (", "\n("), fontweight="normal")
+        axes.set_title(group_title(found.results.values(), group).replace(" (", "\n("), fontweight="normal")
         axes.set_xlim(-0.55, len(ladder) - 0.45)
         axes.set_xlabel(r"threshold $\tau\,/\,\lambda_\mathrm{max}$")
         axes.set_xticks(range(len(ladder)), [number_label(relative) for relative in ladder])
@@ -79,8 +79,7 @@ def _at(ladder: list[MassAtThreshold], relative: float) -> MassAtThreshold | Non
 
 
 def _caption(found: Finals) -> str:
-    first = next(iter(found.first.groups.values())).negative_mass
-    sure = probability_words(first[0].confidence if first else 1.0)
+    sure = probability_words(min(mass.confidence for entry in found.entries for mass in entry.negative_mass))
     return (
         "The share of the Hessian's eigenvalues below −τ, at rising τ: near zero a Lanczos quadrature cannot tell the sign of "
         "the bulk, so the wide bars on the left are what is known there, not noise of the plot. Vertical bars: interval of "

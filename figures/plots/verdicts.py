@@ -55,7 +55,9 @@ def draw(found: Finals) -> Drawing:
                 used.add(label)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
-    axes.set_xticks([c + 0.5 for c in range(columns)], [group_title(found.first, g).replace(" (", "\n(") for g in found.groups])
+    axes.set_xticks(
+        [c + 0.5 for c in range(columns)], [group_title(found.results.values(), g).replace(" (", "\n(") for g in found.groups]
+    )
     axes.set_yticks([r + 0.5 for r in range(rows)], [look.name for look in looks.values()])
     for tick, look in zip(axes.get_yticklabels(), looks.values(), strict=True):
         tick.set_color(look.ink)
@@ -87,9 +89,13 @@ def _words(number: int, seeds: int) -> str:
 def _caption(found: Finals) -> str:
     thresholds = sorted({entry.verdict.threshold for result in found.results.values() for entry in result.groups.values()})
     stationary = " or ".join(f"{threshold:g}" for threshold in thresholds)
+    entries = [entry for result in found.results.values() for entry in result.groups.values()]
+    negative = [entry for entry in entries if entry.verdict.curvature == "negative curvature"]
+    stored = sum(entry.certificate is not None and entry.certificate.holds for entry in negative)
     return (
-        f"How many of {count(len(found.seeds), 'training seed')} got each verdict. Negative curvature: a stored unit vector "
-        "with vᵀHv < −τ proves it. Stationary: the distance 2‖∇L‖/|λ_min| beyond which curvature outweighs the gradient is at "
-        f"most {stationary} of ‖w‖. Undetermined: the interval of λ_min reaches both sides of −τ."
+        f"How many of {count(len(found.seeds), 'training seed')} got each verdict. Negative curvature: a unit vector with "
+        f"vᵀHv < −τ was found (and is stored, with a certificate, in {stored} of {len(negative)}). Stationary: the distance "
+        f"2‖∇L‖/|λ_min| beyond which curvature outweighs the gradient is at most {stationary} of ‖w‖. Undetermined: the "
+        "interval of λ_min reaches both sides of −τ."
         f"{gap_words(found.gaps, found.left_out)}"
     )

@@ -51,7 +51,7 @@ def method(study: Study) -> list[str]:
     relative = f"τ = {threshold(tau)} λ_max" if isinstance(tau, float) else "τ"
     limit = f"{100 * stationary:.3g} %" if isinstance(stationary, float) else "a tenth"
     sentences.append(
-        f"A checkpoint is called a saddle of a group if a stored vector proves curvature below −τ ({relative}) beyond the "
+        f"A checkpoint is called a saddle of a group if a vector proves curvature below −τ ({relative}) beyond the "
         "measured noise, and the gradient is so small that this curvature outweighs it within "
         f"{limit} of the length of the weight vector."
     )

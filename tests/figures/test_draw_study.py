@@ -14,7 +14,7 @@ from saddlescope.analysis.records.base import ResultError
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.draw import draw_study
 from saddlescope.figures.drawing.canvas import METADATA, FigureError, new_figure, render, style
-from saddlescope.figures.drawing.study_data import finals
+from saddlescope.figures.drawing.study_data import finals, group_title
 from saddlescope.figures.plots import along_training, extremes, negative_mass, what_moved
 
 NAMES = [
@@ -240,3 +240,34 @@ def test_a_group_that_one_result_lacks_is_drawn_from_the_others(build_study, edi
     found = finals(load_study(folder))
     assert "all" in found.groups
     assert len(found.entries) == len(found.groups) * len(found.results) - 1
+
+
+def test_a_part_that_was_measured_is_named_where_the_first_result_lacks_the_group(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0,), bare=True)
+    leave_out(folder, edit, "tail", "sgd-seed0*")
+    for path in folder.glob("ssesam-*/curvature/checkpoint.head-tail.json"):
+        edit(path, lambda raw: raw["groups"]["tail"].update(size=3))
+    found = finals(load_study(folder))
+    assert "tail" not in found.first.groups
+    assert "3 of " in group_title(found.results.values(), "tail")
+
+
+def test_captions_give_the_least_probability_of_what_is_drawn(build_study, edit):
+    folder = build_study(optimizers=("sgd", "ssesam"), seeds=(0,))
+    for path in folder.glob("sgd-*/curvature/checkpoint.head-tail.json"):  # a result of --goal ends
+        edit(path, lambda raw: [group.update(negative_mass=[]) for group in raw["groups"].values()])
+    for path in folder.glob("ssesam-*/curvature/checkpoint.head-tail.json"):
+        edit(path, lambda raw: raw["groups"]["tail"]["negative_ratio"].update(confidence=0.987))
+        edit(path, lambda raw: [mass.update(confidence=0.876) for mass in raw["groups"]["tail"]["negative_mass"]])
+    found = finals(load_study(folder))
+    with style():
+        assert "probability at least 0.987" in extremes.draw(found).caption
+        assert "probability 0.876" in negative_mass.draw(found).caption
+
+
+def test_curvature_along_training_is_drawn_before_there_is_a_final_checkpoint(build_study):
+    folder = build_study(optimizers=("sgd",), seeds=(0,), bare=True)
+    for path in folder.glob("*/checkpoint.json"):
+        path.unlink()
+    with style():
+        assert "scheme head-tail" in along_training.draw(load_study(folder), "head-tail").title

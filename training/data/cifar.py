@@ -7,8 +7,10 @@ The official python and binary versions, as folders or archives; and class folde
 from __future__ import annotations
 
 import io
+import lzma
 import pickle
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -73,7 +75,15 @@ def cifar(classes: int, root: str | Path | None) -> Source:
         DataError: not found, damaged, or of another number of classes.
     """
     names = _Names(classes)
-    path = find(names.title, list(names.forms), root, (f"cifar{classes}", f"cifar-{classes}"))
+    subfolders = (f"cifar{classes}", f"cifar-{classes}")
+    # a folder of that name holds either class folders or one of the official forms
+    path = find(
+        names.title,
+        list(names.forms),
+        root,
+        subfolders,
+        lambda place: (place / "train").is_dir() if place.name in subfolders else place.exists(),
+    )
     arrays = cached_arrays(path, lambda: names.forms[path.name](path, classes))
     parts = {}
     for part in ("train", "test"):
@@ -98,7 +108,7 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 stream = archive.extractfile(member) if member.isfile() else None
                 if stream is not None:
                     yield member.name, stream.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read to its end ({error}); the archive is incomplete, get it again") from None
 
 

@@ -80,7 +80,7 @@ def load_data(
         root: folder to look in first.
 
     Raises:
-        DataError: unknown name; missing or damaged files.
+        DataError: unknown name; missing or damaged files; a setting that would change nothing.
         LongTailError: a tail that the set does not have.
     """
     if name in LISTED:
@@ -90,11 +90,17 @@ def load_data(
         other = next((field for field, value in given.items() if value is not None), None)
         if other is not None:
             raise DataError(f"[data] {other} is for data sets of listed images ({', '.join(LISTED)}), not for {name!r}")
+        if held_out is not None and name not in IN_ONE_PART:
+            raise DataError(f"[data] held_out is for sets in one part ({', '.join(IN_ONE_PART)}); {name!r} has a test part")
         source = SOURCES[name](held_out, seed, root)
     else:
         raise DataError(f"[data] name = {name!r} is not known; known are {', '.join(sorted([*SOURCES, *LISTED]))}")
     labels = source.train.targets.numpy()
     if imbalance_factor is None:
+        shape = {"n_max": n_max is not None, "kind": kind != "exp", "protocol": protocol != "ldam"}
+        unused = next((field for field, given in shape.items() if given), None)
+        if unused is not None:
+            raise DataError(f"[data] {unused} shapes a long tail: give imbalance_factor, too (without it the set is as it is)")
         index, suffix = np.arange(len(labels), dtype=np.int64), source.unchanged
     else:
         index = long_tail_indices(labels, imbalance_factor, kind, protocol, seed, n_max)
@@ -135,6 +141,8 @@ def evaluation_set(**args: object) -> tuple[Tensor, Tensor] | Photos:
 
 #: names in recipes of the sets whose images a list names
 LISTED = (*PUBLISHED, OWN)
+#: names of the sets that come in one part, of which some is held out
+IN_ONE_PART = ("digits", "synthetic")
 #: name in recipes -> loader(held_out, seed, root)
 SOURCES: dict[str, Callable[[int | None, int, str | Path | None], Source]] = {
     "cifar10": lambda _held_out, _seed, root: cifar(10, root),

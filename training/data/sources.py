@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,8 +52,14 @@ def search_roots(root: str | Path | None) -> list[Path]:
     return [Path(place).expanduser() for place in [*given, *([variable] if variable else []), *USUAL_PLACES]]
 
 
-def find(title: str, names: Sequence[str], root: str | Path | None, subfolders: Sequence[str] = ()) -> Path:
-    """The first of ``names`` that exists in a search root or in one of its ``subfolders``.
+def find(
+    title: str,
+    names: Sequence[str],
+    root: str | Path | None,
+    subfolders: Sequence[str] = (),
+    fits: Callable[[Path], bool] = Path.exists,
+) -> Path:
+    """The first of ``names`` that exists, and ``fits``, in a search root or in one of its ``subfolders``.
 
     Raises:
         DataError: none does; says where it looked, for which names, and what to do.
@@ -62,7 +68,7 @@ def find(title: str, names: Sequence[str], root: str | Path | None, subfolders: 
     for base in roots:
         for folder in (base, *(base / sub for sub in subfolders)):
             for name in names:
-                if (folder / name).exists():
+                if fits(folder / name):
                     return folder / name
     where = ", ".join(str(base) for base in roots)
     inside = f" or its subfolder {' or '.join(f'{sub}/' for sub in subfolders)}" if subfolders else ""

@@ -126,7 +126,7 @@ def build_model(name: str, num_classes: int | None = None, seed: int | None = No
             torch.manual_seed(seed)
         try:
             model = build(**args)
-        except TypeError as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             said = (str(error).splitlines() or [""])[0]  # torch adds a stack of its own
             raise ModelError(f"model {name!r} cannot be built with {args}: {said}") from error
     if not isinstance(model, nn.Module):

@@ -8,7 +8,7 @@ to 512 channels and 1x1 shortcuts; its ResNet-34 has 21.3 M parameters, also wit
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,13 @@ class CosineLinear(nn.Module):
 
 
 def classifier(kind: Classifier, in_features: int, num_classes: int) -> nn.Module:
-    """The last layer."""
+    """The last layer.
+
+    Raises:
+        TypeError: no such kind.
+    """
+    if kind not in get_args(Classifier):
+        raise TypeError(f"classifier = {kind!r}: the last layer is one of {', '.join(get_args(Classifier))}")
     return CosineLinear(in_features, num_classes) if kind == "cosine" else nn.Linear(in_features, num_classes)
 
 

@@ -38,7 +38,9 @@ class HeadTail(Wrapper):
         tail = tail_classes(counts, eta)
         if normalisation not in get_args(Normalisation):
             raise OptimizerError(f"normalisation must be one of {', '.join(get_args(Normalisation))}; got {normalisation!r}")
-        self.eta, self.normalisation, self.split_batches = eta, normalisation, bool(split_batches)
+        if not isinstance(split_batches, bool):
+            raise OptimizerError(f"split_batches must be true or false; got {split_batches!r}")
+        self.eta, self.normalisation, self.split_batches = eta, normalisation, split_batches
         self.settings: dict[str, Any] = {
             "eta": eta,
             "normalisation": normalisation,
@@ -79,6 +81,7 @@ class HeadTail(Wrapper):
 
 def tail_classes(counts: list[int], eta: float) -> list[bool]:
     """Which classes are tail (count below ``eta``); head and tail must both hold training samples."""
+    number("eta (count below which a class is tail)", eta, 0, math.inf, OptimizerError)
     tail = [n < eta for n in counts]
     in_tail = sum(n for n, is_tail in zip(counts, tail, strict=True) if is_tail)
     if 0 < in_tail < sum(counts):

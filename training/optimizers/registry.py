@@ -96,7 +96,7 @@ def build_optimizer(
     takes = {k for k, p in inspect.signature(OPTIMIZERS[name]).parameters.items() if p.kind is not p.VAR_KEYWORD} - {"base"}
     given = dict(settings or {})
     own = sorted(takes - {"class_counts", "epochs", "generator"})
-    unknown = sorted(given.keys() - own - {"generator"})
+    unknown = sorted(key for key in given.keys() - set(own) if not isinstance(given[key], np.random.Generator))
     if unknown:
         raise OptimizerError(
             f"[optimizers.{table or name}] has unknown setting {unknown[0]!r}; it takes: {', '.join(own) or 'nothing'}"

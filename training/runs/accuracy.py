@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ..data.images import ImageSet
+from ..optimizers.passes import evaluate
 
 
 def class_groups(class_counts: Sequence[int], eta: int, many: int, few: int) -> dict[str, list[int]]:
@@ -53,7 +54,7 @@ def measure_accuracy(
     right = torch.zeros(classes, dtype=torch.long, device=device)
     for inputs, targets in zip(images.clean_batches(batch_size), images.targets.split(batch_size), strict=True):
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-            predicted = model(inputs).argmax(1)
+            predicted = evaluate(model, inputs).argmax(1)
         right += torch.bincount(targets[predicted == targets], minlength=classes)
     model.train(was_training)
     total = torch.bincount(images.targets, minlength=classes).tolist()

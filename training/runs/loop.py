@@ -95,7 +95,7 @@ def train_run(
                 if run.training.checkpoint_every_steps and session.steps_done % run.training.checkpoint_every_steps == 0:
                     path = folder / "checkpoints" / f"step-{session.steps_done:06d}.pt"
                     here: dict[str, Any] = {"epoch": session.epoch, "stage": session.optimizer.stage, "accuracy": {}}
-                    side_car = _side_car(session, here, data_root)
+                    side_car = _side_car(session, here, data_root, trained=session.epoch)
                     side_car["training"]["step"] = session.steps_done
                     _require_finite(session, folder)
                     save_checkpoint(path, session.model, side_car)
@@ -129,9 +129,11 @@ def _steps(session: Session) -> Iterator[None]:
     except RuntimeError as error:
         if not (session.run.training.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))):
             raise
+        said = str(error)
+        lacking = any(word in said for word in ("InvalidCxxCompiler", "CppCompileError", "Triton"))
+        needs = "a C++ compiler (g++, clang) is needed on a CPU, Triton on a GPU; or train" if lacking else "to see more, train"
         raise TrainingError(
-            f"run {session.run.folder}: torch.compile failed: {str(error).splitlines()[0]}; it needs a C++ compiler "
-            "(g++, clang) on a CPU, Triton on a GPU; or train without training.compile"
+            f"run {session.run.folder}: torch.compile failed: {' '.join(said.split())[:300]}; {needs} without training.compile"
         ) from error
 
 
@@ -169,8 +171,15 @@ def _describe_epoch(session: Session, along: Collection[int]) -> dict[str, Any]:
     }
 
 
-def _side_car(session: Session, row: dict[str, Any], data_root: str | None) -> dict[str, Any]:
-    """What the checkpoint after the epoch of ``row`` is, and how to rebuild model, data and loss."""
+def _side_car(session: Session, row: dict[str, Any], data_root: str | None, *, trained: int | None = None) -> dict[str, Any]:
+    """What the checkpoint after the epoch of ``row`` is, and how to rebuild model, data and loss.
+
+    Args:
+        session: the run.
+        row: of ``metrics.jsonl``; its epochs are done.
+        data_root: where the data were found.
+        trained: the epoch of the last step, counted from 0; default: the last that is done.
+    """
     run, data, optimizer = session.run, session.data, session.optimizer
     data_arguments = run.data.model_dump(mode="json", exclude_none=True) | ({"root": data_root} if data_root else {})
     return {
@@ -189,7 +198,7 @@ def _side_car(session: Session, row: dict[str, Any], data_root: str | None) -> d
         "loss": {
             "name": run.loss.name,
             "factory": "saddlescope:build_loss",
-            "args": _loss_in_force(run, row["epoch"]) | {"class_counts": data.class_counts},
+            "args": _loss_in_force(run, row["epoch"] - 1 if trained is None else trained) | {"class_counts": data.class_counts},
         },
         "groups": run.groups.model_dump(),
         "accuracy_split": data.split,
@@ -213,9 +222,9 @@ def _side_car(session: Session, row: dict[str, Any], data_root: str | None) -> d
 
 
 def _loss_in_force(run: RunSettings, epoch: int) -> dict[str, Any]:
-    """Arguments of the loss that the last epoch was trained with: deferred re-weighting is on or off for good."""
+    """Arguments of the loss of this epoch, counted from 0: deferred re-weighting is on or off for good."""
     arguments = run.loss.model_dump()
     if "drw_epoch" in arguments:
-        weighted = epoch - 1 >= arguments.pop("drw_epoch")
+        weighted = epoch >= arguments.pop("drw_epoch")
         arguments |= {"drw_epoch": 0} if weighted else {}
     return arguments

@@ -41,7 +41,7 @@ class DataTable(_Table):
     imbalance_factor: float | None = Field(None, gt=0, description="largest over smallest class; 100 and 0.01 mean the same")
     kind: Literal["exp", "step"] = "exp"
     protocol: Literal["ldam", "first"] = "ldam"
-    seed: int = Field(0, ge=0, description="of the protocol and of the held-out part; not the training seed")
+    seed: int = Field(0, ge=0, lt=2**32, description="of the protocol and of the held-out part; not the training seed")
     n_max: int | None = Field(None, ge=1, description="size of the largest class; default: all there is")
     held_out: int | None = Field(None, ge=1, description="images of each class set aside, for sets that come in one part")
     train_list: str | None = Field(None, description="image-list: 'path label' lines of the training images")
@@ -77,8 +77,9 @@ class ModelTable(_Table):
 
     @model_validator(mode="after")
     def _one_name(self) -> ModelTable:
-        if "name" in self.args:
-            raise ValueError("field 'model.args.name': it would take the place of model.name; leave it out")
+        for own, place in (("name", "model.name"), ("seed", "the run's seed")):
+            if own in self.args:
+                raise ValueError(f"field 'model.args.{own}': it would take the place of {place}; leave it out")
         return self
 
 
@@ -88,6 +89,12 @@ class LossTable(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     name: str = "cross-entropy"
+
+    @model_validator(mode="after")
+    def _not_the_counts(self) -> LossTable:
+        if "class_counts" in (self.model_extra or {}):
+            raise ValueError("field 'loss.class_counts': they are those of the data; leave it out")
+        return self
 
 
 class TrainingTable(_Table):
@@ -131,6 +138,8 @@ class TrainingTable(_Table):
             raise ValueError(f"steps must have rising epochs, got {self.steps}")
         if self.start_optimizer is not None and self.start_from is None:
             raise ValueError("start_optimizer says whose checkpoints start_from means: give both, or neither")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov is a way of using momentum: set momentum above 0")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warmup_epochs = {self.warmup_epochs} leaves nothing of epochs = {self.epochs}")
         return self

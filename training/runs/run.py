@@ -42,6 +42,11 @@ class RunSettings(BaseModel):
     start: dict[str, Any] | None = None
 
     @property
+    def key(self) -> str:
+        """The key of the optimizer."""
+        return self.rule or self.optimizer
+
+    @property
     def folder(self) -> str:
         """``<optimizer>-seed<k>-<8 digits of the hash of the settings>``: equal settings share a folder, others never do."""
         content = self.model_dump(mode="json", exclude={"study"})

@@ -16,9 +16,9 @@ from ..data.datasets import LongTailedData
 from ..files import write_torch
 from ..losses import PerSampleLoss, build_loss
 from ..networks.models import build_model
-from ..optimizers.registry import Wrapper, build_optimizer
+from ..optimizers.registry import OptimizerError, Wrapper, build_optimizer
 from .accuracy import class_groups
-from .checkpoint import load_state, plain_state
+from .checkpoint import StateError, load_state, plain_state
 from .run import RunSettings
 from .schedule import learning_rate
 
@@ -46,14 +46,13 @@ def _seed_layers(device: torch.device, seed: int) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-def _compiled(run: RunSettings, model: nn.Module) -> nn.Module:
+def _compiled(model: nn.Module) -> nn.Module:
     """The model through ``torch.compile``.
 
     The sizes of batches are two, the ordinary one and the last of an epoch: each has code of its own, as code for any size is
-    slower. Parts of batches come in all sizes.
+    slower, and its choice would depend on what this process had trained before.
     """
-    compiled = torch.compile(model, dynamic=None if run.settings.get("split_batches") else False)
-    return cast(nn.Module, compiled)
+    return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
 @contextmanager
@@ -103,7 +102,7 @@ class Session:
         loss = build_loss(class_counts=data.class_counts, **run.loss.model_dump())
         on_device = LongTailedData(**{**vars(data), "train": data.train.to(device), "test": data.test.to(device)})
         optimizer = make_optimizer(run, data.class_counts, model, mixing, device)
-        stepped = _compiled(run, model) if run.training.compile else model
+        stepped = _compiled(model) if run.training.compile else model
         return cls(run, on_device, device, model, loss, optimizer, mixing, stepped)
 
     @property
@@ -183,11 +182,21 @@ class Session:
         write_torch(path, state)
 
     def restore(self, path: Path) -> None:
-        """Continues from a stored state, if there is one."""
+        """Continues from a stored state, if there is one.
+
+        Raises:
+            StateError: it is damaged, or of another network.
+        """
         state = load_state(path, self.device)
         if state is None:
             return
-        self.model.load_state_dict(state["model"])
+        try:
+            self.model.load_state_dict(state["model"])
+        except RuntimeError as error:
+            raise StateError(
+                f"{path} is of another network than [model] builds now ({' '.join(str(error).split())[:200]}); put the network "
+                "back as it was, or remove the run's folder"
+            ) from None
         self.optimizer.load_state_dict(state["optimizer"])
         self.mixing.bit_generator.state = state["mixing"]
         self.epoch, self.step, self.loss_sum = state["epoch"], state["step"], state["loss_sum"]
@@ -203,8 +212,19 @@ def model_arguments(run: RunSettings, data: LongTailedData) -> dict[str, Any]:
 def make_optimizer(
     run: RunSettings, class_counts: list[int], model: nn.Module, mixing: np.random.Generator, device: torch.device
 ) -> Wrapper:
-    """The run's optimizer around SGD with momentum."""
+    """The run's optimizer around SGD with momentum.
+
+    Raises:
+        OptimizerError: unknown or unfit settings, or a rule that compiled steps cannot take.
+    """
     table = run.training
+    if table.compile:
+        other = "split_batches" if run.settings.get("split_batches") else "eigensam" if run.key == "eigensam" else None
+        if other is not None:
+            raise OptimizerError(
+                f"[optimizers.{run.optimizer}] does not go with training.compile: {other} needs "
+                + ("batches of every size" if other == "split_batches" else "second derivatives")
+            )
     base = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
         lr=table.lr,
@@ -213,7 +233,7 @@ def make_optimizer(
         nesterov=table.nesterov,
     )
     return build_optimizer(
-        run.rule or run.optimizer,
+        run.key,
         base,
         table=run.optimizer,
         class_counts=class_counts,

@@ -12,15 +12,17 @@ import numpy as np
 import tomli_w
 import torch
 from joblib import Parallel, delayed
+from torch import nn
 
 from saddlescope import reuse_freed_memory, share
 
 from ..data.datasets import LongTailedData, load_data
 from ..files import write_bytes, write_json
-from ..losses import build_loss
-from ..networks.models import build_model
+from ..losses import LossError, PerSampleLoss, build_loss
+from ..networks.models import MODELS, ModelError, build_model
+from ..optimizers.passes import OptimizerError, evaluate
 from .fork import check_start
-from .loop import TrainingError, train_run
+from .loop import TrainingError, choose_device, train_run
 from .recipe import Recipe, RecipeError
 from .run import RunSettings, resolve, runs
 from .session import make_optimizer, model_arguments
@@ -94,11 +96,41 @@ def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:
         As :func:`train_study`.
     """
     data = _load(wanted[0].data.model_dump_json(exclude_none=True), data_root)
-    build_loss(class_counts=data.class_counts, **wanted[0].loss.model_dump())
+    loss = build_loss(class_counts=data.class_counts, **wanted[0].loss.model_dump())
     for run in {run.optimizer: run for run in wanted}.values():
         model = build_model(**model_arguments(run, data), seed=0)
         make_optimizer(run, data.class_counts, model, np.random.default_rng(0), torch.device("cpu"))
+    table = wanted[0].model
+    if loss.expects_cosines and table.name in MODELS and table.args.get("classifier") != "cosine":
+        raise LossError(
+            f"the loss {wanted[0].loss.name} takes cosines: set model.args.classifier = 'cosine' (not all networks have one)"
+        )
+    _try(model, loss, data, wanted[0].training.device)
     return data
+
+
+@torch.no_grad()
+def _try(model: nn.Module, loss: PerSampleLoss, data: LongTailedData, device: str) -> None:
+    """Two training images through model and loss, on the CPU, and a number on the device.
+
+    Raises:
+        LossError, ModelError, OptimizerError: they do not belong together.
+        RecipeError: there is no such device.
+    """
+    inputs, targets = next(iter(data.train.clean_batches(2))), data.train.targets[:2]
+    try:
+        logits = evaluate(model.eval(), inputs)
+    except OptimizerError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:200]
+        raise ModelError(f"the model does not take inputs of shape {list(inputs.shape[1:])}: {said}") from error
+    loss(logits, targets)
+    try:
+        torch.zeros(1, device=choose_device(device))
+    except (RuntimeError, AssertionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise RecipeError(f"training.device = {device!r} cannot be used here: {said}") from None
 
 
 def _described(data: LongTailedData) -> dict[str, Any]:

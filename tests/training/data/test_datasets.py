@@ -103,6 +103,31 @@ def test_every_form_of_cifar_holds_the_same_pixels(form, tmp_path):
             assert as_set(images) == wanted
 
 
+@pytest.mark.parametrize("folder", ["cifar10", "cifar-10"])
+@pytest.mark.parametrize("form", ["python folder", "binary archive"])
+def test_official_forms_are_found_in_a_folder_of_the_sets_name(folder, form, tmp_path):
+    (tmp_path / folder).mkdir()
+    FORMS[form](tmp_path / folder)
+    assert cifar(10, tmp_path).title == "CIFAR-10"
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_damage_within_a_compressed_archive_is_named(share, tmp_path):
+    FORMS["png tar"](tmp_path)
+    raw = bytearray((tmp_path / "cifar10.tar.xz").read_bytes())
+    place = int(share * len(raw))
+    raw[place : place + 40] = bytes(40)
+    (tmp_path / "cifar10.tar.xz").write_bytes(raw)
+    with pytest.raises(DataError, match=r"cifar10\.tar\.xz"):
+        cifar(10, tmp_path)
+
+
+def test_images_are_not_held_out_of_a_set_that_has_a_test_part(tmp_path):
+    FORMS["python folder"](tmp_path)
+    with pytest.raises(DataError, match="held_out is for sets in one part"):
+        load_data("cifar10", held_out=3, root=tmp_path)
+
+
 def test_jpeg_copies_say_so(tmp_path):
     write_folder(files_pictures("jpg"), tmp_path)
     assert cifar(10, tmp_path).title == "CIFAR-10 (JPEG)"

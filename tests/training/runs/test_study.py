@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from saddlescope.analysis.records.load_study import load_study
 from saddlescope.training.data.datasets import load_data
 from saddlescope.training.data.sources import DataError
 from saddlescope.training.losses import LossError
-from saddlescope.training.networks.models import build_model
+from saddlescope.training.networks.models import ModelError, build_model
 from saddlescope.training.optimizers.registry import OptimizerError
 from saddlescope.training.runs.accuracy import class_groups, measure_accuracy
 from saddlescope.training.runs.checkpoint import StateError
@@ -102,6 +103,91 @@ def test_killed_after_any_step_it_continues_to_the_same_digits(optimizer, tmp_pa
     train_run(run, tmp_path / "killed", data, state_seconds=0.0)
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
     assert not (tmp_path / "killed" / "state.pt").exists()
+
+
+def test_a_step_within_the_first_re_weighted_epoch_says_that_it_was_re_weighted(tmp_path):
+    plan = recipe(
+        optimizers={"sgd": {}},
+        loss={"name": "cross-entropy", "drw_epoch": 2},
+        training={"epochs": 4, "checkpoint_every": None, "checkpoint_every_steps": 1},
+    )
+    (folder,) = train_study(plan, tmp_path)
+    steps = -(-len(load_data(**plan.data.model_dump(exclude_none=True)).train) // 32)
+    for path in folder.glob("checkpoints/step-*.json"):
+        car = json.loads(path.read_text())
+        epoch = (car["training"]["step"] - 1) // steps  # of this step, from 0
+        assert (car["loss"]["args"].get("drw_epoch") == 0) == (epoch >= 2), path.name
+
+
+def test_a_network_that_was_changed_is_not_continued(tmp_path, monkeypatch):
+    run = next(run for run in runs(recipe()) if run.optimizer == "sgd")
+    data = load_data(**run.data.model_dump(exclude_none=True))
+
+    def stopped(self):
+        yield from steps(self)
+        raise Killed
+
+    steps = Session.steps
+    monkeypatch.setattr(Session, "steps", stopped)
+    with pytest.raises(Killed):
+        train_run(run, tmp_path, data, state_seconds=0.0)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    state["model"].popitem()
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(StateError, match="another network"):
+        train_run(run, tmp_path, data)
+
+
+@pytest.mark.parametrize(
+    ("tables", "error", "words"),
+    [
+        ({"loss": {"name": "ldam"}}, LossError, "cosine"),
+        ({"model": {"name": "small-cnn", "args": {"width": 4, "num_classes": 3}}}, LossError, "one column for each class"),
+        ({"model": {"name": "digits-mlp", "args": {"size": 28}}}, ModelError, "does not take inputs of shape"),
+        ({"model": {"name": "small-cnn", "args": {"width": -1}}}, ModelError, "cannot be built"),
+        ({"model": {"name": "resnet8-cifar", "args": {"classifier": "cosin"}}}, ModelError, "linear, cosine"),
+        ({"training": {"epochs": 1, "device": "gpu"}}, RecipeError, "training.device = 'gpu'"),
+        ({"optimizers": {"lpfsgd": {"generator": 3}}}, OptimizerError, "unknown setting 'generator'"),
+        ({"optimizers": {"imbsam": {"split_batches": "no"}}}, OptimizerError, "true or false"),
+        ({"optimizers": {"imbsam": {"eta": "30"}}}, OptimizerError, "eta"),
+        (
+            {"optimizers": {"imbsam": {"split_batches": True}}, "training": {"compile": True}},
+            OptimizerError,
+            "training.compile",
+        ),
+        ({"optimizers": {"eigensam": {}}, "training": {"compile": True}}, OptimizerError, "second derivatives"),
+        ({"data": {"imbalance_factor": None}}, DataError, "n_max"),
+        ({"data": {"imbalance_factor": None, "n_max": None, "kind": "step"}}, DataError, "kind"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_the_first_step(tables, error, words, tmp_path):
+    with pytest.raises(error, match=words):
+        train_study(recipe(**{"optimizers": {"sgd": {}}, **tables}), tmp_path)
+    assert not list(tmp_path.glob("*/run.json"))
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ({"model": {"args": {"seed": 3}}}, "model.args.seed"),
+        ({"loss": {"name": "cross-entropy", "class_counts": [1]}}, "loss.class_counts"),
+        ({"training": {"nesterov": True, "momentum": 0.0}}, "momentum"),
+        ({"data": {"seed": 2**33}}, "data.seed"),
+    ],
+)
+def test_what_a_recipe_may_not_say(tables, words):
+    with pytest.raises(RecipeError, match=words):
+        recipe(**tables)
+
+
+def test_accuracy_of_a_model_that_returns_an_object_with_logits():
+    data = load_data("synthetic", 10, n_max=40)
+
+    class Named(torch.nn.Module):
+        def forward(self, x):
+            return SimpleNamespace(logits=torch.nn.functional.one_hot(torch.full((len(x),), 1), 5).float())
+
+    assert measure_accuracy(Named(), data.test, {"all": [0, 1, 2, 3, 4]})["all"] == 0.2
 
 
 def test_a_side_car_tells_all_that_an_analysis_needs(tmp_path):

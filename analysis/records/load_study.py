@@ -9,12 +9,13 @@ from .checkpoint_series import load_series
 from .study import Study, load_run, read_index, read_recipe
 
 
-def load_study(folder: Path) -> Study:
+def load_study(folder: str | Path) -> Study:
     """Reads a study folder, or a folder of results of other people's checkpoints as a study of theirs.
 
     Raises:
         ResultError: neither ``study.json`` nor a curvature result there, or a damaged file below it.
     """
+    folder = Path(folder)
     index = folder / "study.json"
     if not index.exists():
         series = load_series(folder) if folder.is_dir() else None

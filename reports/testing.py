@@ -106,8 +106,8 @@ def _series(results: Results, *, by_seed: bool) -> dict[str, Series]:
         for name, given in results.items():
             each = [given] if isinstance(given, CurvatureResult | str | Path) else list(given)
             named += [(name, one) for one in each if isinstance(one, CurvatureResult)]
-            paths = [(name, one) for one in each if not isinstance(one, CurvatureResult)]
-            named += [(own, result) for own, _, result in read_results(paths)]
+            files = [(name, one) for one in each if not isinstance(one, CurvatureResult)]
+            named += [(own, result) for own, _, result in read_results(files)]
         return gather(named, by_seed=by_seed)
     given = list(results)
     paths = [one for one in given if not isinstance(one, CurvatureResult)]

@@ -22,7 +22,7 @@ from .check.output import failures, footer
 from .check.readings import Direction
 from .check.rows import Check
 from .check.run import check
-from .check.series import collect, gather
+from .check.series import collect, gather, read_results
 
 #: results in memory, files or folders of results, or either under the names of their series
 Results = (
@@ -30,7 +30,7 @@ Results = (
     | str
     | Path
     | Iterable[CurvatureResult | str | Path]
-    | Mapping[str, CurvatureResult | Iterable[CurvatureResult]]
+    | Mapping[str, CurvatureResult | str | Path | Iterable[CurvatureResult | str | Path]]
 )
 
 
@@ -102,9 +102,12 @@ def _series(results: Results, *, by_seed: bool) -> dict[str, Series]:
     if isinstance(results, CurvatureResult | str | Path):
         results = [results]
     if isinstance(results, Mapping):
-        named = []
+        named: list[tuple[str | None, CurvatureResult]] = []
         for name, given in results.items():
-            named += [(name, one) for one in ([given] if isinstance(given, CurvatureResult) else given)]
+            each = [given] if isinstance(given, CurvatureResult | str | Path) else list(given)
+            named += [(name, one) for one in each if isinstance(one, CurvatureResult)]
+            files = [(name, one) for one in each if not isinstance(one, CurvatureResult)]
+            named += [(own, result) for own, _, result in read_results(files)]
         return gather(named, by_seed=by_seed)
     given = list(results)
     paths = [one for one in given if not isinstance(one, CurvatureResult)]

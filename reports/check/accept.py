@@ -76,8 +76,9 @@ def accept(
 ) -> Baseline:
     """The baseline that takes ``results`` for right, with its history one entry longer.
 
-    Tolerances, rules and directions of known numbers stay. Numbers that the results lack are dropped (their old values are in
-    the history); those outside ``only``, and with ``quick`` whole series that were not measured, stay as they are.
+    Tolerances, rules and directions of known numbers stay. Numbers and seeds that the results lack are dropped (the history has
+    the numbers' old values and names the seeds); those outside ``only``, and with ``quick`` whole series that were not
+    measured, stay as they are.
 
     Raises:
         BaselineError: no reason given, or nothing in common.
@@ -98,7 +99,12 @@ def accept(
         for row in outcome.rows
         if row.outcome is not Outcome.SAME
     }
-    return baseline.model_copy(update={"series": kept, "history": [*baseline.history, acceptance(reason, changes)]})
+    dropped = {
+        name: gone
+        for name, series in baseline.series.items()
+        if (gone := [one for one in series.trainings if name not in kept or one not in kept[name].trainings])
+    }
+    return baseline.model_copy(update={"series": kept, "history": [*baseline.history, acceptance(reason, changes, dropped)]})
 
 
 def _renewed(whole: Series | None, old: Series | None, new: Series, name: str) -> Series:

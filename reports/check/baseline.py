@@ -115,6 +115,7 @@ class Acceptance(Record):
     saddlescope: str
     reason: str
     changes: dict[str, Change] = Field({})
+    dropped: dict[str, list[int | str]] = Field({}, description="series -> the seeds (or checkpoints) that it no longer holds")
 
 
 class Baseline(Record):
@@ -173,16 +174,18 @@ def series_of(results: list[CurvatureResult], name: str) -> Series:
         },
         seeds=[result.provenance.training.get("seed") for result in results],
         checkpoints=[result.provenance.checkpoint_sha256 for result in results],
-        numbers={number: _number(number, [each.get(number) for each in found], results[0]) for number in names},
+        numbers={number: _number(number, [each.get(number) for each in found], results) for number in names},
     )
 
 
-def _number(name: str, found: list[Reading | None], result: CurvatureResult) -> Number:
+def _number(name: str, found: list[Reading | None], results: list[CurvatureResult]) -> Number:
     family = FAMILIES[statistic(name)]
-    finer = 0.01 if result.provenance.dtype == "float64" else 1.0
+    finer = 0.01 if results[0].provenance.dtype == "float64" else 1.0
     absolute = family.absolute * finer
     if family.scaled:
-        absolute *= abs(result.groups[name.split(f".{statistic(name)}", maxsplit=1)[0]].lambda_max.value)
+        group = name.split(f".{statistic(name)}", maxsplit=1)[0]
+        holder = next(result for result in results if group in result.groups)  # not every seed need hold every group
+        absolute *= abs(holder.groups[group].lambda_max.value)
     if name.startswith("training."):
         finer, absolute = 1.0, family.absolute  # measured by the training loop, whatever the operator's precision
     return Number(
@@ -211,7 +214,9 @@ def _conditions(result: CurvatureResult) -> Conditions:
     )
 
 
-def acceptance(reason: str, changes: dict[str, Change] | None = None) -> Acceptance:
+def acceptance(
+    reason: str, changes: dict[str, Change] | None = None, dropped: dict[str, list[int | str]] | None = None
+) -> Acceptance:
     """A history entry of now, by whoever runs this: the CI's actor where there is one, else the user of this machine.
 
     Raises:
@@ -227,6 +232,7 @@ def acceptance(reason: str, changes: dict[str, Change] | None = None) -> Accepta
         saddlescope=__version__,
         reason=reason.strip(),
         changes=changes or {},
+        dropped=dropped or {},
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .baseline import Baseline
+from .baseline import Acceptance, Baseline
 from .output import side_words
 from .rows import side_of
 
@@ -28,8 +28,13 @@ def baseline_table(baseline: Baseline) -> RenderableType:
             words = side_words(side_of(entry.readings, series.counted))
             grid.add_row(Text(number), Text(words), entry.rule, f"{entry.abs_tol:.3g}", f"{entry.rel_tol:.3g}", entry.direction)
     history = [
-        Text(f"{one.when}  {one.who}  saddlescope {one.saddlescope}  {len(one.changes)} changed  {one.reason}")
+        Text(f"{one.when}  {one.who}  saddlescope {one.saddlescope}  {len(one.changes)} changed  {one.reason}{_dropped(one)}")
         for one in baseline.history
     ]
     rate = Text(f"a build in which nothing changed fails with probability {baseline.false_alarm_rate:.2g} at most")
     return Group(grid, Text(""), rate, Text("history", style="bold"), *history)
+
+
+def _dropped(entry: Acceptance) -> str:
+    words = [f"{name} without {', '.join(str(one)[:12] for one in gone)}" for name, gone in entry.dropped.items()]
+    return f"  ({'; '.join(words)})" if words else ""

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
 from functools import cache
 
 import numpy as np
 
 from .baseline import Number
-from .readings import Reading, Value
+from .chance import as_float, chance
+from .readings import Reading
 
 
 class Outcome(StrEnum):
@@ -64,6 +65,9 @@ class Evidence:
     note: str = ""
 
 
+_UNSETTLED = Evidence(Outcome.UNDECIDED, note="not settled: another step of its differences gives another number")
+
+
 def compare_single(entry: Number, old: Reading, new: Reading, route: Route, parameters: int) -> Evidence:
     """Compares one reading with one reading.
 
@@ -71,21 +75,23 @@ def compare_single(entry: Number, old: Reading, new: Reading, route: Route, para
         entry: the baseline's number: its rule, tolerances and direction.
         old: reading in the baseline.
         new: reading of the result.
-        route: what the two have in common.
+        route: what the two have in common; ``RETRAINED`` where equal digits are expected all the same (``--by-seed``).
         parameters: size of the Hessian, which scales an extreme's interval.
     """
     if entry.rule in ("exact", "label"):
         return Evidence(Outcome.SAME if old.value == new.value else Outcome.MOVED)
-    difference = _float(new.value) - _float(old.value)
+    difference = as_float(new.value) - as_float(old.value)
     if route is not Route.RETRAINED and 0 < abs(difference) <= 1.001 * max(old.unit, new.unit):
         return Evidence(Outcome.WITHIN, note="one step of a count: what lies on the line may be counted on either side")
     tested = _tested(entry, old, new, route)
     one = 1.0 if tested else None  # counted among the build's tests by what it is, not by how it came out
-    if abs(difference) <= tolerance(entry, _float(old.value)):
+    if abs(difference) <= tolerance(entry, as_float(old.value)):
         return Evidence(Outcome.SAME, one)
-    if entry.rule == "bound" and route is not Route.DIGITS:
+    if not (_decidable(entry, old) and _decidable(entry, new)):
+        return _UNSETTLED
+    if entry.rule == "bound" and route in (Route.KERNELS, Route.RESAMPLED):
         return Evidence(Outcome.WITHIN, note="lower bounds of different runs do not contradict each other")
-    if old.settled and new.settled and abs(difference) <= tolerance(entry, _float(old.value)) + old.slack + new.slack:
+    if old.settled and new.settled and abs(difference) <= tolerance(entry, as_float(old.value)) + old.slack + new.slack:
         return Evidence(Outcome.WITHIN, one, note="within residual and matvec noise")
     p = chance(old, new, parameters) if tested else 0.0
     if _allowed(entry, difference):
@@ -113,8 +119,10 @@ def compare_two_trainings(entry: Number, old: Reading, new: Reading) -> Evidence
     if entry.rule == "label":
         alike = old.value == new.value
     else:
-        difference = _float(new.value) - _float(old.value)
-        alike = abs(difference) <= tolerance(entry, _float(old.value))
+        difference = as_float(new.value) - as_float(old.value)
+        alike = abs(difference) <= tolerance(entry, as_float(old.value))
+        if not alike and not (_decidable(entry, old) and _decidable(entry, new)):
+            return _UNSETTLED
         if not alike and _allowed(entry, difference):
             return Evidence(Outcome.ALLOWED)
     if alike:
@@ -139,11 +147,15 @@ def compare_samples(entry: Number, old: Mapping[int | str, Reading], new: Mappin
         return Evidence(Outcome.SAME if alike else Outcome.MOVED)
     if entry.rule == "label":
         return _labels([str(value) for value in before], [str(value) for value in after])
-    x, y = [_float(value) for value in before], [_float(value) for value in after]
+    settled = [{key: one for key, one in side.items() if _decidable(entry, one)} for side in (old, new)]
+    if settled != [old, new]:
+        if not all(settled) or len(settled[0]) + len(settled[1]) < 3:
+            return _UNSETTLED
+        return replace(compare_samples(entry, *settled), note="those not settled left out")
+    x, y = [as_float(value) for value in before], [as_float(value) for value in after]
     margin = tolerance(entry, sum(x) / len(x))
-    if old.keys() == new.keys() and all(
-        abs(_float(new[seed].value) - _float(old[seed].value)) <= tolerance(entry, _float(old[seed].value)) for seed in old
-    ):
+    pairs = [(as_float(old[seed].value), as_float(new[seed].value)) for seed in old if seed in new]
+    if old.keys() == new.keys() and all(abs(other - one) <= tolerance(entry, one) for one, other in pairs):
         return Evidence(Outcome.SAME, 1.0)
     difference = sum(y) / len(y) - sum(x) / len(x)
     if abs(difference) <= margin:
@@ -195,75 +207,6 @@ def _fisher(before: int, of: int, after: int, of_new: int) -> float:
     return float(fisher_exact(np.array([[before, of - before], [after, of_new - after]])).pvalue)
 
 
-def chance(old: Reading, new: Reading, parameters: int) -> float | None:
-    """p-value of two estimates of one quantity: how improbable is a gap this wide?
-
-    With standard errors it is the bound of ``_quadratic`` for traces, and Welch's t test for what was averaged over two or
-    more probes. Otherwise it is the smallest failure probability (twice, one for each interval) at which the two
-    intervals, widened to it, still touch. None where a side says nothing about its error.
-    """
-    gap = abs(_float(new.value) - _float(old.value))
-    if old.standard_error is not None and new.standard_error is not None:
-        errors = ((old.standard_error, old.count or 1), (new.standard_error, new.count or 1))
-        if old.quadratic and new.quadratic:
-            return _quadratic(gap, *errors)
-        if min(count for _, count in errors) > 1:
-            return _welch(gap, *errors)
-    lower, upper = (old, new) if _float(old.value) < _float(new.value) else (new, old)
-    if lower.high is None or upper.low is None or lower.confidence is None or upper.confidence is None:
-        return None
-    small, large = 0.0, 745.0  # bisection over ln(1 / failure probability); exp(-745) is the least float above zero
-    if _reach(lower, small, parameters, up=True) + _reach(upper, small, parameters, up=False) >= gap:
-        return 1.0
-    for _ in range(80):
-        middle = (small + large) / 2
-        touching = _reach(lower, middle, parameters, up=True) + _reach(upper, middle, parameters, up=False) >= gap
-        small, large = (small, middle) if touching else (middle, large)
-    return min(1.0, 2 * math.exp(-small))
-
-
-def _reach(reading: Reading, exponent: float, parameters: int, *, up: bool) -> float:
-    """Half-width of the interval on one side, once it is to fail with probability ``exp(-exponent)`` at most."""
-    value, failure = _float(reading.value), 1 - (reading.confidence or 0.0)
-    edge = reading.high if up else reading.low
-    width = max(0.0, (edge - value) if up else (value - edge)) if edge is not None else math.inf
-    if failure <= 0 or width == 0.0:
-        return width
-    if reading.spread is None or reading.spread <= 0:
-        # an exponential tail: at least as wide as a normal's, and what a share of few eigenvalues has
-        return width * (math.log(2) + exponent) / (math.log(2) - math.log(failure))
-    # Kuczynski and Wozniakowski: failure = C sqrt(n) exp(-sqrt(eps) (2 m - 1)), width = spread eps / (1 - 2 eps)
-    size = math.log(1.648 * math.sqrt(parameters))
-    relative = width / reading.spread
-    epsilon = relative / (1 + 2 * relative) * ((size + exponent) / (size - math.log(failure))) ** 2
-    return reading.spread * epsilon / (1 - 2 * epsilon) if epsilon < 0.5 else math.inf
-
-
-def _welch(gap: float, one: tuple[float, int], other: tuple[float, int]) -> float:
-    from scipy.special import stdtr
-
-    squares = [error**2 for error, _ in (one, other)]
-    if sum(squares) == 0.0:
-        return 0.0 if gap > 0 else 1.0
-    freedom = sum(squares) ** 2 / sum(square**2 / (count - 1) for square, (_, count) in zip(squares, (one, other), strict=True))
-    return float(2 * stdtr(freedom, -gap / math.sqrt(sum(squares))))
-
-
-def _quadratic(gap: float, one: tuple[float, int], other: tuple[float, int]) -> float:
-    """Tail of a mean of quadratic forms in random probes (Laurent and Massart 2000, lemma 1).
-
-    One probe of a spectrum with one large eigenvalue is a chi-square with one degree of freedom, far from normal. With
-    standard error s and, over m probes, no coefficient above s / sqrt(2 m), for every spectrum
-    ``P[|X| > sqrt(2) (s sqrt(x) + s x / sqrt(m))] <= 2 exp(-x)``.
-    """
-    deviation = math.hypot(one[0], other[0])
-    if deviation == 0.0:
-        return 0.0 if gap > 0 else 1.0
-    largest = max(error / math.sqrt(count) for error, count in (one, other))
-    root = (math.sqrt(deviation**2 + 4 * largest * gap / math.sqrt(2)) - deviation) / (2 * largest)
-    return min(1.0, 2 * math.exp(-(root**2)))
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values.
 
@@ -282,7 +225,13 @@ def tolerance(entry: Number, value: float) -> float:
     return entry.abs_tol + entry.rel_tol * abs(value)
 
 
+def _decidable(entry: Number, reading: Reading) -> bool:
+    return reading.settled or entry.rule != "tolerance"
+
+
 def _tested(entry: Number, old: Reading, new: Reading, route: Route) -> bool:
+    if route is Route.RETRAINED:  # of two trainings equal to the digit, an estimate with the same probes is as well
+        return False
     if entry.rule == "estimate":
         return True
     return entry.rule == "extreme" and (route is Route.RESAMPLED or not (old.settled and new.settled))
@@ -290,9 +239,3 @@ def _tested(entry: Number, old: Reading, new: Reading, route: Route) -> bool:
 
 def _allowed(entry: Number, difference: float) -> bool:
     return (entry.direction == "not-lower" and difference > 0) or (entry.direction == "not-higher" and difference < 0)
-
-
-def _float(value: Value) -> float:
-    if isinstance(value, int | float):
-        return float(value)
-    raise TypeError(f"expected a number, found {value!r}")  # load_baseline and the families keep texts out

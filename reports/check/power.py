@@ -48,7 +48,8 @@ class Power:
         builds: simulated for each rate.
         false_alarms: distribution -> share of builds that failed although nothing changed.
         unlucky: 95th percentile over baselines of the share of failing builds against that one baseline (normal).
-        power: shift in standard deviations over seeds -> share of builds in which a number so shifted was found (normal).
+        power: shift in standard deviations over seeds -> share of builds in which a number so shifted was found (normal); empty
+            where labels only are tested.
         needed: shift found with probability 0.8, or None if beyond the largest tried.
         shifts: ``series::number`` -> that shift in the number's own unit, from the baseline's spread.
     """
@@ -75,18 +76,20 @@ def measure(baseline: Baseline, *, seeds: int | None = None, builds: int = 1000,
         seed: of the simulation.
 
     Raises:
-        BaselineError: with one seed on each side nothing is random to simulate.
+        BaselineError: with one seed on each side, or exact numbers only, nothing is random to simulate.
     """
     rng = np.random.default_rng(seed)
     if all(len(series.seeds) + (seeds or len(series.seeds)) < 3 for series in baseline.series.values()):
         raise BaselineError(
             "one seed on each side: tolerances decide, there is no test to simulate; try --seeds 3 or store more seeds"
         )
+    if not any(entry.rule != "exact" for series in baseline.series.values() for entry in series.numbers.values()):
+        raise BaselineError("only sizes, classes and stages are stored, which no chance changes: there is no test to simulate")
     alarms = {name: _alarm_rate(baseline, seeds, rng, name, builds) for name in DISTRIBUTIONS}
     repeats = max(10, math.isqrt(builds))
     by_baseline = [_alarm_rate(baseline, seeds, rng, "normal", repeats, fixed=True) for _ in range(repeats)]
-    power = {}
-    for shift in SHIFTS:
+    power: dict[float, float] = {}
+    for shift in SHIFTS if any(_random(baseline, name) for name in baseline.identifiers()) else ():
         power[shift] = _found_rate(baseline, seeds, rng, shift, max(100, builds // 10))
         if power[shift] > 0.995:
             break
@@ -217,6 +220,8 @@ def power_table(power: Power) -> RenderableType:
     lines.append(f"against an unlucky baseline (one in twenty): {power.unlucky:.1%} of its builds or more")
     for shift, rate in power.power.items():
         lines.append(f"one number shifted by {shift:g} standard deviations: found in {rate:.0%} of builds")
+    if not power.power:
+        return Group(*[Text(line) for line in lines], Text("labels only: there is no number that could be shifted"))
     if power.needed is None:
         return Group(
             *[Text(line) for line in lines],

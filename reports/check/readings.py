@@ -27,7 +27,8 @@ class Reading(Record):
 
     Attributes:
         value: the number, label or list of classes.
-        settled: False for an extreme that did not converge or is not confirmed: its value is then a bound of the end.
+        settled: False for an extreme that did not converge or is not confirmed, its value then being a bound of the end; and
+            for an escape rate that another step of its differences would change: no difference from it is decided.
         slack: stated numerical error of a settled number (residual + matvec noise), in its own unit.
         low, high: interval that holds with probability ``confidence``; None means that nothing is known on that side.
         standard_error: over ``count`` probes or subsets.
@@ -170,8 +171,7 @@ def _of_escape(group: GroupResult) -> Iterator[tuple[str, Reading]]:
     if group.escape.correlated_negative_curvature is not None:
         yield "escape.correlated_negative_curvature", Reading(value=group.escape.correlated_negative_curvature)
     for rate in group.escape.rates:
-        if rate.settled:
-            yield f"escape.rate[{rate.optimizer}]", Reading(value=rate.rate)
+        yield f"escape.rate[{rate.optimizer}]", Reading(value=rate.rate, settled=rate.settled)
     if group.escape.objective_curvature is not None:
         yield "escape.objective_curvature", Reading(value=group.escape.objective_curvature)
 

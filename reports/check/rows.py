@@ -78,7 +78,7 @@ class Check:
         counts = [f"{len(self.having(outcome))} {outcome.value}" for outcome in Outcome if self.having(outcome)]
         answer = {0: "passed", 1: "FAILED", 2: "NOT COMPARABLE"}[self.exit_code]
         if self.exit_code == 0 and self.having(Outcome.UNDECIDED):
-            answer = "passed in what one training can decide"
+            answer = "passed in what can be decided"
         return f"check {answer}: {', '.join(counts)}"
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from .absent import absent, explained, given, strangers, trainings_named
 from .baseline import PROBES, Baseline, BaselineError, Number, Series
 from .compare_numbers import (
     Evidence,
@@ -18,14 +19,16 @@ from .compare_numbers import (
     tolerance,
 )
 from .reach import trainings_words
-from .readings import Reading, statistic
-from .rows import Check, Row, side_of
+from .readings import Reading
+from .rows import FAILING, Check, Row, side_of
 from .series import restrict
 
 #: with these unchanged a seed is expected to train the same weights
 _REPRODUCIBLE = ("torch", "numpy", "platform", "device", "threads")
 #: what decides which kernels compute a product: with these alike, so are the digits
 _KERNELS = ("torch", "platform", "device", "threads")
+#: a move in the allowed direction in some of the trainings takes none of these back
+_STANDING = (*FAILING, Outcome.REFUSED, Outcome.UNDECIDED)
 
 
 def check(
@@ -42,7 +45,7 @@ def check(
         baseline: as loaded.
         results: series by name, from ``collect`` or ``gather``.
         only: patterns; numbers that none of them means are left out on both sides.
-        quick: series of the baseline that ``results`` does not have are left out, instead of missing.
+        quick: series and seeds of the baseline that ``results`` does not have are left out, instead of missing.
         alpha: false-alarm rate of the build; default: the baseline's.
 
     Raises:
@@ -59,7 +62,9 @@ def check(
     found: list[tuple[Row, Evidence]] = []
     for name in [*old, *(name for name in new if name not in old)]:
         if name not in unchecked:
-            found += _series(name, old.get(name), new.get(name), by_seed=baseline.by_seed)
+            found += _series(name, old.get(name), new.get(name), by_seed=baseline.by_seed, quick=quick)
+            if quick and name in old and name in new and (left := _left_out(old[name], new[name])):
+                unchecked.append(f"{name}, {left}")
     rate = baseline.false_alarm_rate if alpha is None else alpha
     rows, tests = _decide(found, rate)
     retrained = {} if baseline.by_seed else _retrained(old, new)
@@ -67,15 +72,22 @@ def check(
 
 
 def _retrained(old: Mapping[str, Series], new: Mapping[str, Series]) -> dict[str, tuple[int, int, str]]:
-    """How many trainings each series with other weights has on either side, and what they are counted as."""
+    """How many trainings each series is tested with on either side, and what they are counted as."""
     return {
-        name: (len(old[name].checkpoints), len(new[name].checkpoints), old[name].counted)
+        name: (len(old[name].checkpoints), len(others), old[name].counted)
         for name in old.keys() & new.keys()
-        if not old[name].conditions.differences(new[name].conditions) and _route(old[name], new[name]) is Route.RETRAINED
+        if not old[name].conditions.differences(new[name].conditions) and (others := strangers(old[name], new[name]))
     }
 
 
-def _series(name: str, old: Series | None, new: Series | None, *, by_seed: bool) -> list[tuple[Row, Evidence]]:
+def _left_out(old: Series, new: Series) -> str:
+    """The seeds that ``quick`` does not ask for, in words."""
+    gone = {key for number in old.numbers for key in absent(number, old, new)}
+    kept = {key for number in old.numbers for key in absent(number, old, new, quick=True)}
+    return trainings_named(old, [key for key in old.trainings if key in gone - kept])
+
+
+def _series(name: str, old: Series | None, new: Series | None, *, by_seed: bool, quick: bool) -> list[tuple[Row, Evidence]]:
     if new is None or old is None:
         present = old or new
         outcome = Outcome.MISSING if new is None else Outcome.NEW
@@ -96,53 +108,35 @@ def _series(name: str, old: Series | None, new: Series | None, *, by_seed: bool)
             )
             for number, entry in old.numbers.items()
         ]
-    route = _route(old, new)
     found = []
     for number, entry in old.numbers.items():
+        gone = trainings_named(old, absent(number, old, new, quick=quick))
         if number in new.numbers:
-            found.append(_compared(name, number, old, new, route, by_seed=by_seed))
-        elif not _explained(number, new):
-            found.append(_lonely(name, number, Outcome.MISSING, entry, "not in the results"))
+            found.append(_compared(name, number, old, new, gone, by_seed=by_seed))
+        elif gone or (strangers(old, new) and not explained(number, new)):
+            note = f"not in the results of {gone}" if gone else "not in the results"
+            found.append(_lonely(name, number, Outcome.MISSING, entry, note))
     extra = [number for number in new.numbers if number not in old.numbers]
     return found + [_lonely(name, number, Outcome.NEW, new.numbers[number], "not in the baseline") for number in extra]
 
 
 def _route(old: Series, new: Series) -> Route:
-    if not set(new.checkpoints) <= set(old.checkpoints):
-        return Route.RETRAINED
+    """How the weights that both sides hold are compared."""
     if old.conditions.engine != "exact" and any(old.settings.get(key) != new.settings.get(key) for key in PROBES):
         return Route.RESAMPLED
     alike = all(old.environment.get(key) == new.environment.get(key) for key in _KERNELS)
     return Route.DIGITS if alike else Route.KERNELS
 
 
-def _compared(name: str, number: str, old: Series, new: Series, route: Route, *, by_seed: bool) -> tuple[Row, Evidence]:
+def _compared(name: str, number: str, old: Series, new: Series, gone: str, *, by_seed: bool) -> tuple[Row, Evidence]:
     entry = old.numbers[number]
-    # weights are known by their checkpoint, trainings by their seed where there is one
-    retrained = route is Route.RETRAINED
-    before, after = (
-        {
-            key: one
-            for key, one in zip(side.trainings if retrained else side.checkpoints, side.numbers[number].readings, strict=True)
-            if one is not None
-        }
-        for side in (old, new)
-    )
     if entry.rule == "label" and (setting := _other_threshold(old, new)):
         evidence = Evidence(Outcome.REFUSED, note=f"the answer depends on '{setting}', which differs")
-    elif retrained and len(before) + len(after) >= 3:
-        evidence = compare_samples(entry, before, after)
-    elif retrained and not by_seed:
-        evidence = compare_two_trainings(entry, next(iter(before.values())), next(iter(after.values())))
     else:
-        if retrained:
-            pairs = [(next(iter(before.values())), next(iter(after.values())))]
-        else:
-            pairs = [(before[checkpoint], after[checkpoint]) for checkpoint in after if checkpoint in before]
-        each = [compare_single(entry, one, other, route, old.conditions.parameters) for one, other in pairs]
+        each = [*_known(number, old, new), *_trained_anew(number, old, new, by_seed=by_seed)]
+        if gone:
+            each.append(Evidence(Outcome.MISSING, note=f"not in the results of {gone}"))
         evidence = _worst(each) if each else Evidence(Outcome.NEW, note="not measured for these seeds in the baseline")
-        if retrained and evidence.outcome is Outcome.MOVED:
-            evidence = replace(evidence, note="other weights; the baseline expects equal digits of each seed (--by-seed)")
     row = Row(
         series=name,
         number=number,
@@ -157,13 +151,53 @@ def _compared(name: str, number: str, old: Series, new: Series, route: Route, *,
     return row, evidence
 
 
+def _known(number: str, old: Series, new: Series) -> list[Evidence]:
+    """The weights that both sides hold, one by one: never a sample, however many other trainings stand beside them."""
+    before, after = given(old, number), given(new, number)
+    entry, route = old.numbers[number], _route(old, new)
+    return [compare_single(entry, before[key], after[key], route, old.conditions.parameters) for key in after if key in before]
+
+
+def _trained_anew(number: str, old: Series, new: Series, *, by_seed: bool) -> list[Evidence]:
+    """The trainings whose weights the baseline does not hold, against all of its own."""
+    others, entry = strangers(old, new), old.numbers[number]
+    # weights are known by their checkpoint, trainings by their seed where there is one
+    before = {key: one for key, one in zip(old.trainings, entry.readings, strict=True) if one is not None}
+    after = {
+        key: one
+        for key, checkpoint, one in zip(new.trainings, new.checkpoints, new.numbers[number].readings, strict=True)
+        if one is not None and checkpoint in others
+    }
+    if not after:
+        return []
+    if len(before) + len(after) >= 3:
+        return [compare_samples(entry, before, after)]
+    one, other = next(iter(before.values())), next(iter(after.values()))
+    if not by_seed:
+        return [compare_two_trainings(entry, one, other)]
+    # equal digits are expected of equal probes only
+    route = Route.RESAMPLED if _route(old, new) is Route.RESAMPLED else Route.RETRAINED
+    evidence = compare_single(entry, one, other, route, old.conditions.parameters)
+    if evidence.outcome is Outcome.MOVED:
+        evidence = replace(evidence, note="other weights; the baseline expects equal digits of each seed (--by-seed)")
+    return [evidence]
+
+
 def _other_threshold(old: Series, new: Series) -> str | None:
     return next((key for key in ("tau", "stationarity") if old.settings.get(key) != new.settings.get(key)), None)
 
 
 def _worst(each: list[Evidence]) -> Evidence:
-    """Several seeds with their own weights each: any that moved moves the number; p-values are corrected for their count."""
-    order = [Outcome.REFUSED, Outcome.MOVED, Outcome.WITHIN, Outcome.ALLOWED, Outcome.SAME]
+    """Several seeds with their own weights each, and a sample: any that moved moves the number; p-values times their count."""
+    order = [
+        Outcome.REFUSED,
+        Outcome.MOVED,
+        Outcome.MISSING,
+        Outcome.UNDECIDED,
+        Outcome.WITHIN,
+        Outcome.ALLOWED,
+        Outcome.SAME,
+    ]
     worst = min(each, key=lambda one: (order.index(one.outcome), one.p if one.p is not None else 1.0))
     tests = [one.p for one in each if one.p is not None]
     allowed = [one.allowed_p for one in each if one.allowed_p is not None]
@@ -185,24 +219,10 @@ def _decide(found: list[tuple[Row, Evidence]], rate: float) -> tuple[list[Row], 
         outcome = row.outcome
         if outcome is not Outcome.REFUSED and adjusted[index] <= rate:
             outcome = Outcome.MOVED
-        elif evidence.allowed_p is not None and evidence.allowed_p * len(tested) <= rate:
+        elif evidence.allowed_p is not None and evidence.allowed_p * len(tested) <= rate and outcome not in _STANDING:
             outcome = Outcome.ALLOWED
         rows.append(replace(row, outcome=outcome, adjusted_p=adjusted[index]))
     return rows, len(tested)
-
-
-def _explained(number: str, new: Series) -> bool:
-    """No negative curvature, no escape from it: the group's verdict, compared on its own, says why the number is gone.
-
-    Multipliers are gone for good: a quotient whose denominator vanishes near a saddle is no longer made.
-    """
-    if statistic(number) == "escape.multiplier":
-        return True
-    if not statistic(number).startswith("escape.") and statistic(number) != "gauss_newton.quotient_along_v":
-        return False
-    group = number.split(f".{statistic(number)}", maxsplit=1)[0]
-    answers = new.numbers.get(f"{group}.curvature")
-    return answers is not None and all(one.value != "negative curvature" for one in answers.present)
 
 
 def _lonely(series: str, number: str, outcome: Outcome, entry: Number, note: str) -> tuple[Row, Evidence]:
@@ -227,7 +247,7 @@ def _environment(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[s
         for before, after in ((old[name].environment, new[name].environment), (old[name].settings, new[name].settings)):
             shared = [key for key in before if key in after and before[key] != after[key]]
             found.update(dict.fromkeys(f"{key} {before[key]} -> {after[key]}" for key in shared))
-    retrained = [name for name in old.keys() & new.keys() if _route(old[name], new[name]) is Route.RETRAINED]
+    retrained = [name for name in old.keys() & new.keys() if strangers(old[name], new[name])]
     unexplained = [
         name
         for name in retrained

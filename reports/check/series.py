@@ -35,12 +35,15 @@ def collect(arguments: Iterable[str | Path], *, every_checkpoint: bool = False, 
 
 
 def read_results(
-    arguments: Iterable[str | Path], *, every_checkpoint: bool = False
+    arguments: Iterable[str | Path | tuple[str, str | Path]], *, every_checkpoint: bool = False
 ) -> list[tuple[str | None, Path, CurvatureResult]]:
-    """``(name or None, file, result)`` of every result that the arguments mean, each file once; see ``collect``."""
+    """``(name or None, file, result)`` of every result that the arguments mean, each file once; see ``collect``.
+
+    ``(NAME, PATH)`` is ``NAME=PATH`` whatever the two hold.
+    """
     found: dict[Path, tuple[str | None, Path, CurvatureResult]] = {}
     for argument in arguments:
-        name, path = _split(str(argument))
+        name, path = (argument[0], Path(argument[1])) if isinstance(argument, tuple) else _split(str(argument))
         results = _results(path, every_checkpoint)
         several = path.is_dir() and len({_stem(result) for _, result in results}) > 1
         for file, result in results:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ...analysis.records.results import CurvatureResult
 from .baseline import Baseline, BaselineError, acceptance
-from .readings import readings, statistic
+from .readings import FAMILIES, Reading, readings, statistic
 from .series import read_results, series_name
 
 if TYPE_CHECKING:
@@ -58,12 +58,17 @@ def measure_spread(arguments: Iterable[str | Path]) -> list[Spread]:
             raise BaselineError(f"series '{series}': measured over different data; their difference is no measurement error")
         each = [readings(result) for result in results]
         for number in each[0]:
-            values = [one[number].value for one in each if number in one]
+            values = [one[number].value for one in each if number in one and _measured(number, one[number])]
             numbers = [float(value) for value in values if isinstance(value, int | float)]
             if len(numbers) == len(results):
                 low, high = min(numbers), max(numbers)
                 found.append(Spread(series, number, (low + high) / 2, high - low, len(numbers)))
     return found
+
+
+def _measured(number: str, reading: Reading) -> bool:
+    # a tolerance wide enough for what did not settle would let everything pass
+    return reading.settled or FAMILIES[statistic(number)].rule != "tolerance"
 
 
 def widen(baseline: Baseline, spreads: Iterable[Spread], factor: float, reason: str) -> tuple[Baseline, int]:

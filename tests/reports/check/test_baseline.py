@@ -173,10 +173,11 @@ def test_a_series_that_is_not_given_is_missing_unless_quick(stored, compare, stu
     assert quick.unchecked == ["digits-lt/ssesam/final/head-tail"]
 
 
-def test_fewer_seeds_of_the_same_weights_compare_digits(stored, outcomes, compare, study, tmp_path):
+def test_fewer_seeds_of_the_same_weights_compare_digits_with_quick(stored, outcomes, compare, study, tmp_path):
     path = stored(tmp_path, study)
-    outcome = compare(path, study / "sgd-seed1", only=["digits-lt/sgd/*"])
+    outcome = compare(path, study / "sgd-seed1", only=["digits-lt/sgd/*"], quick=True)
     assert (outcome.exit_code, outcomes(outcome)) == (0, {})
+    assert outcome.unchecked == [f"{SGD}, seeds 0, 2"]
 
 
 def retrain(study, edit, shift):

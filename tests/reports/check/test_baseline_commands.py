@@ -139,6 +139,26 @@ def test_power_of_a_stored_baseline(run, build_study, tmp_path, baseline):
     assert "one seed on each side" in run("baseline", "power", baseline, "--builds", "100", code="error")
 
 
+def test_power_of_labels_and_of_sizes_says_so(run, build_study, tmp_path):
+    study = build_study(name="other", optimizers=("sgd",))
+    labels, sizes = tmp_path / "labels.json", tmp_path / "sizes.json"
+    run("baseline", "save", study, "-o", labels, "--only", "*.verdict")
+    text = run("baseline", "power", labels, "--builds", "100")
+    assert "3 numbers tested together" in text
+    assert "labels only" in text
+    run("baseline", "save", study, "-o", sizes, "--only", "*.size")
+    assert "no test to simulate" in run("baseline", "power", sizes, "--builds", "100", code="error")
+
+
+def test_paths_under_the_name_of_a_series(single, tmp_path):
+    path, folder = tmp_path / "kept.json", single.parents[1]
+    store_baseline({"mine": single}, path, reason="first")
+    for given in (str(folder), folder, [single], [str(folder)], load(CurvatureResult, single)):
+        assert assert_matches_baseline({"mine": given}, path).exit_code == 0
+    with pytest.raises(BaselineError, match="no such file or folder"):
+        assert_matches_baseline({"mine": "none"}, path)
+
+
 def test_results_in_memory(single, tmp_path, edit):
     path = tmp_path / "kept.json"
     result = load(CurvatureResult, single)

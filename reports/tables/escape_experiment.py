@@ -170,6 +170,20 @@ def outcomes(study: Study) -> dict[tuple[str, str], Outcome]:
     return found
 
 
+def control_left(study: Study) -> list[str]:
+    """Groups in which the control itself ends, in every seed, without negative curvature above tau."""
+    scheme, control = scheme_of(study), control_of(study)
+    if scheme is None or control is None:
+        return []
+    groups = dict.fromkeys(group for run in study.runs if scheme in run.courses for group in run.courses[scheme].vectors)
+    ways = {group: _ways(study, control, scheme, group).values() for group in groups}
+    return [
+        group
+        for group, found in ways.items()
+        if found and all(way[max(way)].verdict.curvature == "none above tau" for way in found)
+    ]
+
+
 def _ways(study: Study, optimizer: str, scheme: str, group: str) -> dict[int, dict[int, GroupResult]]:
     ways = {
         run.seed: {step: result.groups[group] for step, result in run.by_step(scheme) if group in result.groups}

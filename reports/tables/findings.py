@@ -22,6 +22,7 @@ from .entries import records
 from .escape import escape_sentences
 from .escape_experiment import experiment_sentences
 from .escape_rates import rate_sentences
+from .experiment_answer import experiment_answer
 from .gather import cells, schemes, seeds
 from .sampling import sampling_words
 from .shared_directions import shared_sentences
@@ -107,7 +108,9 @@ def find(study: Study) -> Finding:
     # A named variant of SSE-SAM is none of the others that the question compares it with.
     answer: Answer
     asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
-    if study.own and TARGET not in rules:
+    if (experiment := experiment_answer(study, groups)) is not None:
+        answer, sentence = experiment[:2]
+    elif study.own and TARGET not in rules:
         answer, sentence = ends(study, scheme, [entry for entry in found if entry.group in groups])
     elif families(study):
         differ, sentence = separated(study, scheme, groups)
@@ -122,9 +125,8 @@ def find(study: Study) -> Finding:
         support += size_sentences(study, compare(study, scheme, TARGET, groups))
     support += [*experiment_sentences(study), *escape_sentences(study, scheme, groups), *rate_sentences(study, scheme, groups)]
     support += [*step_sentences(study, groups), *shared_sentences(study, groups)]
-    sure = how_sure(study, scheme, groups)
-    decides = what_decides(study, scheme, groups, answer)
-    short = in_short(study, scheme, groups)
+    decides = what_decides(study, scheme, groups, answer) if experiment is None else experiment[2]
+    short, sure = in_short(study, scheme, groups), how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, short, groups, support, sure, found, decides)
 
 

@@ -66,8 +66,7 @@ def _directions(parts: Sequence[tuple[str, Difference, Literal["higher", "lower"
     if against:
         return Outcome("not reproduced", ours, f"The other way round for {listed(against)}.")
     if open_:
-        most = max((found for _, found, _ in parts), key=_seeds)
-        return Outcome("undecided", ours, f"The interval over seeds includes zero for {listed(open_)}{_decides(most)}.")
+        return Outcome("undecided", ours, _undecided(open_, [found for _, found, _ in parts]))
     return Outcome("reproduced", ours, "Every difference has the claimed sign and its interval leaves out zero.")
 
 
@@ -76,9 +75,12 @@ def _seeds(found: Difference) -> float:
     return 0 if found.decision != "undecided" else found.needed or math.inf
 
 
-def _decides(found: Difference) -> str:
-    words = needed_words(found)
-    return f"; {words}" if words else ""
+def _undecided(open_: Sequence[str], found: Sequence[Difference]) -> str:
+    """Why differences are open, and how many seeds would decide the widest."""
+    if all(one.count < 2 for one in found):
+        return f"One seed gives no interval for {listed(open_)}: a second and a third would show the spread."
+    words = needed_words(max(found, key=_seeds))
+    return f"The interval over seeds includes zero for {listed(open_)}{f'; {words}' if words else ''}."
 
 
 def _seeds_agree(truths: dict[int, bool | None], ours: str) -> Outcome:
@@ -243,9 +245,8 @@ def _weightings_differ(evidence: Evidence) -> Outcome:
     judged = {label(name)[0]: parts[name, "tail", "group"].decision for name in names}
     open_ = [words for words, decision in judged.items() if decision not in ("higher", "lower")]
     if open_:
-        most = max((parts[name, "tail", "group"] for name in names), key=_seeds)
-        why = f"Group − batch, tail: the interval over seeds includes zero for {listed(open_)}{_decides(most)}."
-        return Outcome("undecided", ours, why)
+        why = _undecided(open_, [parts[name, "tail", "group"] for name in names])
+        return Outcome("undecided", ours, f"Group − batch, tail: {why[0].lower()}{why[1:]}")
     said = listed([f"{words} is {decision}" for words, decision in judged.items()])
     return Outcome("reproduced", ours, f"In the tail {said} with group than with batch; both intervals leave out zero.")
 

@@ -76,13 +76,15 @@ def size_sentences(study: Study, found: Sequence[Comparison]) -> list[str]:
         explained = False
         for entry in (entry for entry in found if entry.group == group):
             difference = entry.differences["lambda_min"]
-            needed = needed_words(difference, short=explained)
+            needed = needed_words(difference, short=explained) if difference.count > 1 else ""
             explained = explained or difference.needed is not None
             name = optimizer_name(study, entry.other) + (f" ({needed})" if needed else "")
             by_decision.setdefault(difference.decision, []).append(name)
         clauses = [f"{words[decision]} {listed(names)}" for decision, names in by_decision.items()]
         name = optimizer_name(study, found[0].target)
-        sentences.append(f"Size, {group}: λ_min of {name} is {'; '.join(clauses)} (paired over seeds, 95 %).")
+        alone = all(entry.differences["lambda_min"].count < 2 for entry in found if entry.group == group)
+        how = "one seed gives no interval" if alone else "paired over seeds, 95 %"
+        sentences.append(f"Size, {group}: λ_min of {name} is {'; '.join(clauses)} ({how}).")
     return sentences
 
 

@@ -122,7 +122,7 @@ def find(study: Study) -> Finding:
         answer, sentence = decide(asked, groups, name_of)
     support = [_describe(found, group, name_of) for group in groups]
     if TARGET in study.optimizers:
-        support += size_sentences(study, compare(study, scheme, TARGET, groups))
+        support += size_sentences(study, scheme, compare(study, scheme, TARGET, groups))
     support += [*experiment_sentences(study), *escape_sentences(study, scheme, groups), *rate_sentences(study, scheme, groups)]
     support += [*step_sentences(study, groups), *shared_sentences(study, groups)]
     decides = what_decides(study, scheme, groups, answer) if experiment is None else experiment[2]

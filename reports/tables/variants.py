@@ -108,9 +108,9 @@ def _missing(study: Study, scheme: str | None, asked: Sequence[dict[str, Any]]) 
             gaps = {seed for seed, value in values[key, row["group"], row["quantity"]].items() if value is None}
             found.setdefault(key, set()).update(gaps)
     return [
-        f"{_short(study, key)}, seed {listed([str(seed) for seed in sorted(gaps)])}"
+        f"{_short(study, key)}, seed {listed([str(seed) for seed in sorted(found[key])])}"
         for key in study.optimizers
-        if (gaps := found.get(key))
+        if found.get(key)
     ]
 
 

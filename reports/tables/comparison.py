@@ -88,10 +88,11 @@ def size_sentences(study: Study, scheme: str, found: Sequence[Comparison]) -> li
             by_decision.setdefault(difference.decision, []).append(name)
         clauses = [f"{words[decision]} {listed(names)}" for decision, names in by_decision.items()]
         name = optimizer_name(study, found[0].target)
-        alone = all(entry.differences["lambda_min"].count < 2 for entry in found if entry.group == group)
-        how = "one seed gives no interval" if alone else "paired over seeds, 95 %"
+        ends = [entry.differences["lambda_min"] for entry in found if entry.group == group]
+        counts = [one.count for one in ends if one.mean is not None]
+        how = f" ({'one seed gives no interval' if max(counts) < 2 else 'paired over seeds, 95 %'})" if counts else ""
         of = f", {parted[group]}," if group in parted else ""
-        sentences.append(f"Size, {group}: λ_min of {name}{of} is {'; '.join(clauses)} ({how}).")
+        sentences.append(f"Size, {group}: λ_min of {name}{of} is {'; '.join(clauses)}{how}.")
     return sentences
 
 

@@ -21,8 +21,8 @@ VERDICTS = ("saddle", "negative curvature, not stationary", "no negative curvatu
 
 
 def quantities(found: Iterable[Cell]) -> list[str]:
-    """Names of the numbers that at least one cell has, in the order of the schema."""
-    names: dict[str, None] = {}
+    """Names of the numbers that at least one cell has, in the order of the schema; of no cell, what every group would have."""
+    names: dict[str, None] = dict.fromkeys(("lambda_min", "lambda_max", "negative_ratio"))
     for cell in found:
         if cell.result is not None:
             names.update(dict.fromkeys(measured(cell.result)))

@@ -261,7 +261,7 @@ def how_sure(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
     results = [cell.result for cell in measured if cell.result is not None]
     total = len(seeds(study))
     low, _ = share_interval(total, total)
-    sentences = [_measurement(results)]
+    sentences = [_measurement(results) if results else "No group was measured."]
     of_a_part = sampling_words(
         {cell.group: cell.result} for cell in cells(study, scheme) if cell.group in groups and cell.result
     )

@@ -6,79 +6,21 @@ one about saddles where every seed says so; in an escape experiment, by what bec
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from ...analysis.records.study import Run, Study
 from ..tables import study_tables as tables
 from ..tables.entries import label
 from ..tables.findings import main_scheme
 from ..tables.gather import cells
-from ..tables.statistics import Difference, needed_words, paired_difference
-from ..tables.words import interval, listed, number, optimizer_name
+from ..tables.sampling import mean_words
+from ..tables.statistics import Difference, paired_difference
+from ..tables.words import listed, number
 from . import papers
 from .class_claims import rare_class_ratio
 from .escape_claims import by_experiment
+from .evidence import Evidence, Side, directions, signed, undecided
 from .outcome import Outcome
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What claims are judged on: numbers and verdict labels, seed by seed."""
-
-    study: Study
-    values: tables.BySeed
-    labels: dict[tuple[str, str], dict[int, str | None]]
-
-    def name(self, optimizer: str) -> str:
-        """The display name of an optimizer."""
-        return optimizer_name(self.study, optimizer)
-
-    def lacks(self, *needed: tuple[str, str, str]) -> str | None:
-        """Why the claim cannot be tested, or None. ``needed``: (optimizer, group, quantity)."""
-        for optimizer, group, quantity in needed:
-            found = self.values.get((optimizer, group, quantity))
-            if found is None:
-                return f"no {label(quantity)[0]} of {self.name(optimizer)}, {group}, in this study"
-            gaps = [str(seed) for seed, value in found.items() if value is None]
-            if gaps:
-                return f"gap: seed {listed(gaps)} of {self.name(optimizer)}"
-        return None
-
-    def difference(self, a: tuple[str, str, str], b: tuple[str, str, str]) -> Difference:
-        """``a - b`` paired over seeds."""
-        return paired_difference(self.values[a], self.values[b])
-
-
-def _signed(found: Difference) -> str:
-    assert found.mean is not None
-    text = ("+" if found.mean > 0 else "") + number(found.mean)
-    return f"{text} {interval(found.low, found.high, beside=text, signed=True) if found.low is not None else '(one seed)'}"
-
-
-def _directions(parts: Sequence[tuple[str, Difference, Literal["higher", "lower"]]]) -> Outcome:
-    """Judges several claimed directions together; each part: (words, difference, claimed side)."""
-    ours = "; ".join(f"{words}: {_signed(found)}" for words, found, _ in parts)
-    against = [words for words, found, side in parts if found.decision in ("higher", "lower") and found.decision != side]
-    open_ = [words for words, found, side in parts if found.decision not in ("higher", "lower")]
-    if against:
-        return Outcome("not reproduced", ours, f"The other way round for {listed(against)}.")
-    if open_:
-        most = max((found for _, found, _ in parts), key=_seeds)
-        return Outcome("undecided", ours, f"The interval over seeds includes zero for {listed(open_)}{_decides(most)}.")
-    return Outcome("reproduced", ours, "Every difference has the claimed sign and its interval leaves out zero.")
-
-
-def _seeds(found: Difference) -> float:
-    """How many seeds a difference would be decided with; infinite where more than any number tried, or not known."""
-    return 0 if found.decision != "undecided" else found.needed or math.inf
-
-
-def _decides(found: Difference) -> str:
-    words = needed_words(found)
-    return f"; {words}" if words else ""
 
 
 def _seeds_agree(truths: dict[int, bool | None], ours: str) -> Outcome:
@@ -143,14 +85,14 @@ def _escapes(optimizer: str, groups: Sequence[str]) -> Callable[[Evidence], Outc
     return judge
 
 
-def _accuracies(pairs: Sequence[tuple[str, str, str, Literal["higher", "lower"]]]) -> Callable[[Evidence], Outcome]:
+def _accuracies(pairs: Sequence[tuple[str, str, str, Side]]) -> Callable[[Evidence], Outcome]:
     """(a, b, part, side): accuracy of a on the part against that of b."""
 
     def judge(evidence: Evidence) -> Outcome:
         lacking = evidence.lacks(*((name, part, "accuracy") for a, b, part, _ in pairs for name in (a, b)))
         if lacking:
             return Outcome("not tested", "", lacking)
-        return _directions(
+        return directions(
             [
                 (
                     f"{part}, {evidence.name(a)} − {evidence.name(b)}",
@@ -165,29 +107,36 @@ def _accuracies(pairs: Sequence[tuple[str, str, str, Literal["higher", "lower"]]
 
 
 def _sam_flattens_tail(evidence: Evidence) -> Outcome:
-    sides: dict[str, Literal["higher", "lower"]] = {"lambda_min": "higher", "lambda_max": "lower", "negative_ratio": "lower"}
+    sides: dict[str, Side] = {"lambda_min": "higher", "lambda_max": "lower", "negative_ratio": "lower"}
+    if unknown := evidence.one_part(["tail"]):
+        del sides["negative_ratio"]
     lacking = evidence.lacks(*((optimizer, "tail", name) for optimizer in ("sgd", "sam") for name in sides))
     if lacking:
         return Outcome("not tested", "", lacking)
-    return _directions(
+    return directions(
         [
             (f"{label(name)[0]}, SAM − SGD", evidence.difference(("sam", "tail", name), ("sgd", "tail", name)), side)
             for name, side in sides.items()
-        ]
+        ],
+        evidence.of_parts("tail"),
+        unknown,
     )
 
 
 def _tail_ratio_above_head(evidence: Evidence) -> Outcome:
-    lacking = evidence.lacks(
-        *(("sgd", group, name) for group in ("all", "head", "tail") for name in ("negative_ratio", "lambda_min"))
-    )
+    unknown = evidence.one_part(["head", "tail"])
+    names = ("lambda_min",) if unknown else ("negative_ratio", "lambda_min")
+    lacking = evidence.lacks(*(("sgd", group, name) for group in ("all", "head", "tail") for name in names))
     if lacking:
         return Outcome("not tested", "", lacking)
     low = evidence.difference(("sgd", "tail", "lambda_min"), ("sgd", "head", "lambda_min"))
     top = evidence.difference(("sgd", "tail", "lambda_max"), ("sgd", "head", "lambda_max"))
-    ratio = evidence.difference(("sgd", "tail", "negative_ratio"), ("sgd", "head", "negative_ratio"))
-    found = _directions([("λ_min, tail − head", low, "lower"), ("|λ_min|/λ_max, tail − head", ratio, "higher")])
-    return Outcome(found.state, f"{found.ours}; λ_max, tail − head: {_signed(top)}", found.why)
+    parts: list[tuple[str, Difference, Side]] = [("λ_min, tail − head", low, "lower")]
+    if not unknown:
+        ratio = evidence.difference(("sgd", "tail", "negative_ratio"), ("sgd", "head", "negative_ratio"))
+        parts.append(("|λ_min|/λ_max, tail − head", ratio, "higher"))
+    found = directions(parts, evidence.of_parts("head", "tail"), unknown)
+    return Outcome(found.state, f"{found.ours}; λ_max, tail − head: {signed(top)}", found.why)
 
 
 def _overall_like_head(evidence: Evidence) -> Outcome:
@@ -200,7 +149,7 @@ def _overall_like_head(evidence: Evidence) -> Outcome:
         pairs = {seed: (ratio["all"][seed], ratio[group][seed]) for seed in ratio["all"]}
         return {seed: None if a is None or b is None else abs(a - b) for seed, (a, b) in pairs.items()}
 
-    found = _directions(
+    found = directions(
         [
             (
                 "distance of the overall ratio from the head's, minus from the tail's",
@@ -237,15 +186,14 @@ def _weightings_differ(evidence: Evidence) -> Outcome:
         if weighting in found
     }
     ours = "; ".join(
-        f"{part} {label(name)[0]}, {weighting} − batch: {_signed(difference)}"
+        f"{part} {label(name)[0]}, {weighting} − batch: {signed(difference)}"
         for (name, part, weighting), difference in parts.items()
     )
     judged = {label(name)[0]: parts[name, "tail", "group"].decision for name in names}
     open_ = [words for words, decision in judged.items() if decision not in ("higher", "lower")]
     if open_:
-        most = max((parts[name, "tail", "group"] for name in names), key=_seeds)
-        why = f"Group − batch, tail: the interval over seeds includes zero for {listed(open_)}{_decides(most)}."
-        return Outcome("undecided", ours, why)
+        why = undecided(open_, [parts[name, "tail", "group"] for name in names])
+        return Outcome("undecided", ours, f"Group − batch, tail: {why[0].lower()}{why[1:]}")
     said = listed([f"{words} is {decision}" for words, decision in judged.items()])
     return Outcome("reproduced", ours, f"In the tail {said} with group than with batch; both intervals leave out zero.")
 
@@ -260,8 +208,8 @@ def _tail_rises_after_switch(evidence: Evidence) -> Outcome:
         if None in before.values():
             return Outcome("not tested", "", "the accuracy at the stage switch is not in metrics.jsonl")
         parts[part] = paired_difference({run.seed: tables.part_accuracy(run, part) for run in runs}, before)
-    found = _directions([("tail, last epoch − switch", parts["tail"], "higher")])
-    return Outcome(found.state, f"{found.ours}; head: {_signed(parts['head'])}", found.why)
+    found = directions([("tail, last epoch − switch", parts["tail"], "higher")])
+    return Outcome(found.state, f"{found.ours}; head: {signed(parts['head'])}", found.why)
 
 
 def _at_switch(run: Run, part: str) -> float | None:
@@ -294,5 +242,5 @@ def evaluate(study: Study) -> list[tuple[papers.Claim, Outcome]]:
     labels: dict[tuple[str, str], dict[int, str | None]] = {}
     for cell in cells(study, scheme) if scheme else ():
         labels.setdefault((cell.optimizer, cell.group), {})[cell.seed] = cell.result.verdict.label if cell.result else None
-    evidence = Evidence(study, tables.by_seed(study, scheme), labels)
+    evidence = Evidence(study, tables.by_seed(study, scheme), labels, mean_words(study, scheme))
     return [(claim, JUDGES[claim.key](evidence)) for claim in papers.claims()]

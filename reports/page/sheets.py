@@ -28,10 +28,11 @@ from ..tables.entries import (
 from ..tables.escape import escape_sheets
 from ..tables.escape_experiment import experiment_sheets
 from ..tables.escape_rates import rate_sheets
+from ..tables.sampling import mean_words
 from ..tables.shared_directions import shared_sheets
 from ..tables.statistics import POWER
 from ..tables.variants import variant_sheets
-from ..tables.words import GAP, number, optimizer_name
+from ..tables.words import GAP, listed, number, optimizer_name
 
 
 def accuracy_sheet(study: Study) -> Sheet:
@@ -165,7 +166,8 @@ def seed_sheet(study: Study, scheme: str) -> Sheet:
 def difference_sheet(study: Study, scheme: str | None) -> Sheet:
     """Paired differences against the reference optimizer: quantity and optimizer down, groups across (None: accuracies)."""
     data = tables.differences(study, scheme)
-    base = optimizer_name(study, tables.reference(study))
+    base, parted = optimizer_name(study, tables.reference(study)), mean_words(study, scheme)
+    of = f" λ_min and λ_max of {listed(list(parted))} are means over random parts, other numbers of one." if parted else ""
     groups = list(dict.fromkeys(data["group"]))
     rows = []
     for quantity in (name for name in tables.COMPARED if name in set(data["quantity"])):
@@ -182,7 +184,7 @@ def difference_sheet(study: Study, scheme: str | None) -> Sheet:
         f"Optimizer minus {base} on the same seed: mean and 95 % Student t interval over seeds, then in how many seeds it was "
         "higher, and with how many seeds an undecided difference of this size and spread would be decided with probability "
         f"{POWER:g}. Bold where the interval leaves out zero. The intervals are not corrected for their number: of "
-        f"{len(data)} about {max(1, round(0.05 * len(data)))} would leave out zero by chance.",
+        f"{len(data)} about {max(1, round(0.05 * len(data)))} would leave out zero by chance.{of}",
         [("quantity", ""), ("optimizer", ""), *((group, "") for group in groups)],
         rows,
         data,

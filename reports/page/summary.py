@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -11,6 +12,8 @@ from ..tables import study_tables as tables
 from ..tables.accuracy import parts
 from ..tables.entries import Entry, Sheet, curvature_entry, gap_entry, label, mean_entry, name_entry, records, tone_of
 from ..tables.findings import headline_groups, main_scheme, states
+from ..tables.gather import compared
+from ..tables.sampling import mean_words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,14 +29,15 @@ def summary_sheet(study: Study) -> Sheet:
     accuracies = {(row["optimizer"], row["part"]): row for row in records(tables.accuracy(study))}
     shown = [part for part in ("all", "head", "tail") if part in parts(study)]
     numbers = (
-        {(row["optimizer"], row["group"], row["quantity"]): row for row in records(tables.curvature(study, scheme))}
+        {(row["optimizer"], row["group"], row["quantity"]): row for row in records(tables.curvature(study, scheme, compared))}
         if scheme
         else {}
     )
     verdicts = {(row["optimizer"], row["group"]): row for row in records(tables.verdicts(study, scheme))} if scheme else {}
+    parted = mean_words(study, scheme).get(group, "")
     rows, data = [], []
     for optimizer in study.optimizers:
-        wide: dict[str, Any] = {"optimizer": optimizer, "group": group}
+        wide: dict[str, Any] = {"optimizer": optimizer, "group": group} | ({"lambda_of": parted} if parted else {})
         for name, spread in [
             *((f"accuracy_{part}", accuracies[optimizer, part]) for part in shown),
             *((name, numbers[optimizer, group, name]) for name in SHOWN if scheme),
@@ -44,7 +48,7 @@ def summary_sheet(study: Study) -> Sheet:
         if scheme:
             verdict = verdicts[optimizer, group]
             row.append(Entry(verdict["text"], "", verdict["text"], tone_of(verdict)))
-            row += [curvature_entry(numbers[optimizer, group, name]) for name in SHOWN]
+            row += [_of_parts(curvature_entry(numbers[optimizer, group, name]), name, parted) for name in SHOWN]
         rows.append(row + [mean_entry(accuracies[optimizer, part]) for part in shown])
     heads = [("optimizer", "")]
     if scheme:
@@ -53,17 +57,26 @@ def summary_sheet(study: Study) -> Sheet:
     return Sheet(
         "summary",
         "Summary",
-        "Mean ± standard deviation over seeds; below it the interval that encloses the measurements of the single checkpoints.",
+        "Mean ± standard deviation over seeds; below it the interval that encloses the measurements of the single checkpoints."
+        + (" Over random parts of the samples it is a Student t interval over the parts." if parted else ""),
         heads,
         rows,
         pd.DataFrame(data),
     )
 
 
+def _of_parts(entry: Entry, name: str, words: str) -> Entry:
+    """Says of a group on random parts which number this is: the ends' mean over the parts, the ratio of one part."""
+    of = "of one part" if name == "negative_ratio" else words
+    return replace(entry, detail="; ".join(part for part in (of, entry.detail) if part)) if words else entry
+
+
 def verdict_sheet(study: Study, scheme: str) -> Sheet:
     """Verdict per optimizer and group, with λ_min and λ_max under it."""
     data = tables.verdicts(study, scheme)
-    numbers = {(row["optimizer"], row["group"], row["quantity"]): row for row in records(tables.curvature(study, scheme))}
+    found_numbers = records(tables.curvature(study, scheme, compared))
+    numbers = {(row["optimizer"], row["group"], row["quantity"]): row for row in found_numbers}
+    parted = mean_words(study, scheme)
     groups = list(dict.fromkeys(data["group"]))
     rows = []
     for optimizer in study.optimizers:
@@ -71,6 +84,7 @@ def verdict_sheet(study: Study, scheme: str) -> Sheet:
         row = [name_entry(study, optimizer)]
         for group in groups:
             means = [f"{label(name)[0]} {mean_entry(numbers[optimizer, group, name]).text}" for name in SHOWN[:2]]
+            means += [parted[group]] if group in parted else []
             complete = not found[group]["gap"]
             detail = (
                 ", ".join(means) if complete else gap_entry(numbers[optimizer, group, "lambda_min"]["missing_seeds"]).detail
@@ -101,7 +115,9 @@ def summary_table(study: Study) -> Table:
     from rich.table import Table
 
     sheet = summary_sheet(study)
-    table = Table(title=study.name, caption=LEGEND, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
+    parted = mean_words(study, main_scheme(study)).get(str(sheet.data["group"].iloc[0]), "")
+    legend = f"{LEGEND} λ_min, λ_max: {parted}; ratio: of one part." if parted else LEGEND
+    table = Table(title=study.name, caption=legend, title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD)
     table.padding, table.pad_edge, table.show_edge = (0, 1, 0, 0), False, False
     for column, (head, _) in enumerate(sheet.heads):
         label_words = head.replace(" (%)", "").replace("|λ_min|/λ_max", "ratio").replace(" ", "\n", 1)

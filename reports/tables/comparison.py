@@ -14,6 +14,7 @@ import pandas as pd
 from ...analysis.records.study import Study
 from . import study_tables as tables
 from .entries import Entry, Sheet, difference_entry, label
+from .sampling import mean_words
 from .statistics import Difference, needed_words, paired_difference
 from .words import listed, optimizer_name
 
@@ -22,7 +23,7 @@ QUANTITIES = ("lambda_min", "lambda_max", "negative_ratio")
 
 @dataclass(frozen=True)
 class Comparison:
-    """``target`` minus ``other`` in one group, for each of QUANTITIES."""
+    """``target`` minus ``other`` in one group, for each of QUANTITIES; no ratio of a group on random parts."""
 
     target: str
     other: str
@@ -32,7 +33,8 @@ class Comparison:
     @property
     def reading(self) -> str:
         """What the three differences say together."""
-        low, high, ratio = (self.differences[name].decision for name in QUANTITIES)
+        low, high = (self.differences[name].decision for name in QUANTITIES[:2])
+        ratio = self.differences["negative_ratio"].decision if "negative_ratio" in self.differences else ""
         if low == "gap":
             return "a seed is missing"
         size = {"higher": "less negative curvature", "lower": "more negative curvature"}.get(low, "size of λ_min undecided")
@@ -54,7 +56,11 @@ def compare(study: Study, scheme: str, target: str, groups: Sequence[str]) -> li
             target,
             other,
             group,
-            {name: paired_difference(values[target, group, name], values[other, group, name]) for name in QUANTITIES},
+            {
+                name: paired_difference(values[target, group, name], values[other, group, name])
+                for name in QUANTITIES
+                if (target, group, name) in values
+            },
         )
         for group in groups
         for other in study.optimizers
@@ -62,9 +68,9 @@ def compare(study: Study, scheme: str, target: str, groups: Sequence[str]) -> li
     ]
 
 
-def size_sentences(study: Study, found: Sequence[Comparison]) -> list[str]:
+def size_sentences(study: Study, scheme: str, found: Sequence[Comparison]) -> list[str]:
     """One sentence per group: against whom the negative curvature is decidedly smaller, larger, or neither."""
-    sentences = []
+    sentences, parted = [], mean_words(study, scheme)
     words = {
         "higher": "less negative than with",
         "lower": "more negative than with",
@@ -76,22 +82,30 @@ def size_sentences(study: Study, found: Sequence[Comparison]) -> list[str]:
         explained = False
         for entry in (entry for entry in found if entry.group == group):
             difference = entry.differences["lambda_min"]
-            needed = needed_words(difference, short=explained)
+            needed = needed_words(difference, short=explained) if difference.count > 1 else ""
             explained = explained or difference.needed is not None
             name = optimizer_name(study, entry.other) + (f" ({needed})" if needed else "")
             by_decision.setdefault(difference.decision, []).append(name)
         clauses = [f"{words[decision]} {listed(names)}" for decision, names in by_decision.items()]
         name = optimizer_name(study, found[0].target)
-        sentences.append(f"Size, {group}: λ_min of {name} is {'; '.join(clauses)} (paired over seeds, 95 %).")
+        ends = [entry.differences["lambda_min"] for entry in found if entry.group == group]
+        counts = [one.count for one in ends if one.mean is not None]
+        how = f" ({'one seed gives no interval' if max(counts) < 2 else 'paired over seeds, 95 %'})" if counts else ""
+        of = f", {parted[group]}," if group in parted else ""
+        sentences.append(f"Size, {group}: λ_min of {name}{of} is {'; '.join(clauses)}{how}.")
     return sentences
 
 
 def comparison_sheet(study: Study, scheme: str, target: str, groups: Sequence[str]) -> Sheet:
     """The comparison as a table with its reading."""
-    rows, data = [], []
+    rows, data, parted = [], [], mean_words(study, scheme)
     for order, entry in enumerate(compare(study, scheme, target, groups)):
         cells = []
-        for name, found in entry.differences.items():
+        for name in QUANTITIES:
+            found = entry.differences.get(name)
+            if found is None:
+                cells.append(Entry("–", "of one part only: not compared"))
+                continue
             record = {
                 "target": target,
                 "other": entry.other,
@@ -110,7 +124,7 @@ def comparison_sheet(study: Study, scheme: str, target: str, groups: Sequence[st
             cells.append(difference_entry(record))
         rows.append(
             [
-                Entry(entry.group, "", entry.group),
+                Entry(entry.group, parted.get(entry.group, ""), entry.group),
                 Entry(optimizer_name(study, entry.other), "", order),
                 *cells,
                 Entry(entry.reading, "", entry.reading),

@@ -21,8 +21,8 @@ VERDICTS = ("saddle", "negative curvature, not stationary", "no negative curvatu
 
 
 def quantities(found: Iterable[Cell]) -> list[str]:
-    """Names of the numbers that at least one cell has, in the order of the schema."""
-    names: dict[str, None] = {}
+    """Names of the numbers that at least one cell has, in the order of the schema; of no cell, what every group would have."""
+    names: dict[str, None] = dict.fromkeys(("lambda_min", "lambda_max", "negative_ratio"))
     for cell in found:
         if cell.result is not None:
             names.update(dict.fromkeys(measured(cell.result)))
@@ -99,12 +99,14 @@ _SUPPORT = (
 )
 
 
-def curvature(study: Study, scheme: str = "head-tail") -> pd.DataFrame:
+def curvature(
+    study: Study, scheme: str = "head-tail", read: Callable[[GroupResult], dict[str, Measured]] = measured
+) -> pd.DataFrame:
     """Mean and spread over seeds of every number, per optimizer and group.
 
     A mean is None where a seed is missing, or where the number is not defined in a seed (``undefined_seeds``).
     ``seed_interval_low`` and ``seed_interval_high`` enclose the intervals of the single checkpoints: what is known about the
-    measurements, beside ``std``, which is how much the seeds differ.
+    measurements, beside ``std``, which is how much the seeds differ. ``read``: a group's numbers by name.
     """
     found = list(cells(study, scheme))
     names, groups = quantities(found), list(dict.fromkeys(cell.group for cell in found))
@@ -112,7 +114,7 @@ def curvature(study: Study, scheme: str = "head-tail") -> pd.DataFrame:
     for optimizer in study.optimizers:
         for group in groups:
             mine = {cell.seed: cell for cell in found if (cell.optimizer, cell.group) == (optimizer, group)}
-            entries = {seed: measured(cell.result) if cell.result else {} for seed, cell in mine.items()}
+            entries = {seed: read(cell.result) if cell.result else {} for seed, cell in mine.items()}
             for name in names:
                 single = {seed: entry.get(name) for seed, entry in entries.items()}
                 # a run that was measured but has no such number (no displacement without negative curvature) is not a gap

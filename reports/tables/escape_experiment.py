@@ -8,7 +8,7 @@ control's. Anything else is undecided.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,8 +17,9 @@ import pandas as pd
 from ...analysis.records.results import GroupResult
 from ...analysis.records.study import Run, Study
 from .entries import Entry, Sheet, name_entry
+from .gather import seeds
 from .statistics import Difference, count_words, paired_difference, seeds_needed
-from .words import interval, number, optimizer_name
+from .words import GAP, interval, number, optimizer_name
 
 #: share of the control's ``|lambda_min|`` below which a gain does not count as leaving
 MARGIN = 0.1
@@ -31,13 +32,18 @@ Way = Mapping[int, Mapping[int, GroupResult]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one optimizer and group: ``step`` is the one after which it had escaped, or the last one."""
+    """What became of one optimizer and group.
+
+    ``step``: after which it had escaped, or the last one; ``last``: the last that every run of it and of the control has, None
+    where they have none in common.
+    """
 
     state: State
     step: int
     difference: Difference
     sentence: str
     decides: str = ""
+    last: int | None = None
 
 
 def control_of(study: Study) -> str | None:
@@ -95,7 +101,11 @@ def judge(mine: Way, control: Way, name: str, against: str) -> Outcome:
         against: of the control.
     """
     seeds = sorted({*mine, *control})
-    common = sorted(set.intersection(*(set(way) for way in (*mine.values(), *control.values()))))
+    common = common_steps(*mine.values(), *control.values())
+    if not common:
+        decides = f"a step would have to be analysed in every run of {name} and of {against}"
+        nothing = Difference(None, None, None, 0, 0, tuple(seeds))
+        return Outcome("undecided", 0, nothing, f"{name} undecided: no step in common ({decides})", decides)
     left = {step: _left(mine, control, seeds, step) for step in common}
     held = [step for step in common if all(left[later] for later in common if later >= step)]
     last = common[-1]
@@ -103,14 +113,19 @@ def judge(mine: Way, control: Way, name: str, against: str) -> Outcome:
     numbers = f"λ_min {_mean(mine, last)} against {_mean(control, last)} of {against}, difference {_signed(difference)}"
     if held:
         return Outcome(
-            "escaped", held[0], difference, f"{name} escaped after at most {held[0]} steps (after {last}: {numbers})"
+            "escaped", held[0], difference, f"{name} escaped after at most {held[0]} steps (after {last}: {numbers})", last=last
         )
     scale = abs(sum(control[seed][last].lambda_min.value for seed in seeds if seed in control) / max(len(control), 1))
     proven = all(seed in mine and mine[seed][last].verdict.curvature == "negative curvature" for seed in seeds)
     if proven and difference.high is not None and difference.high < MARGIN * scale:
-        return Outcome("not escaped", last, difference, f"{name} not within {last} steps ({numbers})")
+        return Outcome("not escaped", last, difference, f"{name} not within {last} steps ({numbers})", last=last)
     decides = _decides(difference, MARGIN * scale, proven)
-    return Outcome("undecided", last, difference, f"{name} undecided after {last} steps ({numbers}; {decides})", decides)
+    return Outcome("undecided", last, difference, f"{name} undecided after {last} steps ({numbers}; {decides})", decides, last)
+
+
+def common_steps(*ways: Mapping[int, GroupResult]) -> list[int]:
+    """The steps at which every one of these runs was analysed, ascending."""
+    return sorted(set[int].intersection(*(set(way) for way in ways))) if ways else []
 
 
 def _decides(found: Difference, margin: float, proven: bool) -> str:
@@ -170,6 +185,20 @@ def outcomes(study: Study) -> dict[tuple[str, str], Outcome]:
     return found
 
 
+def control_left(study: Study) -> list[str]:
+    """Groups in which the control itself ends, in every seed, without negative curvature above tau."""
+    scheme, control = scheme_of(study), control_of(study)
+    if scheme is None or control is None:
+        return []
+    groups = dict.fromkeys(group for run in study.runs if scheme in run.courses for group in run.courses[scheme].vectors)
+    ways = {group: _ways(study, control, scheme, group).values() for group in groups}
+    return [
+        group
+        for group, found in ways.items()
+        if found and all(way[max(way)].verdict.curvature == "none above tau" for way in found)
+    ]
+
+
 def _ways(study: Study, optimizer: str, scheme: str, group: str) -> dict[int, dict[int, GroupResult]]:
     ways = {
         run.seed: {step: result.groups[group] for step, result in run.by_step(scheme) if group in result.groups}
@@ -192,7 +221,7 @@ def experiment_sheets(study: Study) -> list[Sheet]:
     scheme, control = scheme_of(study), control_of(study)
     if scheme is None:
         return []
-    data, found = steps(study, scheme), outcomes(study)
+    data, found, asked = steps(study, scheme), outcomes(study), seeds(study)
     rows = []
     for optimizer in study.optimizers:
         for group in dict.fromkeys(str(name) for name in data["group"]):
@@ -206,20 +235,22 @@ def experiment_sheets(study: Study) -> list[Sheet]:
                 after = {"escaped": f"after at most {outcome.step} steps"}.get(outcome.state, f"within {outcome.step} steps")
                 after += f"; {outcome.decides}" if outcome.decides else ""
                 what = Entry(outcome.state, after, outcome.state, "decided" if outcome.state == "escaped" else "")
-            start, end = mine[mine["step"] == 0], mine[mine["step"] == mine["step"].max()]
+            common = common_steps(*_ways(study, optimizer, scheme, group).values())
+            last = outcome.last if outcome else next(reversed(common), None)
+            start, end = mine[mine["step"] == 0], mine[mine["step"] == last]
             rows.append(
                 [
                     name_entry(study, optimizer),
                     Entry(group, "", group),
                     what,
-                    _seeds(start, "lambda_min"),
-                    _seeds(end, "lambda_min"),
+                    _seeds(start, "lambda_min", asked),
+                    _seeds(end, "lambda_min", asked),
                     Entry(_signed(outcome.difference) if outcome else "", "", outcome.difference.mean if outcome else None),
-                    _seeds(end, "along"),
-                    _seeds(end, "moved"),
-                    _seeds(start, "loss"),
-                    _seeds(end, "loss"),
-                    _seeds(end, "net_rate"),
+                    _seeds(end, "along", asked),
+                    _seeds(end, "moved", asked),
+                    _seeds(start, "loss", asked),
+                    _seeds(end, "loss", asked),
+                    _seeds(end, "net_rate", asked),
                 ]
             )
     return [
@@ -230,7 +261,8 @@ def experiment_sheets(study: Study) -> list[Sheet]:
             "on as plain descent. Escaped: from that step on the paired 95 % interval over seeds of λ_min minus the control's "
             "lies above zero, or no negative curvature above τ is left. Not escaped: it is proven at the last step in every "
             f"seed, and a gain of {100 * MARGIN:g} % of the control's is excluded. An undecided outcome says how many seeds "
-            "would decide an effect of this size and spread. Every seed.",
+            "would decide an effect of this size and spread. The end is the last step that every run of an optimizer and of "
+            "the control has. Every seed.",
             [
                 ("optimizer", ""), ("group", "class group"), ("outcome", ""), ("λ_min at the start", ""), ("at the end", ""),
                 ("against the control", "at the end, paired over seeds"), ("distance along v", "of the start's eigenvector"),
@@ -244,8 +276,9 @@ def experiment_sheets(study: Study) -> list[Sheet]:
     ]  # fmt: skip
 
 
-def _seeds(data: pd.DataFrame, name: str) -> Entry:
-    values = [None if pd.isna(value) else float(value) for value in data.sort_values("seed")[name]]
-    known = [value for value in values if value is not None]
-    texts = ["–" if value is None else number(value, 2) for value in values]
+def _seeds(data: pd.DataFrame, name: str, asked: Sequence[int]) -> Entry:
+    """Every seed asked for in its place; a missing one is a gap."""
+    found = dict(zip(data["seed"], data[name], strict=True))
+    known = [float(value) for value in found.values() if not pd.isna(value)]
+    texts = [GAP if seed not in found else "–" if pd.isna(found[seed]) else number(float(found[seed]), 2) for seed in asked]
     return Entry("; ".join(texts), "", sum(known) / len(known) if known else None)

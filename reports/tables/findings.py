@@ -22,6 +22,7 @@ from .entries import records
 from .escape import escape_sentences
 from .escape_experiment import experiment_sentences
 from .escape_rates import rate_sentences
+from .experiment_answer import experiment_answer
 from .gather import cells, schemes, seeds
 from .sampling import sampling_words
 from .shared_directions import shared_sentences
@@ -107,7 +108,9 @@ def find(study: Study) -> Finding:
     # A named variant of SSE-SAM is none of the others that the question compares it with.
     answer: Answer
     asked = [entry for entry in found if rules[entry.optimizer] != TARGET or entry.optimizer == TARGET]
-    if study.own and TARGET not in rules:
+    if (experiment := experiment_answer(study, groups)) is not None:
+        answer, sentence = experiment[:2]
+    elif study.own and TARGET not in rules:
         answer, sentence = ends(study, scheme, [entry for entry in found if entry.group in groups])
     elif families(study):
         differ, sentence = separated(study, scheme, groups)
@@ -119,12 +122,11 @@ def find(study: Study) -> Finding:
         answer, sentence = decide(asked, groups, name_of)
     support = [_describe(found, group, name_of) for group in groups]
     if TARGET in study.optimizers:
-        support += size_sentences(study, compare(study, scheme, TARGET, groups))
+        support += size_sentences(study, scheme, compare(study, scheme, TARGET, groups))
     support += [*experiment_sentences(study), *escape_sentences(study, scheme, groups), *rate_sentences(study, scheme, groups)]
     support += [*step_sentences(study, groups), *shared_sentences(study, groups)]
-    sure = how_sure(study, scheme, groups)
-    decides = what_decides(study, scheme, groups, answer)
-    short = in_short(study, scheme, groups)
+    decides = what_decides(study, scheme, groups, answer) if experiment is None else experiment[2]
+    short, sure = in_short(study, scheme, groups), how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, short, groups, support, sure, found, decides)
 
 
@@ -259,7 +261,7 @@ def how_sure(study: Study, scheme: str, groups: Sequence[str]) -> list[str]:
     results = [cell.result for cell in measured if cell.result is not None]
     total = len(seeds(study))
     low, _ = share_interval(total, total)
-    sentences = [_measurement(results)]
+    sentences = [_measurement(results) if results else "No group was measured."]
     of_a_part = sampling_words(
         {cell.group: cell.result} for cell in cells(study, scheme) if cell.group in groups and cell.result
     )

@@ -199,3 +199,9 @@ def measured(group: GroupResult) -> dict[str, Measured]:
     if group.accuracy is not None:
         values["train_accuracy"] = Measured(group.accuracy)
     return values
+
+
+def compared(group: GroupResult) -> dict[str, Measured]:
+    """The same, with the ends that are compared: of a group on random parts the means over them, not the ends of one part."""
+    values = measured(group)
+    return values | {end: values[f"{end}_parts"] for end in ("lambda_min", "lambda_max") if f"{end}_parts" in values}

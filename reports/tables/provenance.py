@@ -127,6 +127,9 @@ def warnings(study: Study, schemes: Iterable[str]) -> list[str]:
     for scheme in schemes:
         checked = results(study, scheme)
         groups = [group for result in checked for group in result.groups.values()]
+        if not groups:
+            found.append(f"{scheme}: no group was measured; every one that was asked for was refused.")
+            continue
         noise, symmetry = max(group.noise.repeat for group in groups), max(group.noise.symmetry for group in groups)
         found.append(
             f"{scheme}: two products of one vector differ by at most {number(noise, 2)}, the operator is symmetric to "

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 
 from ...analysis.records.base import Estimate
 from ...analysis.records.results import GroupResult
+from ...analysis.records.study import Study
+from .gather import cells
 from .words import listed, number
 
 
@@ -36,6 +38,18 @@ def sampling_words(results: Iterable[Mapping[str, GroupResult]]) -> str | None:
         f"Measured on a random part of the samples: {listed(parts)}; {means}. The other numbers are of one part each, and "
         "their intervals do not hold what another part would give; a part looks more like a saddle than the whole."
     )
+
+
+def mean_words(study: Study, scheme: str | None) -> dict[str, str]:
+    """Group -> ``mean over 4 random parts``, for every group that some checkpoint of the study measured on parts."""
+    counts: dict[str, set[int]] = {}
+    for cell in cells(study, scheme) if scheme else ():
+        if cell.result is not None and cell.result.sampling is not None:
+            counts.setdefault(cell.group, set()).add(cell.result.sampling.subsets)
+    return {
+        group: f"mean over {listed([str(count) for count in sorted(found)], 'or')} random parts"
+        for group, found in counts.items()
+    }
 
 
 def _words(estimates: list[Estimate]) -> str:

@@ -13,7 +13,8 @@ import pandas as pd
 from ...analysis.records.study import Study
 from .accuracy import accuracy, accuracy_per_class, accuracy_seeds, part_accuracy, parts, runs_of
 from .curvature import VERDICTS, curvature, curvature_along, curvature_seeds, quantities, verdicts
-from .gather import cells, check_accuracy_comparable, grid, measured, run_status
+from .gather import cells, check_accuracy_comparable, compared, grid, run_status
+from .sampling import mean_words
 from .statistics import paired_difference
 
 __all__ = [
@@ -41,7 +42,11 @@ BySeed = dict[tuple[str, str, str], dict[int, float | None]]
 
 
 def by_seed(study: Study, scheme: str | None = "head-tail") -> BySeed:
-    """Every number seed by seed: held-out ``accuracy`` (%) of every part, and the curvature of every group of ``scheme``."""
+    """Every number seed by seed: held-out ``accuracy`` (%) of every part, and the curvature of every group of ``scheme``.
+
+    Of a group that was measured on random parts, ``lambda_min`` and ``lambda_max`` are the means over the parts and there is no
+    ``negative_ratio``: that of one part is not the group's, and can order optimizers the other way round.
+    """
     check_accuracy_comparable(study)
     values: BySeed = {}
     for optimizer in study.optimizers:
@@ -49,10 +54,12 @@ def by_seed(study: Study, scheme: str | None = "head-tail") -> BySeed:
             runs = runs_of(study, optimizer)
             values[optimizer, part, "accuracy"] = {seed: part_accuracy(run, part) for seed, run in runs.items()}
     found = list(cells(study, scheme)) if scheme else []
-    names = quantities(found)
+    names, parted = quantities(found), mean_words(study, scheme)
     for cell in found:
-        entries = measured(cell.result) if cell.result is not None else {}
+        entries = compared(cell.result) if cell.result is not None else {}
         for name in names:
+            if name == "negative_ratio" and cell.group in parted:
+                continue
             entry = entries.get(name)
             values.setdefault((cell.optimizer, cell.group, name), {})[cell.seed] = entry.value if entry else None
     return values

@@ -78,12 +78,15 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     """
     several = families(study)
     frames = [differences(study, scheme, rule) for rule in several]
-    told = [
-        row for frame in frames for row in records(frame) if row["quantity"] in TOLD and row["group"] in groups and row["n"] > 1
-    ]
+    asked = [row for frame in frames for row in records(frame) if row["quantity"] in TOLD and row["group"] in groups]
+    told = [row for row in asked if row["decision"] != "gap" and row["n"] > 1]
     decided = _decided(told)
-    most = int(stats.binom.ppf(CONFIDENCE, len(told), 1 - CONFIDENCE)) if told else 0
+    missing = _missing(study, scheme, asked)
     names = listed([rule_name(rule) for rule in several])
+    if not told:
+        why = f"left out for missing seeds: {listed(missing)}" if missing else "one seed gives no interval"
+        return False, f"No paired interval between the variants of {names}: {why}."
+    most = int(stats.binom.ppf(CONFIDENCE, len(told), 1 - CONFIDENCE))
     start = (
         f"{len(decided)} of {len(told)} paired 95 % intervals between the variants of {names} leave out zero (accuracy, "
         f"gradient norm and λ_min of {listed(list(groups))}; chance alone gives up to {most})"
@@ -92,7 +95,23 @@ def separated(study: Study, scheme: str | None, groups: Sequence[str]) -> tuple[
     for row in told:
         by_what.setdefault((row["quantity"], row["group"]), []).append(row)
     words = [said for (what, group), rows in by_what.items() if (said := _which(study, f"{_WORDS[what]} of {group}", rows))]
+    if missing:
+        words.append(f"pairs with a missing seed are left out: {listed(missing)}")
     return len(decided) > most, f"{start}: {'; '.join(words)}." if words else f"{start}."
+
+
+def _missing(study: Study, scheme: str | None, asked: Sequence[dict[str, Any]]) -> list[str]:
+    """The variants that lack a seed of what is asked, with the seeds."""
+    values, found = tables.by_seed(study, scheme), dict[str, set[int]]()
+    for row in asked:
+        for key in (row["optimizer"], row["against"]):
+            gaps = {seed for seed, value in values[key, row["group"], row["quantity"]].items() if value is None}
+            found.setdefault(key, set()).update(gaps)
+    return [
+        f"{_short(study, key)}, seed {listed([str(seed) for seed in sorted(found[key])])}"
+        for key in study.optimizers
+        if found.get(key)
+    ]
 
 
 def _decided(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

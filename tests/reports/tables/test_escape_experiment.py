@@ -1,11 +1,15 @@
 """Who escaped: decided on numbers chosen by hand, paired over seeds."""
 
+import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.reports.literature import escape_claims
 from saddlescope.reports.tables.escape_experiment import Outcome, experiment_sentences, experiment_sheets, judge
+from saddlescope.reports.tables.words import number
 
 
 def at(value, answer="negative curvature", low=None):
@@ -63,6 +67,43 @@ def test_a_study_that_starts_anew_has_no_experiment(whole_study):
     study = load_study(whole_study)
     assert experiment_sheets(study) == []
     assert experiment_sentences(study) == []
+
+
+def test_runs_without_a_common_step_are_undecided():
+    found = judge({0: {10: at(-0.1)}, 1: {20: at(-0.1)}}, {0: {10: at(-1.0)}, 1: {20: at(-1.0)}}, "SAM", "SGD")
+    assert (found.state, found.last, found.difference.decision) == ("undecided", None, "gap")
+    assert "no step in common" in found.sentence
+
+
+def test_the_table_ends_at_the_common_step_and_marks_a_missing_seed(tmp_path, edit):
+    folder = tmp_path / "study"
+    shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "digits-lt-escape", folder)
+
+    def cells(optimizer, group):
+        (sheet,) = experiment_sheets(load_study(folder))
+        row = next(row for row in sheet.rows if row[0].text == optimizer and row[1].text == group)
+        return {head: entry for (head, _), entry in zip(sheet.heads, row, strict=True)}
+
+    whole = cells("SAM", "head")
+    by_step = dict(load_study(folder).of("sam")[0].by_step("head-tail"))
+    steps = sorted(by_step)
+    (last,) = (folder / run.folder.name for run in load_study(folder).of("sgd") if run.seed == 0)
+    for path in last.glob("curvature/*.json"):  # SGD, seed 0, loses its last step
+        result = json.loads(path.read_text())
+        if result["provenance"]["training"].get("step") == steps[-1]:
+            path.unlink()
+    short = cells("SAM", "head")
+    before = by_step[steps[-2]].groups["head"].lambda_min.value
+    assert whole["at the end"].text.split("; ")[0] == number(by_step[steps[-1]].groups["head"].lambda_min.value, 2)
+    assert short["at the end"].text.split("; ")[0] == number(before, 2)
+    ends = [cells(name, "head")["at the end"].sort for name in ("SAM", "SGD")]
+    assert short["against the control"].sort == pytest.approx(ends[0] - ends[1])
+    edit(
+        folder / "study.json",
+        lambda raw: raw.update(runs=[row for row in raw["runs"] if (row["optimizer"], row["seed"]) != ("sam", 1)]),
+    )
+    assert cells("SAM", "head")["at the end"].text.split("; ")[1] == "gap"
+    assert cells("SAM", "head")["λ_min at the start"].text.split("; ")[1] == "gap"
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,15 @@ import pandas as pd
 import pytest
 from saddlescope.analysis.records.load_study import load_study
 from saddlescope.figures.drawing.study_data import final_of
+from saddlescope.reports.page.html import render
 from saddlescope.reports.page.sheets import curvature_sheet, sheets
+from saddlescope.reports.page.summary import summary_sheet
 from saddlescope.reports.page.writers import markdown, write
 from saddlescope.reports.tables import study_tables as tables
+from saddlescope.reports.tables.comparison import compare
+from saddlescope.reports.tables.findings import find
 from saddlescope.reports.tables.gather import ReportError, cells, final_result
+from saddlescope.reports.tables.provenance import warnings
 
 T_975_2 = 4.302652729911275  # Student t, 97.5 %, two degrees of freedom
 
@@ -229,3 +234,17 @@ def test_the_final_result_is_not_that_of_the_last_step(build_study):
     for run in load_study(folder).runs:
         for found in (final_result(run, "head-tail"), final_of(run, "head-tail")):
             assert found.provenance.checkpoint != "step-000196.pt"
+
+
+def test_a_study_of_which_every_group_was_refused_is_a_report_of_gaps(build_study, edit):
+    folder = build_study()
+    for path in folder.glob("*/curvature/*.json"):
+        edit(path, lambda raw: raw.update(groups={}, refused=dict.fromkeys(raw["groups"], "a NaN")))
+    study = load_study(folder)
+    assert {entry.reading for entry in compare(study, "head-tail", "ssesam", ["head"])} == {"a seed is missing"}
+    assert warnings(study, ["head-tail"]) == ["head-tail: no group was measured; every one that was asked for was refused."]
+    found = find(study)
+    assert (found.answer, found.sure[0]) == ("Not answered", "No group was measured.")
+    assert "Size, head: λ_min of SSE-SAM is not compared with SGD, SAM and ImbSAM." in found.support
+    assert summary_sheet(study).rows[0][2].text == "gap"
+    assert "no group was measured" in render(study)

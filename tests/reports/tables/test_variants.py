@@ -1,6 +1,7 @@
 """A study of one optimizer in three weightings: names, pairs, and what the registry makes of it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,33 @@ def test_many_pairs_are_told_by_the_order_of_the_means():
         "λ_min of tail differs in 9 of 10 pairs, from the lowest mean to the highest: rho 0.05, rho 0.1, rho 0.2," in sentence
     )
     assert len(sentence) < 1000
+
+
+def test_a_missing_seed_of_many_variants_is_left_out_and_named(tmp_path, edit):
+    folder = tmp_path / "study"
+    shutil.copytree(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-small-rho", folder)
+    edit(
+        folder / "study.json",
+        lambda raw: raw.update(runs=[row for row in raw["runs"] if (row["optimizer"], row["seed"]) != ("sam-05", 1)]),
+    )
+    sentence = find(load_study(folder)).sentence
+    assert " of 36 paired 95 % intervals" in sentence  # six pairs of four variants, three quantities, two groups
+    assert sentence.endswith("pairs with a missing seed are left out: rho 0.5, seed 1.")
+    order = sentence.split("λ_min of tail differs in ")[1]
+    assert order.startswith("6 of 6 pairs, from the lowest mean to the highest: rho 0.05, rho 0.1, rho 0.2, rho 0.8;")
+    render(load_study(folder))
+
+
+@pytest.mark.parametrize(
+    ("seeds", "unfinished", "why"),
+    [
+        ((0,), (), "one seed gives no interval"),
+        ((0, 1), (("sam", 1), ("ssesam", 1)), "left out for missing seeds: group, seed 1 and batch-x2, seed 1"),
+    ],
+)
+def test_variants_without_any_interval_say_why(build_variants, seeds, unfinished, why):
+    found = find(load_study(build_variants(seeds=seeds, unfinished=unfinished)))
+    assert found.sentence == f"No paired interval between the variants of ImbSAM: {why}."
 
 
 def test_registry_takes_an_items_own_study_before_others(build_variants, whole_study, edit):

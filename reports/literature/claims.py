@@ -227,6 +227,12 @@ JUDGES: dict[str, Callable[[Evidence], Outcome]] = {
     "ssesam-both": _escapes("ssesam", ["head", "tail"]),
     "imbsam-head": _accuracies([("imbsam", "sam", "head", "lower")]),
     "ssesam-accuracy": _accuracies([("ssesam", other, part, "higher") for part in ("all", "tail") for other in _OTHERS]),
+    "radius-tail": _accuracies(
+        [(f"sam-{larger}", f"sam-{rho}", "tail", "higher") for rho, larger in (("005", "01"), ("01", "02"), ("02", "05"))]
+    ),
+    "escapers-tail": _accuracies(
+        [*((other, "sgd", "tail", "higher") for other in ("pgd", "lpfsgd", "sam")), ("sam", "lpfsgd", "tail", "higher")]
+    ),
     "tail-after-switch": _tail_rises_after_switch,
     "sam-tail-class": _sam_flattens_tail,
     "tail-more-nonconvex": _tail_ratio_above_head,

@@ -264,6 +264,17 @@ def test_the_ratio_of_a_rare_class_is_not_judged_on_other_data(whole_study):
     assert class_claims.rare_class_ratio(load_study(whole_study)).state == "not tested"
 
 
+@pytest.mark.parametrize(("name", "item"), [("cifar10-lt-small-rho", "F14"), ("cifar10-lt-small-escapers", "T6")])
+def test_what_the_poster_prints_is_held_against_the_stored_runs(name, item):
+    study = load_study(Path(__file__).parents[3] / "reports" / "studies" / name)
+    tail = {run.optimizer: [] for run in study.runs}
+    for run in study.runs:
+        tail[run.optimizer].append(run.side_car["training"]["accuracy"]["tail"])
+    falls = [("sam-05", "sam-02")] if item == "F14" else [("sam", "sgd")]
+    assert all(sum(tail[a]) < sum(tail[b]) for a, b in falls)
+    assert {found.id: found.state for found in list_items([study])}[item] == "not reproduced"
+
+
 def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_study, edit):
     assert not [line for line in how_sure(load_study(whole_study), "head-tail", ["head", "tail"]) if "random part" in line]
     study = load_study(Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20")

@@ -31,7 +31,7 @@ def test_published_ratios_lie_beside_ours_in_the_single_classes_of_the_full_size
         drawn = [line.get_ydata().tolist() for line in artists(ratios[column], "published")]
         assert drawn == known
         ours = [line for line in artists(ratios[column], "seed-0") if len(line.get_xdata())]
-        assert len(ours) == (1 if name == "class 5" else 3)
+        assert len(ours) == (1 if name == "class 5" else 4)
         bars = [c for c in ratios[column].collections if c.get_gid() == "interval" and len(c.get_segments())]
         # one run each: every point with its interval
         assert [len(bar.get_segments()) for bar in bars] == [len(line.get_xdata()) for line in ours]

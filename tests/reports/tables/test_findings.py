@@ -286,7 +286,7 @@ def test_what_was_measured_on_a_part_of_a_group_says_so_with_its_error(whole_stu
     stored = study.runs[0].final("head-tail").groups["tail"].sampling
     assert f"λ_min {number(stored.lambda_min.value)} ± {number(errors[0], 2)}" in alone
     words = " ".join(method(study))
-    assert words.startswith("SGD, SAM and SSE-SAM train")
+    assert words.startswith("SGD, SAM, ImbSAM and SSE-SAM train")
     assert "all (10 classes" not in words  # it was not measured
     assert "random part" in words
     assert "tail: 100 of 891" in extremes.draw(finals(study)).caption

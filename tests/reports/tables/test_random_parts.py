@@ -48,7 +48,7 @@ def test_the_stored_study_is_ordered_by_the_means():
     assert ("sgd", "tail", "negative_ratio") not in values
     sheet = summary_sheet(study)
     column = [head for head, _ in sheet.heads].index("tail λ_min")
-    assert [row[column].text for row in sheet.rows] == ["−1.95", "−1.73", "−1.13"]
+    assert [row[column].text for row in sheet.rows] == ["−1.95", "−1.73", "−0.906", "−1.13"]
     assert all(row[column].detail.startswith(f"{PARTS}; [") for row in sheet.rows)
     assert all(row[column + 2].detail.startswith("of one part; ") for row in sheet.rows)
     assert PARTS in summary_table(study).caption

@@ -10,7 +10,7 @@ from saddlescope.analysis.records.load_study import load_study
 from saddlescope.training.data.datasets import load_data
 from saddlescope.training.data.sources import DataError
 from saddlescope.training.losses import LossError
-from saddlescope.training.networks.models import ModelError, build_model
+from saddlescope.training.networks.models import build_model
 from saddlescope.training.optimizers.registry import OptimizerError
 from saddlescope.training.runs.accuracy import class_groups, measure_accuracy
 from saddlescope.training.runs.checkpoint import StateError
@@ -136,48 +136,6 @@ def test_a_network_that_was_changed_is_not_continued(tmp_path, monkeypatch):
     torch.save(state, tmp_path / "state.pt")
     with pytest.raises(StateError, match="another network"):
         train_run(run, tmp_path, data)
-
-
-@pytest.mark.parametrize(
-    ("tables", "error", "words"),
-    [
-        ({"loss": {"name": "ldam"}}, LossError, "cosine"),
-        ({"model": {"name": "small-cnn", "args": {"width": 4, "num_classes": 3}}}, LossError, "one column for each class"),
-        ({"model": {"name": "digits-mlp", "args": {"size": 28}}}, ModelError, "does not take inputs of shape"),
-        ({"model": {"name": "small-cnn", "args": {"width": -1}}}, ModelError, "cannot be built"),
-        ({"model": {"name": "resnet8-cifar", "args": {"classifier": "cosin"}}}, ModelError, "linear, cosine"),
-        ({"training": {"epochs": 1, "device": "gpu"}}, RecipeError, "training.device = 'gpu'"),
-        ({"optimizers": {"lpfsgd": {"generator": 3}}}, OptimizerError, "unknown setting 'generator'"),
-        ({"optimizers": {"imbsam": {"split_batches": "no"}}}, OptimizerError, "true or false"),
-        ({"optimizers": {"imbsam": {"eta": "30"}}}, OptimizerError, "eta"),
-        (
-            {"optimizers": {"imbsam": {"split_batches": True}}, "training": {"compile": True}},
-            OptimizerError,
-            "training.compile",
-        ),
-        ({"optimizers": {"eigensam": {}}, "training": {"compile": True}}, OptimizerError, "second derivatives"),
-        ({"data": {"imbalance_factor": None}}, DataError, "n_max"),
-        ({"data": {"imbalance_factor": None, "n_max": None, "kind": "step"}}, DataError, "kind"),
-    ],
-)
-def test_what_does_not_fit_is_found_before_the_first_step(tables, error, words, tmp_path):
-    with pytest.raises(error, match=words):
-        train_study(recipe(**{"optimizers": {"sgd": {}}, **tables}), tmp_path)
-    assert not list(tmp_path.glob("*/run.json"))
-
-
-@pytest.mark.parametrize(
-    ("tables", "words"),
-    [
-        ({"model": {"args": {"seed": 3}}}, "model.args.seed"),
-        ({"loss": {"name": "cross-entropy", "class_counts": [1]}}, "loss.class_counts"),
-        ({"training": {"nesterov": True, "momentum": 0.0}}, "momentum"),
-        ({"data": {"seed": 2**33}}, "data.seed"),
-    ],
-)
-def test_what_a_recipe_may_not_say(tables, words):
-    with pytest.raises(RecipeError, match=words):
-        recipe(**tables)
 
 
 def test_accuracy_of_a_model_that_returns_an_object_with_logits():

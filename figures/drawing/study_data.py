@@ -200,7 +200,7 @@ def setting(provenance: Provenance) -> str:
 
 
 def group_title(results: Iterable[CurvatureResult], group: str) -> str:
-    """``tail (7 classes, 138 samples)``, ``city (138 samples)``, ``tail (7 classes, 100 of 138 samples)``.
+    """``tail (7 classes, 138 samples)``, ``city (138 samples)``, ``tail (7 classes, 100 of 138 samples)``, on two lines.
 
     Args:
         results: that the figure shows; some may lack the group, or all.
@@ -212,7 +212,7 @@ def group_title(results: Iterable[CurvatureResult], group: str) -> str:
     members = f"{classes} class{'es' if classes != 1 else ''}, " if result.scheme.column is None else ""
     seen = result.groups[group].size if group in result.groups else size
     part = f"{seen:,} of " if seen < size else ""
-    return f"{group} ({members}{part}{size:,} sample{'s' if size != 1 else ''})"
+    return f"{group} ({members}{part}{size:,} sample{'s' if size != 1 else ''})".replace(" (", "\n(")
 
 
 def hessian_words(group: str) -> str:

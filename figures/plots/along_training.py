@@ -130,7 +130,7 @@ def draw(study: Study, scheme: str | None = None) -> Drawing:
     for column, group in enumerate(groups):
         panels[0, column].axhspan(-tau, tau, color="#EFEFEF", zorder=0, linewidth=0)
         panels[0, column].axhline(0, color="#999999", linewidth=0.6, zorder=1)
-        panels[0, column].set_title(group_title(shown, group).replace(" (", "\n("), fontweight="normal")
+        panels[0, column].set_title(group_title(shown, group), fontweight="normal")
         panels[-1, column].set_xlabel(study.axis)
         plain_ticks(panels[-1, column].xaxis, 6)
     figure.align_ylabels(list(panels[:, 0]))

@@ -94,7 +94,7 @@ def draw(found: Finals) -> Drawing:
             top, floor = max(top, peak), min(floor, end)
             if row == 0:
                 axes.set_title(found.looks[optimizer].short, color=found.looks[optimizer].ink)
-        panels[row, 0].set_ylabel(group_title(found.results.values(), group).replace(" (", "\n("))
+        panels[row, 0].set_ylabel(group_title(found.results.values(), group))
     _scales(panels[0, 0], low, high, scale, top, floor, ticks=3 if column_width(columns) > 2 else 2)
     heading(figure, "Spectral density of the loss Hessian", setting(found.first.provenance))
     figure.supxlabel(r"eigenvalue $\lambda$ (symmetric log; linear within $\pm\tau$, shaded)", fontsize=9)

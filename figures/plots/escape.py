@@ -84,7 +84,7 @@ def draw(found: Finals) -> Drawing:
         if ends:
             panels[row, 0].set_xlim(-1.04 * max(ends), 1.04 * max(ends))
         plain_ticks(panels[row, 0].xaxis, 5 if columns < 5 else 3)
-        panels[row, 0].set_ylabel(group_title(found.results.values(), group).replace(" (", "\n("))
+        panels[row, 0].set_ylabel(group_title(found.results.values(), group))
     low = min(float(part[part > 0].min(initial=1.0)) for one in shown for part in (one.loss, one.model))
     high = max(float(part.max()) for one in shown for part in (one.loss, one.model))
     log_axis(panels[0, 0], "y", [low, min(max(high, 1.02), TOP)], pad=1.06)

@@ -101,7 +101,7 @@ def draw(found: Finals) -> Drawing:
             inside[1] += _points(panels[1, column], at + 0.2, here, _objective_curvature, _OBJECTIVE)
             for row, (_, number) in enumerate(RATES, start=2):
                 inside[row] += _fields_at(panels[row, column], at, here, list(tried), number)
-        panels[0, column].set_title(group_title(found.results.values(), group).replace(" (", "\n("), fontweight="normal")
+        panels[0, column].set_title(group_title(found.results.values(), group), fontweight="normal")
     random = 1 / found.first.provenance.parameters
     for axes in panels[0]:
         axes.axhline(random, color="#777777", linewidth=0.8, linestyle=":", zorder=1)

@@ -150,7 +150,7 @@ def draw(found: Finals) -> Drawing:
         figure.align_ylabels(list(panels[:, 0]))
     zero_lines(panels[0], tau)
     for column, group in enumerate(found.groups):
-        panels[0, column].set_title(group_title(found.results.values(), group).replace(" (", "\n("), fontweight="normal")
+        panels[0, column].set_title(group_title(found.results.values(), group), fontweight="normal")
         axes = panels[-1, column]
         axes.set_xlim(-0.6, len(looks) - 0.4)
         named = list(enumerate(looks.values()))[:: 1 + len(looks) // MOST_NAMES]

@@ -60,7 +60,7 @@ def draw(found: Finals) -> Drawing:
         for edge in range(len(ladder) - 1):
             axes.axvline(edge + 0.5, color="#DDDDDD", linewidth=0.6)
         axes.grid(visible=False, axis="x")
-        axes.set_title(group_title(found.results.values(), group).replace(" (", "\n("), fontweight="normal")
+        axes.set_title(group_title(found.results.values(), group), fontweight="normal")
         axes.set_xlim(-0.55, len(ladder) - 0.45)
         axes.set_xlabel(r"threshold $\tau\,/\,\lambda_\mathrm{max}$")
         axes.set_xticks(range(len(ladder)), [number_label(relative) for relative in ladder])

@@ -55,9 +55,7 @@ def draw(found: Finals) -> Drawing:
                 used.add(label)
     axes.set_xlim(0, columns)
     axes.set_ylim(rows, 0)
-    axes.set_xticks(
-        [c + 0.5 for c in range(columns)], [group_title(found.results.values(), g).replace(" (", "\n(") for g in found.groups]
-    )
+    axes.set_xticks([c + 0.5 for c in range(columns)], [group_title(found.results.values(), g) for g in found.groups])
     axes.set_yticks([r + 0.5 for r in range(rows)], [look.name for look in looks.values()])
     for tick, look in zip(axes.get_yticklabels(), looks.values(), strict=True):
         tick.set_color(look.ink)

@@ -20,6 +20,7 @@ from ..networks.models import count_parameters
 from .accuracy import measure_accuracy
 from .checkpoint import Log, provenance, save_checkpoint
 from .fork import load_start
+from .messages import in_one_line
 from .run import RunSettings
 from .session import Session, model_arguments
 
@@ -133,7 +134,7 @@ def _steps(session: Session) -> Iterator[None]:
         lacking = any(word in said for word in ("InvalidCxxCompiler", "CppCompileError", "Triton"))
         needs = "a C++ compiler (g++, clang) is needed on a CPU, Triton on a GPU; or train" if lacking else "to see more, train"
         raise TrainingError(
-            f"run {session.run.folder}: torch.compile failed: {' '.join(said.split())[:300]}; {needs} without training.compile"
+            f"run {session.run.folder}: torch.compile failed: {in_one_line(error, 300)}; {needs} without training.compile"
         ) from error
 
 

@@ -19,6 +19,7 @@ from ..networks.models import build_model
 from ..optimizers.registry import OptimizerError, Wrapper, build_optimizer
 from .accuracy import class_groups
 from .checkpoint import StateError, load_state, plain_state
+from .messages import in_one_line
 from .run import RunSettings
 from .schedule import learning_rate
 
@@ -194,7 +195,7 @@ class Session:
             self.model.load_state_dict(state["model"])
         except RuntimeError as error:
             raise StateError(
-                f"{path} is of another network than [model] builds now ({' '.join(str(error).split())[:200]}); put the network "
+                f"{path} is of another network than [model] builds now ({in_one_line(error)}); put the network "
                 "back as it was, or remove the run's folder"
             ) from None
         self.optimizer.load_state_dict(state["optimizer"])
@@ -218,13 +219,10 @@ def make_optimizer(
         OptimizerError: unknown or unfit settings, or a rule that compiled steps cannot take.
     """
     table = run.training
-    if table.compile:
-        other = "split_batches" if run.settings.get("split_batches") else "eigensam" if run.key == "eigensam" else None
-        if other is not None:
-            raise OptimizerError(
-                f"[optimizers.{run.optimizer}] does not go with training.compile: {other} needs "
-                + ("batches of every size" if other == "split_batches" else "second derivatives")
-            )
+    if table.compile and run.settings.get("split_batches"):
+        raise OptimizerError(f"[optimizers.{run.optimizer}] does not go with training.compile: split_batches needs every size")
+    if table.compile and run.key == "eigensam":
+        raise OptimizerError(f"[optimizers.{run.optimizer}] does not go with training.compile: it needs second derivatives")
     base = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad],
         lr=table.lr,

@@ -12,17 +12,17 @@ import numpy as np
 import tomli_w
 import torch
 from joblib import Parallel, delayed
-from torch import nn
 
 from saddlescope import reuse_freed_memory, share
 
 from ..data.datasets import LongTailedData, load_data
 from ..files import write_bytes, write_json
-from ..losses import LossError, PerSampleLoss, build_loss
+from ..losses import LossError, build_loss
 from ..networks.models import MODELS, ModelError, build_model
 from ..optimizers.passes import OptimizerError, evaluate
 from .fork import check_start
 from .loop import TrainingError, choose_device, train_run
+from .messages import in_one_line
 from .recipe import Recipe, RecipeError
 from .run import RunSettings, resolve, runs
 from .session import make_optimizer, model_arguments
@@ -64,9 +64,11 @@ def train_study(
     for run in wanted:
         if run.start is not None:
             check_start(run.start, folder, model_arguments(run, data), _described(data))
-    store_plan(recipe, wanted, folder)
     chosen = _chosen(wanted, only, shard)
     open_runs = [run for run in chosen if not (folder / run.folder / "checkpoint.json").exists()]
+    if open_runs:  # a finished study is read on machines that could not train it
+        _try(open_runs[0], data)
+    store_plan(recipe, wanted, folder)
     workers = Parallel(n_jobs=max(1, min(jobs, len(open_runs))), return_as="generator_unordered", max_nbytes=None)
     failures = [failure for failure in workers(delayed(_train)(run, folder, data_root) for run in open_runs) if failure]
     if failures:
@@ -105,32 +107,30 @@ def check(wanted: list[RunSettings], data_root: str | None) -> LongTailedData:
         raise LossError(
             f"the loss {wanted[0].loss.name} takes cosines: set model.args.classifier = 'cosine' (not all networks have one)"
         )
-    _try(model, loss, data, wanted[0].training.device)
     return data
 
 
 @torch.no_grad()
-def _try(model: nn.Module, loss: PerSampleLoss, data: LongTailedData, device: str) -> None:
+def _try(run: RunSettings, data: LongTailedData) -> None:
     """Two training images through model and loss, on the CPU, and a number on the device.
 
     Raises:
         LossError, ModelError, OptimizerError: they do not belong together.
         RecipeError: there is no such device.
     """
+    model = build_model(**model_arguments(run, data), seed=0).eval()
     inputs, targets = next(iter(data.train.clean_batches(2))), data.train.targets[:2]
     try:
-        logits = evaluate(model.eval(), inputs)
+        logits = evaluate(model, inputs)
     except OptimizerError:
         raise
     except Exception as error:
-        said = " ".join(str(error).split())[:200]
-        raise ModelError(f"the model does not take inputs of shape {list(inputs.shape[1:])}: {said}") from error
-    loss(logits, targets)
+        raise ModelError(f"the model does not take inputs of shape {list(inputs.shape[1:])}: {in_one_line(error)}") from error
+    build_loss(class_counts=data.class_counts, **run.loss.model_dump())(logits, targets)
     try:
-        torch.zeros(1, device=choose_device(device))
+        torch.zeros(1, device=choose_device(run.training.device))
     except (RuntimeError, AssertionError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise RecipeError(f"training.device = {device!r} cannot be used here: {said}") from None
+        raise RecipeError(f"training.device = {run.training.device!r} cannot be used here: {in_one_line(error)}") from None
 
 
 def _described(data: LongTailedData) -> dict[str, Any]:

@@ -5,30 +5,20 @@ from saddlescope.training.data.sources import DataError
 from saddlescope.training.losses import LossError
 from saddlescope.training.networks.models import ModelError
 from saddlescope.training.optimizers.registry import OptimizerError
-from saddlescope.training.runs.recipe import RecipeError, parse_recipe
+from saddlescope.training.runs.recipe import RecipeError
 from saddlescope.training.runs.study import train_study
-
-RECIPE = {
-    "name": "tiny",
-    "question": "?",
-    "seeds": [0],
-    "data": {"name": "synthetic", "imbalance_factor": 10, "n_max": 40},
-    "groups": {"eta": 15, "many": 30, "few": 8},
-    "model": {"name": "small-cnn", "args": {"width": 4}},
-    "training": {"epochs": 1, "batch_size": 32, "lr": 0.05},
-    "optimizers": {"sgd": {}},
-}
-
-
-def recipe(**tables):
-    """The recipe with some fields of its tables changed, or its optimizers replaced."""
-    changed = {k: v if k == "optimizers" else {**RECIPE.get(k, {}), **v} for k, v in tables.items()}
-    return parse_recipe({**RECIPE, **changed})
 
 
 @pytest.mark.parametrize(
     ("tables", "error", "words"),
     [
+        ({"data": {"name": "synthetik"}}, DataError, "is not known"),
+        ({"data": {"n_max": 4000}}, ValueError, "lower n_max"),
+        ({"groups": {"eta": 2}}, OptimizerError, "class counts are"),
+        ({"optimizers": {"sam": {"rhoo": 1}}}, OptimizerError, "unknown setting 'rhoo'"),
+        ({"optimizers": {"adam": {}}}, RecipeError, "unknown optimizer 'adam'"),
+        ({"model": {"args": {"depth": 9}}}, ValueError, "cannot be built"),
+        ({"loss": {"name": "hinge"}}, LossError, "hinge"),
         ({"loss": {"name": "ldam"}}, LossError, "cosine"),
         ({"model": {"name": "small-cnn", "args": {"width": 4, "num_classes": 3}}}, LossError, "one column for each class"),
         ({"model": {"name": "digits-mlp", "args": {"size": 28}}}, ModelError, "does not take inputs of shape"),
@@ -48,10 +38,10 @@ def recipe(**tables):
         ({"data": {"imbalance_factor": None, "n_max": None, "kind": "step"}}, DataError, "kind"),
     ],
 )
-def test_what_does_not_fit_is_found_before_the_first_step(tables, error, words, tmp_path):
+def test_what_does_not_fit_is_found_before_the_first_step(recipe, tables, error, words, tmp_path):
     with pytest.raises(error, match=words):
-        train_study(recipe(**{"optimizers": {"sgd": {}}, **tables}), tmp_path)
-    assert not list(tmp_path.glob("*/run.json"))
+        train_study(recipe(**{"optimizers": {"sgd": {}, "ssesam": {}}, **tables}), tmp_path)
+    assert not list(tmp_path.glob("*/*"))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +53,12 @@ def test_what_does_not_fit_is_found_before_the_first_step(tables, error, words, 
         ({"data": {"seed": 2**33}}, "data.seed"),
     ],
 )
-def test_what_a_recipe_may_not_say(tables, words):
+def test_what_a_recipe_may_not_say(recipe, tables, words):
     with pytest.raises(RecipeError, match=words):
         recipe(**tables)
+
+
+def test_a_finished_study_asks_for_no_device(recipe, tmp_path):
+    tables = {"optimizers": {"sgd": {}}}
+    folders = train_study(recipe(**tables, training={"epochs": 1}), tmp_path)
+    assert train_study(recipe(**tables, training={"epochs": 1, "device": "gpu"}), tmp_path) == folders

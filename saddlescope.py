@@ -15,6 +15,7 @@ import ctypes
 import hashlib
 import importlib.util
 import os
+import platform
 import re
 import sys
 from collections.abc import Mapping
@@ -220,6 +221,15 @@ def _absolute(reference: str) -> str:
 def processors() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name, as the system gives it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):  # not Linux on x86
+        return platform.processor() or platform.machine()
 
 
 def reuse_freed_memory() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from saddlescope import processors
+from saddlescope import processor, processors
 
 from ..records.base import write_text_atomically
 from .cases import BenchError
@@ -61,17 +61,11 @@ def versions_of(chosen: Sequence[str]) -> dict[str, str]:
 
 def machine() -> dict[str, Any]:
     """What the timings depend on: processor, cores that this process may use, threads."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux on x86
     cores = processors()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     threads = os.environ.get("OMP_NUM_THREADS")
     return {
-        "processor": name,
+        "processor": processor(),
         "cores": cores,
         "threads": int(threads) if threads else cores,
         "system": f"{platform.system()} {platform.machine()}",

@@ -86,6 +86,7 @@ class Provenance(Record):
     torch: str
     numpy: str
     platform: str
+    processor: str | None = Field(None, description="its name and the instructions that torch uses; None in older results")
     device: str
     dtype: str
     threads: int

@@ -101,7 +101,7 @@ class AnalysisSettings(BaseModel):
         "spread over the second number; default: whole vectors in each",
     )
     subsample: int | None = Field(None, ge=2, description="at most this many samples a group, with the sampling error measured")
-    deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one platform")
+    deterministic: bool = Field(False, description="deterministic kernels, one thread: equal digits on one kind of processor")
 
     @property
     def shots(self) -> tuple[int, int] | None:

@@ -77,7 +77,7 @@ def _git(where: Path, *arguments: str) -> str:
 
 def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
     """The machine part of ``results.Provenance``."""
-    from saddlescope import __version__
+    from saddlescope import __version__, processor
 
     return {
         "saddlescope": __version__,
@@ -86,6 +86,7 @@ def environment(device: torch.device, dtype: torch.dtype) -> dict[str, object]:
         "torch": torch.__version__,
         "numpy": numpy.__version__,
         "platform": f"{platform.system()} {platform.machine()}",
+        "processor": f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),

@@ -170,7 +170,17 @@ def series_of(results: list[CurvatureResult], name: str) -> Series:
         settings={key: provenance.settings[key] for key in SETTINGS if key in provenance.settings},
         environment={
             key: getattr(provenance, key)
-            for key in ("saddlescope", "torch", "numpy", "python", "platform", "device", "threads", "deterministic")
+            for key in (
+                "saddlescope",
+                "torch",
+                "numpy",
+                "python",
+                "platform",
+                "processor",
+                "device",
+                "threads",
+                "deterministic",
+            )
         },
         seeds=[result.provenance.training.get("seed") for result in results],
         checkpoints=[result.provenance.checkpoint_sha256 for result in results],

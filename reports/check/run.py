@@ -24,9 +24,9 @@ from .rows import FAILING, Check, Row, side_of
 from .series import restrict
 
 #: with these unchanged a seed is expected to train the same weights
-_REPRODUCIBLE = ("torch", "numpy", "platform", "device", "threads")
+_REPRODUCIBLE = ("torch", "numpy", "platform", "processor", "device", "threads")
 #: what decides which kernels compute a product: with these alike, so are the digits
-_KERNELS = ("torch", "platform", "device", "threads")
+_KERNELS = ("torch", "platform", "processor", "device", "threads")
 #: a move in the allowed direction in some of the trainings takes none of these back
 _STANDING = (*FAILING, Outcome.REFUSED, Outcome.UNDECIDED)
 
@@ -124,8 +124,15 @@ def _route(old: Series, new: Series) -> Route:
     """How the weights that both sides hold are compared."""
     if old.conditions.engine != "exact" and any(old.settings.get(key) != new.settings.get(key) for key in PROBES):
         return Route.RESAMPLED
-    alike = all(old.environment.get(key) == new.environment.get(key) for key in _KERNELS)
-    return Route.DIGITS if alike else Route.KERNELS
+    return Route.DIGITS if _unchanged(old, new, _KERNELS) else Route.KERNELS
+
+
+def _unchanged(old: Series, new: Series, keys: Sequence[str]) -> bool:
+    """Whether the environments are alike in these respects, as far as both are on record."""
+    before, after = old.environment, new.environment
+    if None in (before.get("processor"), after.get("processor")) or before.get("device") != "cpu":
+        keys = [key for key in keys if key != "processor"]  # of older files unknown; beside a GPU of no weight
+    return all(before.get(key) == after.get(key) for key in keys)
 
 
 def _compared(name: str, number: str, old: Series, new: Series, gone: str, *, by_seed: bool) -> tuple[Row, Evidence]:
@@ -248,15 +255,11 @@ def _environment(old: Mapping[str, Series], new: Mapping[str, Series]) -> list[s
             shared = [key for key in before if key in after and before[key] != after[key]]
             found.update(dict.fromkeys(f"{key} {before[key]} -> {after[key]}" for key in shared))
     retrained = [name for name in old.keys() & new.keys() if strangers(old[name], new[name])]
-    unexplained = [
-        name
-        for name in retrained
-        if all(old[name].environment.get(key) == new[name].environment.get(key) for key in _REPRODUCIBLE)
-    ]
+    unexplained = [name for name in retrained if _unchanged(old[name], new[name], _REPRODUCIBLE)]
     if unexplained:
-        found[
-            f"the checkpoints of {len(unexplained)} series, with versions and platform unchanged: the training itself changed"
-        ] = None
+        unnamed = any(old[name].environment.get("processor") is None for name in unexplained)
+        cause = "the training itself changed" + (", or the processor, which the baseline does not name" if unnamed else "")
+        found[f"the checkpoints of {len(unexplained)} series, with versions and platform unchanged: {cause}"] = None
     return sorted(found)
 
 

@@ -82,6 +82,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
         "numpy": "numpy",
         "Python": "python",
         "Platform": "platform",
+        "Processor": "processor",
     }
     for name, field in fields.items():
         values = _distinct(getattr(entry, field) for entry in found)

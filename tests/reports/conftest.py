@@ -159,6 +159,7 @@ def curvature(optimizer: str, seed: int, scheme: str, epoch: int, stem: str, stu
             "torch": "2.13.0",
             "numpy": "2.4.0",
             "platform": "Linux x86_64",
+            "processor": "AMD EPYC, AVX2",
             "device": "cpu",
             "dtype": "float32",
             "threads": 1,

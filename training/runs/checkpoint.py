@@ -35,6 +35,7 @@ def provenance() -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
+        "processor": f"{saddlescope.processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "git_commit": commit,
     }
 

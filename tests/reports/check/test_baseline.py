@@ -197,7 +197,29 @@ def test_retrained_seeds_are_a_sample(stored, outcomes, compare, study, tmp_path
     retrain(study, edit, shift)
     found = compare(path, study)
     assert outcomes(found) == {f"{SGD}::tail.lambda_min": outcome}
-    assert any("the training itself changed" in line for line in found.environment)
+    assert any(line.endswith("unchanged: the training itself changed") for line in found.environment)
+
+
+def test_another_processor_explains_other_weights(stored, compare, study, tmp_path, edit):
+    path = stored(tmp_path, study)
+    retrain(study, edit, 0.15)
+    for file in study.glob("*/curvature/*.json"):
+        edit(file, lambda raw: raw["provenance"].update(processor="Intel Xeon, AVX512"))
+    assert compare(path, study).environment == ["processor AMD EPYC, AVX2 -> Intel Xeon, AVX512"]
+
+
+def test_a_baseline_that_names_no_processor(stored, outcomes, compare, study, tmp_path, edit):
+    path = stored(tmp_path, study)
+
+    def forget(raw):
+        for series in raw["series"].values():
+            del series["environment"]["processor"]
+
+    edit(path, forget)
+    edit(study / "sgd-seed0" / "curvature" / "checkpoint.head-tail.json", in_group("tail", gradient_norm=0.31))
+    assert set(outcomes(compare(path, study)).values()) == {Outcome.MOVED}
+    retrain(study, edit, 0.15)
+    assert any("or the processor, which the baseline does not name" in line for line in compare(path, study).environment)
 
 
 def test_by_seed_the_same_change_is_digits(stored, outcomes, compare, study, tmp_path, edit):
@@ -252,7 +274,10 @@ def test_seeds_measured_with_different_settings_are_no_series(stored, compare, s
         compare(path, study)
 
 
-@pytest.mark.parametrize(("field", "value"), [("device", "NVIDIA A100"), ("platform", "Darwin arm64"), ("threads", 7)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("device", "NVIDIA A100"), ("platform", "Darwin arm64"), ("processor", "Intel Xeon, AVX512"), ("threads", 7)],
+)
 def test_across_devices_and_platforms_numbers_are_compared_and_lower_bounds_are_not(
     stored, outcomes, compare, single, tmp_path, edit, field, value
 ):

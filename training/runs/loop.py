@@ -21,7 +21,7 @@ from .accuracy import measure_accuracy
 from .checkpoint import Log, provenance, save_checkpoint
 from .fork import load_start
 from .messages import in_one_line
-from .run import RunSettings
+from .run import RunSettings, network_sha256
 from .session import Session, model_arguments
 
 
@@ -78,7 +78,12 @@ def train_run(
     if (folder / "checkpoint.json").exists():
         return
     device = choose_device(run.training.device)
-    write_json(folder / "run.json", {"run": run.folder, **run.model_dump(mode="json")})
+    if not (folder / "run.json").exists():  # a run that goes on keeps the record of how it began
+        source = network_sha256(run)
+        write_json(
+            folder / "run.json",
+            {"run": run.folder, **run.model_dump(mode="json"), **({"network_sha256": source} if source else {})},
+        )
     log, state = Log(folder / "metrics.jsonl"), folder / "state.pt"
     with reproducible(device, run.training.threads):
         session = Session.build(run, data, device)

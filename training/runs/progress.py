@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 
 import joblib
+import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .recipe import Recipe
-from .study import epochs_done, train_study
+from .run import edited_networks, runs
+from .study import chosen_runs, epochs_done, train_study
 
 
 def train_with_progress(
@@ -31,6 +33,12 @@ def train_with_progress(
         only: as there.
         shard: as there.
     """
+    if edited := edited_networks(chosen_runs(runs(recipe, folder), only, shard), folder):
+        typer.echo(
+            f"the file of [model] has changed since {', '.join(edited)} began; what is trained is kept, and to train anew with "
+            "the file as it is now, remove these folders",
+            err=True,
+        )
     finished = threading.Event()
     columns = (
         TextColumn("{task.description}"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,25 @@ class RunSettings(BaseModel):
         del content["training"]["device"]  # where a run is done does not make it another run
         text = json.dumps([ALGORITHM, content], sort_keys=True, separators=(",", ":"))
         return f"{self.optimizer}-seed{self.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def network_sha256(run: RunSettings) -> str | None:
+    """Of the text of the file that the network comes from; None for saddlescope's own, for modules, and where it is gone."""
+    place = Path(run.model.name.rpartition(":")[0]).expanduser()
+    return hashlib.sha256(place.read_bytes()).hexdigest() if place.suffix == ".py" and place.is_file() else None
+
+
+def edited_networks(wanted: Sequence[RunSettings], folder: Path) -> list[str]:
+    """The runs below ``folder`` that were begun with another text of the file that their network comes from."""
+    found = []
+    for run in wanted:
+        try:
+            begun = json.loads((folder / run.folder / "run.json").read_text(encoding="utf-8")).get("network_sha256")
+        except (OSError, ValueError, AttributeError):
+            continue  # not begun, or before this was on record
+        if begun is not None and network_sha256(run) not in (begun, None):
+            found.append(run.folder)
+    return found
 
 
 def with_defaults(name: str, table: Mapping[str, Any]) -> dict[str, Any]:

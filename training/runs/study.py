@@ -64,7 +64,7 @@ def train_study(
     for run in wanted:
         if run.start is not None:
             check_start(run.start, folder, model_arguments(run, data), _described(data))
-    chosen = _chosen(wanted, only, shard)
+    chosen = chosen_runs(wanted, only, shard)
     open_runs = [run for run in chosen if not (folder / run.folder / "checkpoint.json").exists()]
     if open_runs:  # a finished study is read on machines that could not train it
         _try(open_runs[0], data)
@@ -77,7 +77,7 @@ def train_study(
     return [folder / run.folder for run in chosen]
 
 
-def _chosen(wanted: list[RunSettings], only: list[str] | None, shard: str | None) -> list[RunSettings]:
+def chosen_runs(wanted: list[RunSettings], only: list[str] | None, shard: str | None) -> list[RunSettings]:
     """The runs of the optimizers ``only``, and of these the share ``i/n``.
 
     Raises:
@@ -147,7 +147,7 @@ def store_plan(recipe: Recipe, wanted: list[RunSettings], folder: Path) -> None:
 
 def epochs_done(folder: Path, recipe: Recipe, only: list[str] | None = None, shard: str | None = None) -> tuple[int, int]:
     """``(done, asked for)`` epochs of all runs, read from their logs: works from any process, at any moment."""
-    wanted = _chosen(runs(recipe, folder), only, shard)
+    wanted = chosen_runs(runs(recipe, folder), only, shard)
     total = recipe.training.epochs
     done = 0
     for run in wanted:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saddlescope import processor
+
 from ..krylov.linear_operator import LinearOperator, OperatorError
 from .operator import HessianOperator
 
@@ -60,16 +62,22 @@ class RoughOperator(LinearOperator):
             return self._operator.matmat(v)
 
 
-def has_bfloat16_units() -> bool:
-    """Whether the processor multiplies bfloat16 itself (AVX512-BF16, AMX): elsewhere that is slower than float32."""
-    known = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # a torch that cannot tell has no such kernels to lose
-    return any(getattr(torch.cpu, name, bool)() for name in known)
+def multiplies_bfloat16_faster() -> bool:
+    """Whether the processor multiplies bfloat16 itself, and faster than float32.
+
+    With AMX it does. With AVX512-BF16 alone AMD's do; Intel's take as long as for float32 or longer (a virtual machine may hide
+    AMX: ``tests/benchmarks/bfloat16.py``).
+    """
+    vectors, tiles = (  # a torch that cannot tell has no such kernels to lose
+        getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return bool(tiles or (vectors and "Intel" not in processor()))
 
 
 def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
     """The rough operator where it saves time, else None.
 
-    It does on a CPU that multiplies bfloat16 itself, of convolutions of some size that use each weight often.
+    It does on a CPU that multiplies bfloat16 faster than float32, of convolutions of some size that use each weight often.
 
     Depends on the processor and the model alone, so that the same run takes the same way; processes that share a group's
     samples may have different processors, and go without.
@@ -79,4 +87,4 @@ def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
     fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
     plan = operator.accelerator
     worth = plan.convolution_work >= WORTH_ROUNDING and plan.work >= WORTH_A_WEIGHT * operator.size
-    return RoughOperator(operator) if fits and worth and has_bfloat16_units() else None
+    return RoughOperator(operator) if fits and worth and multiplies_bfloat16_faster() else None

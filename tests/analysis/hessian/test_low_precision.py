@@ -178,7 +178,7 @@ def test_a_verdict_found_roughly(trained, ends):
 
 
 def test_it_is_taken_where_it_saves_time(trained, monkeypatch, network, long_tail):
-    monkeypatch.setattr(rough_module, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(rough_module, "multiplies_bfloat16_faster", lambda: True)
     exact = operator(trained)
     assert rough_if_faster(exact) is None  # small convolutions
     monkeypatch.setattr(rough_module, "WORTH_ROUNDING", 1e4)
@@ -190,14 +190,30 @@ def test_it_is_taken_where_it_saves_time(trained, monkeypatch, network, long_tai
     assert rough_if_faster(HessianOperator(network(), long_tail())) is None  # float64
     assert rough_if_faster(operator(trained, accelerate=False)) is None
     assert rough_if_faster(operator(trained, reduce=lambda total: total)) is None
-    monkeypatch.setattr(rough_module, "has_bfloat16_units", lambda: False)
+    monkeypatch.setattr(rough_module, "multiplies_bfloat16_faster", lambda: False)
     assert rough_if_faster(exact) is None
     with pytest.raises(OperatorError, match="float32"):
         RoughOperator(HessianOperator(network(), long_tail()))
 
 
+@pytest.mark.parametrize(
+    ("name", "vectors", "tiles", "faster"),
+    [
+        ("AMD EPYC 9B14", True, False, True),
+        ("AMD EPYC 7763", False, False, False),
+        ("Intel(R) Xeon(R) Processor", True, True, True),
+        ("Intel(R) Xeon(R) Processor", True, False, False),
+    ],
+)
+def test_processors_that_multiply_bfloat16_faster(monkeypatch, name, vectors, tiles, faster):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: vectors)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.setattr(rough_module, "processor", lambda: name)
+    assert rough_module.multiplies_bfloat16_faster() is faster
+
+
 def test_the_setting_turns_it_off(trained, monkeypatch):
-    monkeypatch.setattr(rough_module, "has_bfloat16_units", lambda: True)
+    monkeypatch.setattr(rough_module, "multiplies_bfloat16_faster", lambda: True)
     monkeypatch.setattr(rough_module, "WORTH_ROUNDING", 0)
     values = {}
     for rough in (True, False):

@@ -74,17 +74,22 @@ def multiplies_bfloat16_faster() -> bool:
     return bool(tiles or (vectors and "Intel" not in processor()))
 
 
-def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
-    """The rough operator where it saves time, else None.
+def is_rough_faster(operator: LinearOperator) -> bool:
+    """Whether rough products of this operator save time.
 
-    It does on a CPU that multiplies bfloat16 faster than float32, of convolutions of some size that use each weight often.
+    They do on a CPU that multiplies bfloat16 faster than float32, of convolutions of some size that use each weight often.
 
     Depends on the processor and the model alone, so that the same run takes the same way; processes that share a group's
     samples may have different processors, and go without.
     """
     if not isinstance(operator, HessianOperator) or operator.accelerator is None:
-        return None
+        return False
     fits = operator.dtype == torch.float32 and operator.device.type == "cpu" and operator.reduce is None
     plan = operator.accelerator
     worth = plan.convolution_work >= WORTH_ROUNDING and plan.work >= WORTH_A_WEIGHT * operator.size
-    return RoughOperator(operator) if fits and worth and multiplies_bfloat16_faster() else None
+    return fits and worth and multiplies_bfloat16_faster()
+
+
+def rough_if_faster(operator: LinearOperator) -> RoughOperator | None:
+    """The rough operator where it saves time, else None."""
+    return RoughOperator(operator) if isinstance(operator, HessianOperator) and is_rough_faster(operator) else None

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from ..hessian.low_precision import rough_if_faster
+from ..hessian.low_precision import is_rough_faster
 from ..hessian.operator import HessianOperator
 from ..records.settings import AnalysisSettings
 
@@ -51,7 +51,7 @@ def group_memory(
     """
     kept = operator.kept_bytes
     wanted = kept * scale
-    rough = settings.rough and settings.goal in ("ends", "verdict") and rough_if_faster(operator) is not None
+    rough = settings.rough and settings.goal in ("ends", "verdict") and is_rough_faster(operator)
     if rough:  # their convolutions' inputs in bfloat16 as well
         wanted *= 1.5
     graphs = min(wanted, operator.graph_budget)

@@ -4,6 +4,7 @@ import mmap
 
 import pytest
 import torch
+from saddlescope.analysis.hessian import low_precision
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.records.settings import AnalysisSettings
 from saddlescope.analysis.studies.memory_cost import KEPT_VECTORS, STEP_VECTORS, group_memory, resident_bytes
@@ -55,3 +56,17 @@ def test_a_process_knows_its_size():
     with mmap.mmap(-1, size) as large:  # from the system: a tensor may lie in memory that was freed before
         large.write(b"1" * size)
         assert resident_bytes(peak=True) >= resident_bytes() >= now + 0.9 * size
+
+
+def test_graphs_of_a_search_in_bfloat16_are_announced_and_left(network, long_tail, monkeypatch):
+    monkeypatch.setattr(low_precision, "multiplies_bfloat16_faster", lambda: True)
+    monkeypatch.setattr(low_precision, "WORTH_ROUNDING", 0)
+    monkeypatch.setattr(low_precision, "WORTH_A_WEIGHT", 0)
+    made = HessianOperator(network().float(), long_tail(), vectors=101, memory=10**9)
+    made.matvec(torch.ones(made.size))
+    kept = made.kept_bytes
+    usual, most = (held(made, steps=steps, goal="ends") for steps in (20, 100))
+    assert usual[1] == most[1] == 1.5 * kept
+    assert usual[0] < most[0]
+    assert made.kept_bytes == kept > 0
+    assert held(made, goal="ends", rough=False)[1] == kept

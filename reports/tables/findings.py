@@ -118,6 +118,8 @@ def find(study: Study) -> Finding:
     elif TARGET not in rules and TARGET in rules.values():
         named = listed([name_of(key) for key, rule in rules.items() if rule == TARGET])
         answer, sentence = "Not answered", f"This study holds SSE-SAM as {named} only; below is where the optimizers end."
+    elif TARGET not in rules:
+        answer, sentence = where(found, groups, name_of)
     else:
         answer, sentence = decide(asked, groups, name_of)
     support = [_describe(found, group, name_of) for group in groups]
@@ -128,6 +130,24 @@ def find(study: Study) -> Finding:
     decides = what_decides(study, scheme, groups, answer) if experiment is None else experiment[2]
     short, sure = in_short(study, scheme, groups), how_sure(study, scheme, groups)
     return Finding(question, answer, sentence, short, groups, support, sure, found, decides)
+
+
+def where(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[[str], str] = rule_name) -> tuple[Answer, str]:
+    """Of a study without SSE-SAM: which optimizers end at saddles of which groups."""
+    of: dict[str, dict[str, State]] = {}
+    for entry in found:
+        if entry.group in groups:
+            of.setdefault(entry.optimizer, {})[entry.group] = entry.state
+    if gaps := [name_of(name) for name, states in of.items() if "gap" in states.values()]:
+        return "Not answered", f"Runs or analyses of {listed(gaps)} are missing, and nothing is averaged over a gap."
+    ending: dict[str, list[str]] = {}
+    for name, states in of.items():
+        at = [group for group, state in states.items() if state == "saddle"]
+        ending.setdefault(listed(at) or "none", []).append(name_of(name))
+    every = {state for states in of.values() for state in states.values()}
+    answer: Answer = "At a saddle" if every == {"saddle"} else "No saddle" if every <= {"free", "open"} else "Partly"
+    parts = "; ".join(f"{listed(names)} of {at}" for at, names in ending.items())
+    return answer, f"At a saddle in every seed: {parts}."
 
 
 def ends(study: Study, scheme: str, found: Sequence[GroupState]) -> tuple[Answer, str]:
@@ -194,9 +214,7 @@ def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable
     """
     by = {(entry.optimizer, entry.group): entry.state for entry in found if entry.group in groups}
     others = [name for name in dict.fromkeys(entry.optimizer for entry in found) if name != TARGET]
-    where = listed(list(groups))
-    if (TARGET, groups[0]) not in by:
-        return "Not answered", "This study holds no SSE-SAM run; below is where the other optimizers end."
+    places = listed(list(groups))
     if "gap" in by.values():
         gaps = listed([name_of(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
         return "Not answered", f"Runs or analyses of {gaps} are missing, and nothing is averaged over a gap."
@@ -209,7 +227,7 @@ def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable
     if set(mine.values()) == {"free"}:
         free = [name for name in others if all(by[name, group] == "free" for group in groups)]
         fail = [name for name in others if any(by[name, group] == "saddle" for group in groups)]
-        start = f"SSE-SAM ends without negative curvature above τ in {where} in every seed"
+        start = f"SSE-SAM ends without negative curvature above τ in {places} in every seed"
         if others and len(fail) == len(others):
             failing = listed([name_of(name) for name in fail])
             return "Yes", f"{start}; {failing} end at a saddle of at least one of them in every seed."
@@ -221,7 +239,7 @@ def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable
     open_ = [group for group in groups if mine[group] == "open"]
     if open_ and all(state == "open" for state in by.values()):
         return "Undecided", (
-            f"Every optimizer, SSE-SAM included, has negative curvature left in {where}, and none ends where the gradient is "
+            f"Every optimizer, SSE-SAM included, has negative curvature left in {places}, and none ends where the gradient is "
             "small enough to call it a saddle. By verdicts nothing separates them; the sizes are compared below."
         )
     why = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from saddlescope.reports.page.sheets import curvature_sheet
 from saddlescope.reports.tables.comparison import Comparison, compare
 from saddlescope.reports.tables.curvature import curvature_seeds
 from saddlescope.reports.tables.entries import records
-from saddlescope.reports.tables.findings import GroupState, decide, find, how_sure
+from saddlescope.reports.tables.findings import GroupState, decide, find, how_sure, where
 from saddlescope.reports.tables.provenance import method
 from saddlescope.reports.tables.sampling import sampling_words
 from saddlescope.reports.tables.statistics import Difference, paired_difference, share_interval, spread
@@ -62,10 +63,26 @@ def test_every_answer(found, answer, words):
     assert words in sentence
 
 
-def test_a_study_without_ssesam_is_not_answered(build_study):
+@pytest.mark.parametrize(
+    ("found", "answer", "sentence"),
+    [
+        ({"sgd": ("saddle", "saddle"), "sam": ("saddle", "saddle")}, "At a saddle", "SGD and SAM of head and tail"),
+        ({"sgd": ("saddle", "saddle"), "sam": ("open", "mixed")}, "Partly", "SGD of head and tail; SAM of none"),
+        ({"sgd": ("saddle", "free"), "sam": ("free", "free")}, "Partly", "SGD of head; SAM of none"),
+        ({"sgd": ("open", "open"), "sam": ("free", "free")}, "No saddle", "SGD and SAM of none"),
+    ],
+)
+def test_every_answer_without_ssesam(found, answer, sentence):
+    given = [state for state in states(("free", "free"), **found) if state.optimizer in found]
+    assert where(given, ("head", "tail")) == (answer, f"At a saddle in every seed: {sentence}.")
+    gap = [replace(given[0], state="gap"), *given[1:]]
+    assert where(gap, ("head", "tail"))[0] == "Not answered"
+
+
+def test_a_study_without_ssesam_says_where_the_others_end(build_study):
     found = find(load_study(build_study(optimizers=("sgd", "sam"))))
-    assert found.answer == "Not answered"
-    assert "no SSE-SAM run" in found.sentence
+    assert found.answer == "At a saddle"
+    assert found.sentence == "At a saddle in every seed: SGD and SAM of head and tail."
 
 
 def test_a_study_without_curvature_is_not_answered(build_study):

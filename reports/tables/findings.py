@@ -23,7 +23,7 @@ from .escape import escape_sentences
 from .escape_experiment import experiment_sentences
 from .escape_rates import rate_sentences
 from .experiment_answer import experiment_answer
-from .gather import cells, schemes, seeds
+from .gather import cells, compared, schemes, seeds
 from .sampling import sampling_words
 from .shared_directions import shared_sentences
 from .statistics import needed_words, share_interval
@@ -162,13 +162,11 @@ def ends(study: Study, scheme: str, found: Sequence[GroupState]) -> tuple[Answer
         (first, start), (last, end) = placed[0], placed[-1]
         of = f"{optimizer_name(study, run.optimizer)}, seed {run.seed}: " if len(study.runs) > 1 else ""
         for group in dict.fromkeys(entry.group for entry in found if entry.group in start.groups and entry.group in end.groups):
-            course = (
-                "" if first == last else f", after {number(start.groups[group].lambda_min.value, 3)} at {study.axis} {first}"
-            )
-            parts.append(
-                f"{of}{group} at {study.axis} {last}: {end.groups[group].verdict.label}, λ_min "
-                f"{number(end.groups[group].lambda_min.value, 3)}{course}"
-            )
+            then, now = (number(compared(one.groups[group])["lambda_min"].value, 3) for one in (start, end))
+            course = "" if first == last else f", after {then} at {study.axis} {first}"
+            sampling = end.groups[group].sampling
+            over = f" (mean over {sampling.subsets} random parts)" if sampling is not None else ""
+            parts.append(f"{of}{group} at {study.axis} {last}: {end.groups[group].verdict.label}, λ_min {now}{over}{course}")
     return answers.pop() if len(answers) == 1 else "Partly", "; ".join(parts) + "."
 
 

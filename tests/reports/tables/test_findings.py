@@ -19,7 +19,7 @@ from saddlescope.reports.page.sheets import curvature_sheet
 from saddlescope.reports.tables.comparison import Comparison, compare
 from saddlescope.reports.tables.curvature import curvature_seeds
 from saddlescope.reports.tables.entries import records
-from saddlescope.reports.tables.findings import GroupState, decide, find, how_sure, where
+from saddlescope.reports.tables.findings import GroupState, decide, ends, find, how_sure, where
 from saddlescope.reports.tables.provenance import method
 from saddlescope.reports.tables.sampling import sampling_words
 from saddlescope.reports.tables.statistics import Difference, paired_difference, share_interval, spread
@@ -83,6 +83,26 @@ def test_a_study_without_ssesam_says_where_the_others_end(build_study):
     found = find(load_study(build_study(optimizers=("sgd", "sam"))))
     assert found.answer == "At a saddle"
     assert found.sentence == "At a saddle in every seed: SGD and SAM of head and tail."
+
+
+def test_where_own_checkpoints_end_is_the_mean_over_parts_of_a_group(build_study, edit):
+    folder = build_study(optimizers=("sgd",), seeds=(0,))
+    (run,) = folder.glob("sgd-seed0*")
+
+    def part(raw):
+        mean = {"value": -7.25, "interval": [-8.0, -6.5], "confidence": 0.95, "standard_error": 0.2}
+        raw["groups"]["head"]["sampling"] = {
+            "population": 900, "subset_size": 100, "subsets": 4, "lambda_min": mean, "lambda_max": mean | {"value": 9.0},
+        }  # fmt: skip
+
+    edit(run / "curvature" / "checkpoint.head-tail.json", part)
+    study = load_study(folder)
+    found = [GroupState("sgd", group, "saddle", "saddle") for group in ("head", "tail")]
+    answer, sentence = ends(study, "head-tail", found)
+    assert answer == "At a saddle"
+    head, tail = sentence.split("; ")
+    assert "λ_min −7.25 (mean over 4 random parts)" in head
+    assert "parts" not in tail
 
 
 def test_a_study_without_curvature_is_not_answered(build_study):

@@ -41,14 +41,20 @@ def sampling_words(results: Iterable[Mapping[str, GroupResult]]) -> str | None:
 
 
 def mean_words(study: Study, scheme: str | None) -> dict[str, str]:
-    """Group -> ``mean over 4 random parts``, for every group that some checkpoint of the study measured on parts."""
+    """Group -> ``mean over 4 random parts``, for every group that some checkpoint of the study measured on parts.
+
+    Where others measured it whole, that is said as well: a part looks more like a saddle than the whole.
+    """
     counts: dict[str, set[int]] = {}
     for cell in cells(study, scheme) if scheme else ():
-        if cell.result is not None and cell.result.sampling is not None:
-            counts.setdefault(cell.group, set()).add(cell.result.sampling.subsets)
+        if cell.result is not None:
+            sampling = cell.result.sampling
+            counts.setdefault(cell.group, set()).add(0 if sampling is None else sampling.subsets)
     return {
-        group: f"mean over {listed([str(count) for count in sorted(found)], 'or')} random parts"
+        group: f"mean over {listed([str(count) for count in sorted(found - {0})], 'or')} random parts"
+        + (", in some runs of all samples" if 0 in found else "")
         for group, found in counts.items()
+        if found - {0}
     }
 
 

@@ -10,6 +10,7 @@ from saddlescope.reports.page.sheets import difference_sheet
 from saddlescope.reports.page.summary import summary_sheet, summary_table, verdict_sheet
 from saddlescope.reports.tables.comparison import comparison_sheet
 from saddlescope.reports.tables.findings import find
+from saddlescope.reports.tables.sampling import mean_words
 from saddlescope.reports.tables.study_tables import by_seed
 
 STUDY = Path(__file__).parents[3] / "reports" / "studies" / "cifar10-lt-resnet20"
@@ -77,6 +78,14 @@ def test_comparisons_and_claims_go_by_the_means_and_leave_the_ratio_out(parted, 
     assert "means over random parts" in difference_sheet(study, "head-tail").caption
     assert "random part" not in difference_sheet(load_study(whole_study), "head-tail").caption
     render(study)
+
+
+def test_runs_that_measured_the_group_whole_are_told(parted, edit):
+    (path,) = parted.glob("sam-seed1/curvature/checkpoint.head-tail.json")
+    edit(path, lambda raw: raw["groups"]["tail"].pop("sampling"))
+    study = load_study(parted)
+    assert mean_words(study, "head-tail") == {"tail": f"{PARTS}, in some runs of all samples"}
+    assert f"{PARTS}, in some runs of all samples" in summary_table(study).caption
 
 
 def test_a_claim_about_the_ratio_is_never_reproduced_without_it(build_study, edit):

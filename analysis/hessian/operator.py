@@ -352,8 +352,11 @@ class HessianOperator:
             memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
                 operator that keeps its own. ``None``: a quarter of what is free.
         """
+        wide = copied(self.model).double()
         # Gradients of convolutions in float64 take a fifth less in this layout; no number depends on it but for rounding.
-        wide = copied(self.model).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+        for p in wide.parameters():
+            if p.dim() == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
         return self.with_model(wide, memory=memory)
 
     def with_model(self, model: nn.Module, *, memory: int | None = 1) -> HessianOperator:

@@ -53,7 +53,7 @@ class _Along(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vectors: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Sequence[Tensor | None], *outputs: Tensor) -> Tensor:
         ctx.vectors = vectors
         return outputs[0].new_zeros(())
 
@@ -64,8 +64,8 @@ class _Along(torch.autograd.Function):
 
 def derivatives(
     outputs: Tensor | Sequence[Tensor],
-    parameters: Sequence[nn.Parameter],
-    vectors: Sequence[Tensor] | None = None,
+    parameters: Sequence[Tensor],
+    vectors: Sequence[Tensor | None] | None = None,
     **flags: bool,
 ) -> tuple[Tensor | None, ...]:
     """``torch.autograd.grad`` by parameters that need not be used, with errors that say what to do.

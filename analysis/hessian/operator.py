@@ -162,9 +162,9 @@ class HessianOperator:
         gradient: Tensor | None = None
         with self.differentiable():
             for batch in self._batches():
-                loss = self._batch_loss(batch)
+                loss = self.batch_loss(batch)
                 total += loss.detach()
-                slope = self._flat(slopes_of(loss, partial(self._batch_loss, batch), self.model, self.parameters))
+                slope = self._flat(slopes_of(loss, partial(self.batch_loss, batch), self.model, self.parameters))
                 gradient = slope if gradient is None else gradient.add_(slope)
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
         gradient = self._sum(self._zeros() if gradient is None else gradient).div_(self.num_samples)
@@ -281,26 +281,31 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        return slopes_with_graph(self._recorded(batch), partial(self._batch_loss, batch), self.parameters)
+        return slopes_with_graph(self._recorded(batch), partial(self.batch_loss, batch), self.parameters)
 
     def _recorded(self, batch: Any) -> Tensor:
         """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""
         if self.accelerator is not None:
             try:
                 with Corrections(), self.accelerator.recording():
-                    return self._batch_loss(batch)
+                    return self.batch_loss(batch)
             except AccelerationError as error:  # the model took another way than with the samples it was planned on
                 log.warning("plain Hessian-vector products: %s", error)
                 self.accelerator = None
         with Corrections():
-            return self._batch_loss(batch)
+            return self.batch_loss(batch)
 
     def recorded_loss(self) -> Tensor:
         """Summed loss of the first micro-batch, with its plain graph, for who wants to look at that."""
         with self.differentiable():
-            return self._batch_loss(next(self._batches()))
+            return self.batch_loss(next(self._batches()))
 
-    def _batch_loss(self, batch: Any) -> Tensor:
+    def batch_loss(self, batch: Any) -> Tensor:
+        """Summed loss of a micro-batch, with its plain graph.
+
+        Raises:
+            OperatorError: model or loss fail, or the loss has no gradient.
+        """
         loss = summed(self._losses(batch), batch_size(batch))
         if not loss.requires_grad:
             raise OperatorError(
@@ -338,7 +343,7 @@ class HessianOperator:
                 loss = summed(self._losses(batch), batch_size(batch))
                 value += float(loss.detach())
                 if loss.requires_grad:  # one that does not is said where products are taken
-                    again = partial(self._batch_loss, batch)
+                    again = partial(self.batch_loss, batch)
                     part = self._flat(slopes_of(loss, again, self.model, self.parameters))
                     gradient = part if gradient is None else gradient.add_(part)
         return value, self._zeros() if gradient is None else gradient

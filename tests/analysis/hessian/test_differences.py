@@ -193,6 +193,8 @@ def test_convolutions_of_lines_images_and_volumes_are_looked_at(dimensions):
 def test_statistics_that_were_never_updated_are_said():
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
     assert stale_statistics(model) == []
+    model[1].bias = None
+    assert stale_statistics(model) == []
     nn.init.constant_(model[1].weight, 0.7)
     assert "'1'" in stale_statistics(model)[0]
     model(X)

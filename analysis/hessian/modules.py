@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import pickle
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,13 +20,22 @@ from .sharded_models import is_sharded, whole_copy
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A copy of its own, which the analysis may move and change; whole where the model is spread over processes."""
+    """A copy of its own, which the analysis may move and change; whole where the model is spread over processes.
+
+    Raises:
+        OperatorError: the model holds something that cannot be copied.
+    """
     if is_sharded(model):
         return whole_copy(model)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`isinstance\\(treespec", FutureWarning)  # torch's own, of exported programs
-        with _CopiedActivations():
-            return copy.deepcopy(model)
+        try:
+            with _CopiedActivations():
+                return copy.deepcopy(model)
+        except (RuntimeError, TypeError, ValueError, AttributeError, copy.Error, pickle.PickleError) as error:
+            raise OperatorError(
+                f"the model cannot be copied ({type(error).__name__}: {error}): does it hold an open file, a lock or a generator?"
+            ) from error
 
 
 class _CopiedActivations(TorchFunctionMode):

@@ -77,7 +77,8 @@ class HessianOperator:
         accelerator: what makes products cheaper; None where nothing is accelerated.
 
     Raises:
-        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
+        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not; or
+            ``micro_batch`` is below 1.
     """
 
     products: Literal["exact", "differences"] = "exact"
@@ -129,6 +130,8 @@ class HessianOperator:
         return other
 
     def _take(self, samples: Samples, reduce: Reduce | None) -> None:
+        if self._micro_batch is not None and self._micro_batch < 1:
+            raise OperatorError(f"micro_batch = {self._micro_batch}: at least one sample must be differentiated at once")
         self.samples, self.reduce = samples, reduce
         self.num_samples = samples.num_samples
         if reduce is not None:

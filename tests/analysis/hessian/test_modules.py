@@ -1,12 +1,16 @@
 """Eval mode that leaves no trace whatever a model does with its flags and buffers, and names of parameters."""
 
+import threading
+
 import pytest
 import torch
 from saddlescope.analysis.hessian.modules import evaluation_mode
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.samples.samples import Samples
+from saddlescope.analysis.krylov.linear_operator import OperatorError
 from torch import nn
 from torch.nn import functional
+
+from saddlescope import AnalysisSettings, Samples, analyze
 
 
 @pytest.fixture
@@ -84,3 +88,10 @@ def test_tied_parameters_are_found_by_each_of_their_names(samples):
     model[2].weight = model[0].weight
     assert HessianOperator(model, samples, params="2.*").parameter_names == ["0.weight", "2.bias"]
     assert HessianOperator(model, samples, params="2.weight, 0.*").parameter_names == ["0.weight"]
+
+
+def test_a_model_that_cannot_be_copied_is_said(samples):
+    model = nn.Linear(4, 3).double()
+    model.lock = threading.Lock()
+    with pytest.raises(OperatorError, match="cannot be copied.*lock"):
+        analyze(model, samples, settings=AnalysisSettings(scheme="all"))

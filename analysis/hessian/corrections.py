@@ -81,8 +81,8 @@ class Corrections(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function in _CORRECTED and _in_checkpoint():
             raise NoSecondDerivativeError(
-                f"torch has no right second derivative of {function.__name__}, and in a checkpointed part it cannot be corrected: "
-                "leave out checkpointing for the analysis"
+                f"torch has no right second derivative of {function.__name__}, and in a checkpointed part it cannot be "
+                "corrected: leave out checkpointing for the analysis"
             )
         return _CORRECTED.get(function, function)(*args, **(kwargs or {}))
 

@@ -96,8 +96,8 @@ class GaussNewtonOperator(LinearOperator):
             apart = whole - self._flat(derivatives([outputs], self.parameters, [slope.detach()], retain_graph=True))
         if float(apart.norm()) > OTHERWISE * float(size):
             raise OperatorError(
-                "the Gauss-Newton part needs a loss of one output tensor of the model; this one depends on the weights in another "
-                "way as well: through a second output, something that the model keeps, or the weights themselves"
+                "the Gauss-Newton part needs a loss of one output tensor of the model; this one depends on the weights in "
+                "another way as well: through a second output, something that the model keeps, or the weights themselves"
             )
 
     def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:

@@ -64,7 +64,9 @@ def _hides_some(loss: Tensor, found: Sequence[Tensor | None]) -> bool:
 
     ``torch.autograd.grad`` does not enter it, and so does not say that it cannot, where none of the others lies before it.
     """
-    return any(one is None for one in found) and any(type(node).__name__ == "CheckpointFunctionBackward" for node in all_nodes(loss))
+    return any(one is None for one in found) and any(
+        type(node).__name__ == "CheckpointFunctionBackward" for node in all_nodes(loss)
+    )
 
 
 class _Along(torch.autograd.Function):

@@ -34,7 +34,7 @@ def copied(model: nn.Module) -> nn.Module:
                 return copy.deepcopy(model)
         except (RuntimeError, TypeError, ValueError, AttributeError, copy.Error, pickle.PickleError) as error:
             raise OperatorError(
-                f"the model cannot be copied ({type(error).__name__}: {error}): does it hold an open file, a lock or a generator?"
+                f"the model cannot be copied ({type(error).__name__}: {error}): does it hold an open file or a lock?"
             ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+
 import torch
 from torch import nn
 from torch.autograd.function import BackwardCFunction

@@ -198,5 +198,5 @@ def test_what_is_checkpointed_is_not_corrected(function):
     if function is nn.Tanh:
         torch.testing.assert_close(again[0].matvec(v), product, rtol=1e-10, atol=1e-12)
     else:
-        with pytest.raises(NoSecondDerivativeError, match="hardsigmoid.*leave out checkpointing"):
+        with pytest.raises(NoSecondDerivativeError, match=r"hardsigmoid.*leave out checkpointing"):
             again[0].matvec(v)

@@ -114,10 +114,12 @@ def test_samples_of_several_shapes():
 def test_products_are_linear_in_the_length_and_nothing_at_zero():
     operator = DifferenceOperator(trained(torch.tanh).double(), SAMPLES)
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(1)).double()
+    assert torch.equal(operator.matvec(0 * v), 0 * v)
+    assert len(operator.remarks()) == 1
     zero, one, long = operator.matmat(torch.stack([0 * v, v, 1e6 * v], dim=1)).T
     assert torch.equal(zero, 0 * v)
     assert torch.allclose(1e6 * one, long, rtol=1e-6)
-    assert operator.matvecs == 3
+    assert operator.matvecs == 4
 
 
 def test_the_weights_come_back_to_the_bit_also_after_an_exception():

@@ -93,5 +93,5 @@ def test_tied_parameters_are_found_by_each_of_their_names(samples):
 def test_a_model_that_cannot_be_copied_is_said(samples):
     model = nn.Linear(4, 3).double()
     model.lock = threading.Lock()
-    with pytest.raises(OperatorError, match="cannot be copied.*lock"):
+    with pytest.raises(OperatorError, match=r"cannot be copied.*lock"):
         analyze(model, samples, settings=AnalysisSettings(scheme="all"))

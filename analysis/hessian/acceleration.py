@@ -19,6 +19,7 @@ one forward pass; a convolution whose output goes anywhere else but into one Bat
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -40,11 +41,11 @@ class _Pending:
         self.x, self.weight, self.bias, self.geometry, self.heavy = x, weight, bias, geometry, heavy
 
     def stand_in(self) -> Tensor:
-        """A tensor of the output's shape that owns one number; nothing may read it."""
+        """A tensor of the output's shape that owns one number; nothing may read it, and what does anyhow is not a number."""
         stride, padding, dilation, _ = self.geometry
         sizes = zip(self.x.shape[2:], self.weight.shape[2:], stride, padding, dilation, strict=True)
         space = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
-        return self.x.new_empty(()).expand(self.x.shape[0], self.weight.shape[0], *space)
+        return self.x.new_full((), math.nan).expand(self.x.shape[0], self.weight.shape[0], *space)
 
 
 def _geometry(dimensions: int, stride: Any, padding: Any, dilation: Any, groups: int) -> Geometry:
@@ -97,11 +98,6 @@ class _Mode(TorchFunctionMode):
         super().__init__()
         self.seen: dict[int, Any] = {}
 
-    @staticmethod
-    def _is_metadata(function: Any) -> bool:
-        name = getattr(function, "__name__", "")
-        return function in _METADATA or name == "__get__"
-
     def _reads(self, arguments: Iterable[Any]) -> list[int]:
         return [id(leaf) for leaf in arguments if isinstance(leaf, Tensor) and id(leaf) in self.seen]
 
@@ -114,6 +110,7 @@ _METADATA = {
     Tensor.is_contiguous,
     Tensor.numel,
     Tensor.is_floating_point,
+    *(getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device", "layout", "requires_grad", "is_cuda")),
 }
 
 
@@ -137,7 +134,7 @@ class _Record(_Mode):
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if not self._is_metadata(function):
+        if function not in _METADATA:
             for key in self._reads(tree_leaves((args, kwargs))):
                 self.readers[key].append(id(_normalised_in_eval_mode(function, args, kwargs)) == key)
         result = function(*args, **kwargs)
@@ -177,7 +174,7 @@ class _Replace(_Mode):
         x = _normalised_in_eval_mode(function, args, kwargs)
         if x is not None and id(x) in self.seen:
             return self._batch_norm(*_normalised(*args, **kwargs))
-        if self._reads(tree_leaves((args, kwargs))) and not self._is_metadata(function):
+        if self._reads(tree_leaves((args, kwargs))) and function not in _METADATA:
             raise AccelerationError(f"{function} reads the output of a folded convolution")
         return function(*args, **kwargs)
 
@@ -201,7 +198,10 @@ class _Replace(_Mode):
         return result if bias is None else result + bias.view(-1, *[1] * (weight.dim() - 2))
 
     def _batch_norm(self, x: Tensor, mean: Any, variance: Any, weight: Any, bias: Any, training: bool, eps: float) -> Tensor:
-        _, pending = self.seen.pop(id(x))
+        stand_in, pending = self.seen[id(x)]
+        if pending is None:
+            raise AccelerationError("two BatchNorms read the output of a folded convolution")
+        self.seen[id(x)] = (stand_in, None)  # other samples may take a way on which something else reads it, too
         scale = torch.rsqrt(variance + eps) if weight is None else weight * torch.rsqrt(variance + eps)
         shift = -mean * scale if bias is None else bias - mean * scale
         if pending.bias is not None:

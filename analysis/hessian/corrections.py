@@ -7,6 +7,8 @@ through these.
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from ..krylov.linear_operator import NoSecondDerivativeError
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
@@ -68,10 +72,29 @@ _CORRECTED: dict[Any, Callable[..., Tensor]] = {
 
 
 class Corrections(TorchFunctionMode):
-    """Context in which a model's forward pass is recorded so that it can be differentiated twice."""
+    """Context in which a model's forward pass is recorded so that it can be differentiated twice.
+
+    What is checkpointed is computed again in the backward pass, by torch's own functions, and what these save is taken for what
+    was saved here by number and shape alone: so nothing there is corrected.
+    """
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in _CORRECTED and _in_checkpoint():
+            raise NoSecondDerivativeError(
+                f"torch has no right second derivative of {function.__name__}, and in a checkpointed part it cannot be "
+                "corrected: leave out checkpointing for the analysis"
+            )
         return _CORRECTED.get(function, function)(*args, **(kwargs or {}))
+
+
+def _in_checkpoint() -> bool:
+    """Whether ``torch.utils.checkpoint`` has called what runs now."""
+    module, frame = sys.modules.get("torch.utils.checkpoint"), inspect.currentframe()
+    while module is not None and frame is not None:
+        if frame.f_code.co_filename == module.__file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 #: what torch says, and what to do about it

@@ -178,9 +178,8 @@ class DifferenceOperator(HessianOperator):
         return Step(norm * between, between, kinks(steps, apart, self._rounding(probes, norm * steps[-1]) / norm))
 
     def _coarsest(self) -> torch.dtype:
-        """The type with the fewest digits that model and loss compute in, on a few samples."""
-        few = self.samples.subset(torch.arange(min(2, self.samples.num_samples)).numpy())
-        (batch,) = few.batches(few.num_samples, self.device, self.dtype)
+        """The type with the fewest digits that model and loss compute in, on one or two samples."""
+        batch = next(self.samples.batches(2, self.device, self.dtype))
         with self.differentiable(), ComputedTypes() as types:
             self._value(batch)
         coarsest: torch.dtype = max({self.dtype, *types.seen} & LADDER.keys(), key=lambda one: torch.finfo(one).eps)

@@ -60,6 +60,7 @@ def group_means(
     Returns:
         Losses, and accuracies (``None`` where there is no such thing, see :func:`per_sample`).
     """
+    loss = loss_of(loss, samples)
     found = per_sample(model, samples, loss, device=device, dtype=dtype, size=size)
     if found.losses is None:
         parts = {name: samples.subset(rows) for name, rows in indices.items()}

@@ -15,10 +15,15 @@ from torch import Tensor, nn
 from ..krylov.linear_operator import LinearOperator, OperatorError
 from ..krylov.spectrum import measure_spectrum
 from ..records.spectra import Extreme, GaussNewton
-from ..samples.samples import Samples, batch_size
-from .losses import BatchLoss, ClassificationLoss, summed
+from ..samples.samples import Samples
+from .corrections import Corrections, reason
+from .gradients import derivatives
+from .losses import BatchLoss, ClassificationLoss
 from .operator import HessianOperator
-from .outputs import find_logits
+from .outputs import OutputError, find_logits
+
+#: Relative difference of the loss's gradient and that through the outputs, which are of the same operations.
+OTHERWISE = 1e-4
 
 
 class GaussNewtonOperator(LinearOperator):
@@ -34,7 +39,7 @@ class GaussNewtonOperator(LinearOperator):
         size, dtype, device, num_samples, matvecs: as of every operator.
 
     Raises:
-        OperatorError: the loss is not a function of one output tensor of the model.
+        OperatorError: at a product: the loss is not a function of one output tensor of the model, or cannot be differentiated.
     """
 
     def __init__(self, hessian: HessianOperator) -> None:
@@ -49,37 +54,54 @@ class GaussNewtonOperator(LinearOperator):
 
     def matvec(self, v: Tensor) -> Tensor:
         """``G v`` for ``v [n]``."""
-        parts = [part.view_as(p) for part, p in zip(self._pieces(v.to(self.device, self.dtype)), self.parameters, strict=True)]
-        total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        for batch in self.samples.batches(self._hessian.micro_batch, self.device, self.dtype):
-            total += self._product(batch, parts)
+        with self._hessian.differentiable():  # the passes backward as well: they run what is checkpointed again
+            pieces = v.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
+            parts = [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+            total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
+            for batch in self.samples.batches(self._hessian.micro_batch, self.device, self.dtype):
+                total += self._product(batch, parts)
         self.matvecs += 1
         reduce = self._hessian.reduce
         return (total if reduce is None else reduce(total)) / self.num_samples
-
-    def _pieces(self, v: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = v.split([p.numel() for p in self.parameters])
-        return parts
 
     def _product(self, batch: Any, parts: list[Tensor]) -> Tensor:
         seen: list[Any] = []
         hook = self.model.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
         try:
-            with self._hessian.differentiable():
-                loss = summed(self.loss(self.model, batch), batch_size(batch))
+            with Corrections():
+                loss = self._hessian.batch_loss(batch)
         finally:
             hook.remove()
         outputs = self._single_output(seen)
-        (slope,) = torch.autograd.grad(loss, outputs, create_graph=True)
-        u = torch.zeros_like(outputs, requires_grad=True)
-        pulled = torch.autograd.grad(outputs, self.parameters, u, create_graph=True, allow_unused=True)
-        used = [(p, v) for p, v in zip(pulled, parts, strict=True) if p is not None]
-        (pushed,) = torch.autograd.grad([p for p, _ in used], u, [v for _, v in used], retain_graph=True)
-        if not slope.requires_grad:  # a loss that is linear in the outputs
+        (slope,) = derivatives(loss, [outputs], create_graph=True)
+        if self.matvecs == 0:
+            self._require_single_way(loss, outputs, slope)
+        if slope is None or not slope.requires_grad:  # a loss that is linear in the outputs
             return torch.zeros(self.size, dtype=self.dtype, device=self.device)
-        (curved,) = torch.autograd.grad(slope, outputs, pushed, retain_graph=True)
-        products = torch.autograd.grad(outputs, self.parameters, curved, allow_unused=True)
-        pairs = zip(products, self.parameters, strict=True)
+        u = torch.zeros_like(outputs, requires_grad=True)
+        try:
+            pulled = torch.autograd.grad(outputs, self.parameters, u, create_graph=True, allow_unused=True)
+        except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise OperatorError(reason(error, twice=True)) from error
+        used = [(p, v) for p, v in zip(pulled, parts, strict=True) if p is not None]
+        pushed = derivatives([p for p, _ in used], [u], [v for _, v in used], retain_graph=True)
+        curved = derivatives([slope], [outputs], pushed, retain_graph=True)
+        return self._flat(derivatives([outputs], self.parameters, curved))
+
+    def _require_single_way(self, loss: Tensor, outputs: Tensor, slope: Tensor | None) -> None:
+        """Returns if the loss depends on the weights through the outputs alone: its gradient is that of them, then."""
+        whole = self._flat(derivatives(loss, self.parameters, retain_graph=True))
+        size, apart = whole.norm(), whole
+        if slope is not None:
+            apart = whole - self._flat(derivatives([outputs], self.parameters, [slope.detach()], retain_graph=True))
+        if float(apart.norm()) > OTHERWISE * float(size):
+            raise OperatorError(
+                "the Gauss-Newton part needs a loss of one output tensor of the model; this one depends on the weights in "
+                "another way as well: through a second output, something that the model keeps, or the weights themselves"
+            )
+
+    def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+        pairs = zip(parts, self.parameters, strict=True)
         return torch.cat([(torch.zeros_like(p) if g is None else g.detach()).reshape(-1) for g, p in pairs])
 
     def _single_output(self, seen: list[Any]) -> Tensor:
@@ -89,7 +111,10 @@ class GaussNewtonOperator(LinearOperator):
             )
         if isinstance(self.loss, ClassificationLoss):
             return self.loss.find_logits(seen[0]).tensor
-        return find_logits(seen[0], self.samples.num_classes).tensor
+        try:
+            return find_logits(seen[0], self.samples.num_classes).tensor
+        except OutputError as error:
+            raise OperatorError(f"the Gauss-Newton part needs a loss of one output tensor of the model: {error}") from error
 
 
 def measure_gauss_newton(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ def slopes_of(
         OperatorError: the loss cannot be differentiated.
     """
     try:
-        return derivatives(loss, parameters)
+        found = derivatives(loss, parameters)
+        if not _hides_some(loss, found):
+            return found
     except NoSecondDerivativeError as error:
         if not is_reentrant(error):
             raise
@@ -45,6 +47,28 @@ def slopes_of(
             p.grad = before
 
 
+def all_nodes(loss: Tensor) -> Iterator[Any]:
+    """What a graph consists of, from the loss on."""
+    seen, todo = set(), [loss.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        todo.extend(child for child, _ in node.next_functions)
+
+
+def _hides_some(loss: Tensor, found: Sequence[Tensor | None]) -> bool:
+    """Whether there is reentrant checkpointing that may have weights among those without a derivative.
+
+    ``torch.autograd.grad`` does not enter it, and so does not say that it cannot, where none of the others lies before it.
+    """
+    return any(one is None for one in found) and any(
+        type(node).__name__ == "CheckpointFunctionBackward" for node in all_nodes(loss)
+    )
+
+
 class _Along(torch.autograd.Function):
     """Nothing, with given derivatives by what it is of.
 
@@ -53,7 +77,7 @@ class _Along(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, vectors: Sequence[Tensor], *outputs: Tensor) -> Tensor:
+    def forward(ctx: Any, vectors: Sequence[Tensor | None], *outputs: Tensor) -> Tensor:
         ctx.vectors = vectors
         return outputs[0].new_zeros(())
 
@@ -64,8 +88,8 @@ class _Along(torch.autograd.Function):
 
 def derivatives(
     outputs: Tensor | Sequence[Tensor],
-    parameters: Sequence[nn.Parameter],
-    vectors: Sequence[Tensor] | None = None,
+    parameters: Sequence[Tensor],
+    vectors: Sequence[Tensor | None] | None = None,
     **flags: bool,
 ) -> tuple[Tensor | None, ...]:
     """``torch.autograd.grad`` by parameters that need not be used, with errors that say what to do.
@@ -106,7 +130,10 @@ def slopes_with_graph(
         OperatorError: there are none.
     """
     try:
-        return derivatives(loss, parameters, create_graph=True)
+        found = derivatives(loss, parameters, create_graph=True)
+        if _hides_some(loss, found):
+            raise NoSecondDerivativeError("weights within reentrant checkpointing: call checkpoint with use_reentrant=False")
+        return found
     except NoSecondDerivativeError:
         raise
     except OperatorError as error:

@@ -77,7 +77,8 @@ class HessianOperator:
         accelerator: what makes products cheaper; None where nothing is accelerated.
 
     Raises:
-        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not.
+        OperatorError: no parameter matches, none requires a gradient, weights are not finite, or the loss is not; or
+            ``micro_batch`` is below 1.
     """
 
     products: Literal["exact", "differences"] = "exact"
@@ -129,6 +130,8 @@ class HessianOperator:
         return other
 
     def _take(self, samples: Samples, reduce: Reduce | None) -> None:
+        if self._micro_batch is not None and self._micro_batch < 1:
+            raise OperatorError(f"micro_batch = {self._micro_batch}: at least one sample must be differentiated at once")
         self.samples, self.reduce = samples, reduce
         self.num_samples = samples.num_samples
         if reduce is not None:
@@ -162,9 +165,9 @@ class HessianOperator:
         gradient: Tensor | None = None
         with self.differentiable():
             for batch in self._batches():
-                loss = self._batch_loss(batch)
+                loss = self.batch_loss(batch)
                 total += loss.detach()
-                slope = self._flat(slopes_of(loss, partial(self._batch_loss, batch), self.model, self.parameters))
+                slope = self._flat(slopes_of(loss, partial(self.batch_loss, batch), self.model, self.parameters))
                 gradient = slope if gradient is None else gradient.add_(slope)
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
         gradient = self._sum(self._zeros() if gradient is None else gradient).div_(self.num_samples)
@@ -281,26 +284,31 @@ class HessianOperator:
 
     def _gradients(self, batch: Any) -> tuple[Tensor | None, ...]:
         """First derivatives of the summed loss of one micro-batch, with their graph; zeros for unused parameters."""
-        return slopes_with_graph(self._recorded(batch), partial(self._batch_loss, batch), self.parameters)
+        return slopes_with_graph(self._recorded(batch), partial(self.batch_loss, batch), self.parameters)
 
     def _recorded(self, batch: Any) -> Tensor:
         """Summed loss of a micro-batch, with a graph that can be differentiated twice, cheaply where that is possible."""
         if self.accelerator is not None:
             try:
                 with Corrections(), self.accelerator.recording():
-                    return self._batch_loss(batch)
+                    return self.batch_loss(batch)
             except AccelerationError as error:  # the model took another way than with the samples it was planned on
                 log.warning("plain Hessian-vector products: %s", error)
                 self.accelerator = None
         with Corrections():
-            return self._batch_loss(batch)
+            return self.batch_loss(batch)
 
     def recorded_loss(self) -> Tensor:
         """Summed loss of the first micro-batch, with its plain graph, for who wants to look at that."""
         with self.differentiable():
-            return self._batch_loss(next(self._batches()))
+            return self.batch_loss(next(self._batches()))
 
-    def _batch_loss(self, batch: Any) -> Tensor:
+    def batch_loss(self, batch: Any) -> Tensor:
+        """Summed loss of a micro-batch, with its plain graph.
+
+        Raises:
+            OperatorError: model or loss fail, or the loss has no gradient.
+        """
         loss = summed(self._losses(batch), batch_size(batch))
         if not loss.requires_grad:
             raise OperatorError(
@@ -338,7 +346,7 @@ class HessianOperator:
                 loss = summed(self._losses(batch), batch_size(batch))
                 value += float(loss.detach())
                 if loss.requires_grad:  # one that does not is said where products are taken
-                    again = partial(self._batch_loss, batch)
+                    again = partial(self.batch_loss, batch)
                     part = self._flat(slopes_of(loss, again, self.model, self.parameters))
                     gradient = part if gradient is None else gradient.add_(part)
         return value, self._zeros() if gradient is None else gradient
@@ -352,8 +360,11 @@ class HessianOperator:
             memory: budget in bytes for kept graphs; by default it keeps none: it is asked for a few products only, beside an
                 operator that keeps its own. ``None``: a quarter of what is free.
         """
+        wide = copied(self.model).double()
         # Gradients of convolutions in float64 take a fifth less in this layout; no number depends on it but for rounding.
-        wide = copied(self.model).double().to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in its stubs
+        for p in wide.parameters():
+            if p.dim() == 4:
+                p.data = p.data.contiguous(memory_format=torch.channels_last)
         return self.with_model(wide, memory=memory)
 
     def with_model(self, model: nn.Module, *, memory: int | None = 1) -> HessianOperator:

@@ -188,7 +188,7 @@ class ShardedDifferenceOperator(DifferenceOperator):
         try:
             with self.differentiable():
                 for counts, batch in batches:
-                    loss = self._batch_loss(batch)
+                    loss = self.batch_loss(batch)
                     total += counts * loss.detach()
                     with _speaking_of_backward(), speaking_of_loss():
                         (counts * loss).backward()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.weight_norm import WeightNorm
 
 from .elsewhere import GroupHessian
+from .gradients import all_nodes
 
 #: what torch says of a checkpointed part whose weights get no gradient
 CUT_OFF = "None of the inputs have requires_grad=True"
@@ -64,16 +63,16 @@ def strange_weights(operator: GroupHessian, gradient: torch.Tensor) -> list[str]
     if not unused:
         return []
     own = {id(p) for p in operator.model.parameters()}
-    leaves = (getattr(node, "variable", None) for node in _all_nodes(operator.recorded_loss()))
+    leaves = (getattr(node, "variable", None) for node in all_nodes(operator.recorded_loss()))
     others = [leaf.detach() for leaf in leaves if leaf is not None and id(leaf) not in own]
     twins = {id(p) for p in unused for one in others if one.shape == p.shape and torch.equal(one.to(p.dtype), p.detach())}
     return [name for name, p in operator.model.named_parameters() if id(p) in twins]
 
 
 def custom_functions(operator: GroupHessian) -> list[str]:
-    """Names of the ``torch.autograd.Function`` classes in the graph of the loss, ours left out."""
-    names = {type(node).__name__.removesuffix("Backward"): type(node).__module__ for node in _nodes(operator.recorded_loss())}
-    return sorted(names)
+    """Names of the ``torch.autograd.Function`` classes in the plain graph of the loss, in which there are none of ours."""
+    nodes = all_nodes(operator.recorded_loss())
+    return sorted({type(node).__name__.removesuffix("Backward") for node in nodes if isinstance(node, BackwardCFunction)})
 
 
 def computed_weights(model: nn.Module) -> list[str]:
@@ -101,25 +100,11 @@ def stale_statistics(model: nn.Module) -> list[str]:
 
 def _is_stale(norm: _BatchNorm) -> bool:
     mean, variance, updates = norm.running_mean, norm.running_var, norm.num_batches_tracked
-    if mean is None or variance is None or updates is None or int(updates) or norm.weight is None:
+    if mean is None or variance is None or updates is None or int(updates):
         return False
     untouched = bool((mean == 0).all()) and bool((variance == 1).all())
-    return untouched and not (bool((norm.weight == 1).all()) and bool((norm.bias == 0).all()))
-
-
-def _nodes(loss: torch.Tensor) -> Iterator[Any]:
-    return (node for node in _all_nodes(loss) if issubclass(type(node), BackwardCFunction))
-
-
-def _all_nodes(loss: torch.Tensor) -> Iterator[Any]:
-    seen, todo = set(), [loss.grad_fn]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        todo.extend(child for child, _ in node.next_functions)
+    fresh = ((norm.weight, 1), (norm.bias, 0))  # one of them may be left out
+    return untouched and any(p is not None and not bool((p == value).all()) for p, value in fresh)
 
 
 def _is_cut_off(operator: GroupHessian) -> bool:

@@ -272,14 +272,18 @@ class _Group:
         decay = objective.weight_decay
         return leaving.escape(v=v, gradient=gradient, test=test, rates=rates, objective_curvature=curvature, weight_decay=decay)
 
-    def _gauss_newton(self, negative: Spectrum | None) -> GaussNewton:
+    def _gauss_newton(self, negative: Spectrum | None) -> GaussNewton | None:
         settings = self.settings
-        return measure_gauss_newton(
-            self.operator,
-            negative.vectors["min"] if negative is not None else None,
-            steps=settings.steps,
-            min_steps=settings.min_steps,
-            rtol=settings.rtol,
-            delta=settings.delta,
-            seed=settings.seed,
-        )
+        try:
+            return measure_gauss_newton(
+                self.operator,
+                negative.vectors["min"] if negative is not None else None,
+                steps=settings.steps,
+                min_steps=settings.min_steps,
+                rtol=settings.rtol,
+                delta=settings.delta,
+                seed=settings.seed,
+            )
+        except OperatorError as error:
+            self.warnings.append(f"no Gauss-Newton part: {error}")
+            return None

@@ -3,6 +3,8 @@
 import pytest
 import torch
 from saddlescope.analysis.hessian.acceleration import Accelerator
+from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 from torch.nn import functional
 
@@ -108,6 +110,31 @@ def test_work_is_counted_for_one_sample(net):
     accelerator.plan(lambda: patches.double()(x), samples=6)
     assert accelerator.work == 9 * 16 * 48 + 16 * 9 * 500
     assert accelerator.convolution_work == 0  # a network of linear maps that begins with a convolution
+
+
+class Skipping(nn.Module):
+    """A convolution with a BatchNorm; of large images something else reads its output, too."""
+
+    def __init__(self, read):
+        super().__init__()
+        self.conv, self.norm, self.last, self.read = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(3, 3), read
+
+    def forward(self, x):
+        y = self.conv(x)
+        z, large = self.norm(y), x.detach().abs().amax((1, 2, 3)) > 10
+        return self.last((z + self.read(self, y) * large.view(-1, 1, 1, 1) if large.any() else z).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("read", [lambda _, y: y, lambda net, y: net.norm(y), lambda _, y: y.data])
+@pytest.mark.parametrize("first", [0, 6])
+def test_what_only_some_samples_read_is_not_folded_away(read, first):
+    torch.manual_seed(0)
+    net, x = Skipping(read).double(), torch.randn(8, 2, 5, 5).double()
+    x[first] *= 20
+    samples = Samples.from_tensors(x, torch.arange(8) % 3)
+    fast, plain = (HessianOperator(net, samples, micro_batch=4, accelerate=accelerate) for accelerate in (True, False))
+    v = torch.randn(plain.size).double()
+    torch.testing.assert_close(fast.matvec(v), plain.matvec(v), rtol=1e-10, atol=1e-12)
 
 
 def test_train_mode_batch_norm_is_not_folded():

@@ -44,6 +44,15 @@ def test_a_weighted_mean_of_equal_losses_is_no_sum(dtype, scale):
         HessianOperator(model, samples.subset(np.argsort(samples.labels, kind="stable")), weighted_mean)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_judged_in_double(dtype):
+    model, samples = alike(dtype, 1.0)
+    model.weight.data.normal_(generator=torch.Generator().manual_seed(0))
+    assert HessianOperator(model, samples, micro_batch=7).matvec(torch.ones(15)).dtype == dtype
+    with pytest.raises(OperatorError, match="weighted mean"):
+        HessianOperator(model, samples, weighted_mean)
+
+
 def test_within_one_class_the_weighted_mean_is_the_mean():
     model, samples = alike(torch.float64)
     few = samples.subset(np.flatnonzero(samples.labels == 2))

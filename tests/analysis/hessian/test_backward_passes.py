@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.difference_products import DifferenceOperator
 from saddlescope.analysis.hessian.operator import HessianOperator
-from saddlescope.analysis.krylov.linear_operator import OperatorError
+from saddlescope.analysis.krylov.linear_operator import NoSecondDerivativeError, OperatorError
 from saddlescope.analysis.measures.exact import dense_matrix
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -55,3 +56,21 @@ def test_a_backward_pass_in_another_library_is_measured_by_differences():
 def test_a_part_that_checkpointing_gives_no_gradient_is_named():
     with pytest.raises(OperatorError, match="reentrant checkpointing, which gives weights no gradient where its inputs"):
         analyze(Net(torch.sin, cut_off=True), SAMPLES, settings=ALL)
+
+
+class Entered(Net):
+    """A first part in reentrant checkpointing whose inputs require a gradient, and so the only way to its weights is hidden."""
+
+    def forward(self, x):
+        hidden = checkpoint(lambda z: self.middle(self.first(z)), x.clone().requires_grad_(), use_reentrant=True)
+        return self.last(hidden)
+
+
+def test_weights_within_a_first_checkpointed_part_have_their_gradient():
+    plain = HessianOperator(Net(torch.sin).double(), SAMPLES)
+    hidden = HessianOperator(Entered(torch.sin).double(), SAMPLES)
+    torch.testing.assert_close(hidden.loss_and_gradient(), plain.loss_and_gradient())
+    with pytest.raises(NoSecondDerivativeError, match="use_reentrant=False"):
+        hidden.matvec(plain.weights())
+    by_differences = DifferenceOperator(Entered(torch.sin).double(), SAMPLES)
+    torch.testing.assert_close(by_differences.matvec(plain.weights()), plain.matvec(plain.weights()), rtol=1e-5, atol=1e-7)

@@ -5,7 +5,9 @@ import warnings
 import pytest
 import torch
 from saddlescope.analysis.hessian.corrections import Corrections, reason
+from saddlescope.analysis.hessian.difference_products import DifferenceOperator
 from saddlescope.analysis.hessian.operator import HessianOperator
+from saddlescope.analysis.krylov.linear_operator import NoSecondDerivativeError
 from saddlescope.analysis.samples.samples import Samples
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
@@ -13,6 +15,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils import parametrizations
 from torch.nn.utils import weight_norm as old_weight_norm
+from torch.utils.checkpoint import checkpoint
 
 
 def normal(*shape):
@@ -172,3 +175,28 @@ def test_products_through_weight_norm_are_differences_of_the_gradient(normalised
         start += p.numel()
     assert float((product - truth).norm() / truth.norm()) < 1e-8
     assert float((product - product.T).abs().max()) < 1e-14
+
+
+class Checkpointed(nn.Sequential):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+@pytest.mark.parametrize("function", [nn.Hardsigmoid, nn.Tanh])
+def test_what_is_checkpointed_is_not_corrected(function):
+    """It is computed again without corrections, with other saved tensors of the same shapes."""
+    samples = Samples.from_tensors(normal(12, 4), torch.arange(12) % 3)
+    plain, again = [], []
+    for kind, operators in ((nn.Sequential, plain), (Checkpointed, again)):
+        for operator in (HessianOperator, DifferenceOperator):
+            torch.manual_seed(0)
+            model = nn.Sequential(kind(nn.Linear(4, 5), function()), nn.Linear(5, 3)).double()
+            operators.append(operator(model, samples))
+    v = normal(plain[0].size)
+    product = plain[0].matvec(v)
+    torch.testing.assert_close(again[1].matvec(v), product, rtol=1e-5, atol=1e-8)
+    if function is nn.Tanh:
+        torch.testing.assert_close(again[0].matvec(v), product, rtol=1e-10, atol=1e-12)
+    else:
+        with pytest.raises(NoSecondDerivativeError, match=r"hardsigmoid.*leave out checkpointing"):
+            again[0].matvec(v)

@@ -102,13 +102,24 @@ def test_products_are_those_of_the_dense_hessian_to_the_measured_error(activatio
     assert operator.step.kinks is None
 
 
+def test_samples_of_several_shapes():
+    net = nn.Sequential(nn.Conv1d(1, 4, 3), nn.Tanh(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+    samples = Samples.from_batches([(torch.randn(n, 1, 5 + n), torch.arange(n)) for n in (1, 3, 2)])
+    matrix, _ = dense_matrix(HessianOperator(net, samples))
+    operator = DifferenceOperator(net, samples)
+    v = torch.randn(operator.size).double()
+    assert float((operator.matvec(v) - matrix @ v).norm()) <= operator.error * float(v.norm())
+
+
 def test_products_are_linear_in_the_length_and_nothing_at_zero():
     operator = DifferenceOperator(trained(torch.tanh).double(), SAMPLES)
     v = torch.randn(operator.size, generator=torch.Generator().manual_seed(1)).double()
+    assert torch.equal(operator.matvec(0 * v), 0 * v)
+    assert len(operator.remarks()) == 1
     zero, one, long = operator.matmat(torch.stack([0 * v, v, 1e6 * v], dim=1)).T
     assert torch.equal(zero, 0 * v)
     assert torch.allclose(1e6 * one, long, rtol=1e-6)
-    assert operator.matvecs == 3
+    assert operator.matvecs == 4
 
 
 def test_the_weights_come_back_to_the_bit_also_after_an_exception():

@@ -179,8 +179,21 @@ def test_the_fast_path_of_transformers_is_not_taken():
     assert look(HessianOperator(Padded().double(), Samples.from_tensors(words, Y))) == []
 
 
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_convolutions_of_lines_images_and_volumes_are_looked_at(dimensions):
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    torch.manual_seed(0)
+    model = nn.Sequential(kind(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3 * 2**dimensions, 3))
+    operator = HessianOperator(model, Samples.from_tensors(torch.randn(12, 2, *[4] * dimensions), Y[:12]))
+    assert operator.look() == []
+    v = torch.randn(operator.size)
+    assert torch.allclose(operator.in_float64().matvec(v).float(), operator.matvec(v), rtol=1e-3, atol=1e-5)
+
+
 def test_statistics_that_were_never_updated_are_said():
     model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+    assert stale_statistics(model) == []
+    model[1].bias = None
     assert stale_statistics(model) == []
     nn.init.constant_(model[1].weight, 0.7)
     assert "'1'" in stale_statistics(model)[0]

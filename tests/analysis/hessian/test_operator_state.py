@@ -145,6 +145,7 @@ def broken(model, change):
         (lambda m, s: HessianOperator(m, s, params="head.*"), OperatorError, "no parameter with requires_grad matches 'head"),
         (lambda m, s: HessianOperator(m.requires_grad_(False), s), OperatorError, "there are: none"),
         (lambda m, s: HessianOperator(broken(m, lambda m: m.fc.bias.fill_(np.nan)), s), OperatorError, "'fc.bias' holds NaN"),
+        (lambda m, s: HessianOperator(m, s, micro_batch=-1), OperatorError, "micro_batch = -1: at least one sample"),
         (lambda m, s: HessianOperator(broken(m, lambda m: m.fc.float()), s), OperatorError, "different dtype"),
         (
             lambda m, s: HessianOperator(m, s, lambda m, b: (m(b[0]).detach() ** 2).sum(1)).loss_and_gradient(),

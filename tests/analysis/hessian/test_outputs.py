@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from saddlescope.analysis.hessian.evaluation import group_means
 from saddlescope.analysis.hessian.losses import ClassificationLoss, LossError, classification_loss
 from saddlescope.analysis.hessian.operator import HessianOperator
 from saddlescope.analysis.hessian.outputs import OutputError, find_logits
@@ -216,3 +217,10 @@ def test_a_loss_that_knows_no_number_of_classes_takes_one_matrix_only():
     model, (x, y) = net(lambda f, z: (f, z)), data()
     with pytest.raises(OutputError, match="2 parts"):
         classification_loss()(model, (x, y))
+
+
+def test_group_means_of_a_loss_that_returns_means_find_the_logits_as_well():
+    model, (x, y) = net(lambda f, z: (f, z)), data()
+    samples, loss = Samples.from_tensors(x, y), classification_loss(nn.CrossEntropyLoss())
+    losses, _ = group_means(model, samples, {"all": np.arange(N)}, loss, device=torch.device("cpu"), dtype=x.dtype, size=10)
+    assert losses["all"] == pytest.approx(by_hand(model, x, y), rel=1e-12)

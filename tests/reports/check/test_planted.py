@@ -78,7 +78,7 @@ def means_of_batch_means(patch: pytest.MonkeyPatch) -> None:
         batches = math.ceil(self.num_samples / self.micro_batch)
         return self.loss(self.model, batch).mean() * self.num_samples / batches
 
-    patch.setattr(operator.HessianOperator, "_batch_loss", unweighted)
+    patch.setattr(operator.HessianOperator, "batch_loss", unweighted)
 
 
 def three_term_recurrence(patch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from ...analysis.records.load_study import load_study
 from ...analysis.records.study import Study, read_manifest
 from ..literature import papers
 from ..literature.claims import evaluate
+from ..tables.answers import TARGET
 from ..tables.comparison import comparison_sheet
 from ..tables.entries import Sheet
-from ..tables.findings import TARGET, find, headline_groups, main_scheme, states
+from ..tables.findings import find, headline_groups, main_scheme, states
 from ..tables.gather import schemes
 from ..tables.provenance import facts, gaps, method, warnings
 from ..tables.variants import families

@@ -129,6 +129,16 @@ def test_values_of_several_kinds():
     assert several.having([0]).tolist() == [0, 2]
     assert column_of("d", np.eye(3), ["x", "y", "z"]).values == ("x", "y", "z")
     assert column_of("d", np.eye(3)).single
+    two = column_of("d", [[0, 1], [1, 0], [0, 1]])  # rows of zeros and ones, as from a table: no sample has both
+    assert (two.having([0]).tolist(), two.having([1]).tolist(), two.single) == ([1], [0, 2], True)
+    assert column_of("d", [[0], [1], [1]]).values == ("d 0", "d 1")
+
+
+@pytest.mark.parametrize(("raw", "row"), [([0, 1, -1], 2), ([0, 2, 1], 1)])
+def test_a_number_without_a_name_is_refused(raw, row):
+    assert column_of("d", [0, 1, 1], ["cat", "dog"]).values == ("cat", "dog")
+    with pytest.raises(ColumnError, match=f"sample {row} has the value {raw[row]}, and there are 2 names"):
+        column_of("d", raw, ["cat", "dog"])
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def _read(data: Any, reference: str, num_classes: int | None, labels: Labels, co
         batch = without_names(data)
         if any(isinstance(value, Tensor) and value.dim() > 0 for value in batch.values()):
             return Samples.from_batches([batch], num_classes, labels, column)
-    if isinstance(data, list) and data and _is_batch(without_names(data[0])):
+    if isinstance(data, list) and data and _is_batch(data[0]):
         return Samples.from_batches(data, num_classes, labels, column)
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
         return Samples.from_dataset(data, num_classes, labels, column)
@@ -147,8 +147,8 @@ def _of_items(dataset: Any, text: str) -> Column | None:
 
 def _is_batch(item: Any) -> bool:
     """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
-    parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
+    parts = list(item.values()) if isinstance(item, Mapping) else list(item) if isinstance(item, tuple | list) else []
     rows = {len(part) for part in parts if isinstance(part, Tensor) and part.dim() >= 1}
-    return bool(rows) and all(
+    return len(rows) == 1 and all(
         part.dim() >= 1 if isinstance(part, Tensor) else isinstance(part, list) and {len(part)} == rows for part in parts
     )

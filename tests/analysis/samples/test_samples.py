@@ -190,19 +190,20 @@ def test_a_loader_of_a_set_of_batches_is_its_batches():
     assert as_samples(DataLoader(named, batch_size=None), column="kind").columns["kind"].codes.tolist() == (y // 2).tolist()
 
 
-def test_what_tokenisers_and_arrays_make_are_batches_and_items_too():
+def test_what_tokenisers_make_are_batches_and_items_too():
     x, y = torch.arange(12).reshape(6, 2), torch.arange(6) % 3
     wanted = Samples({"input_ids": x, "labels": y}, y).sha256()
     for kind in (UserDict, dict):
         for made in (torch.Tensor.clone, lambda part: part.clone().numpy()):
             items = Items(lambda i, kind=kind, made=made: kind(input_ids=made(x[i]), labels=made(y[i])), 6)
-            parts = [kind(input_ids=made(x[rows]), labels=made(y[rows])) for rows in (slice(4), slice(4, 6))]
-            for data in (items, parts, kind(input_ids=made(x), labels=made(y))):
+            for data in (items, kind(input_ids=made(x), labels=made(y))):
                 assert as_samples(data).sha256() == wanted
+        parts = [kind(input_ids=x[rows], labels=y[rows]) for rows in (slice(4), slice(4, 6))]
+        assert as_samples(parts).sha256() == wanted
     nested = as_samples(Items(lambda i: (UserDict(input_ids=x[i]), int(y[i])), 6))
     assert torch.equal(nested.batch[0]["input_ids"], x)
-    pairs_of_arrays = [(x[rows].numpy(), y[rows].numpy()) for rows in (slice(3), slice(3, 6))]
-    assert as_samples(pairs_of_arrays).labels.tolist() == y.tolist()
+    masked = as_samples([(torch.full((3, 4, 4), float(i)), torch.zeros(4, 4)) for i in range(5)])  # of no one length
+    assert (masked.num_samples, tuple(masked.batch[0].shape)) == (5, (5, 3, 4, 4))
 
 
 def test_entries_of_dictionaries_are_joined_by_their_keys():

@@ -223,6 +223,20 @@ def whole_numbers(labels: Any) -> np.ndarray:
     return whole
 
 
+def row_numbers(indices: Any, samples: int) -> np.ndarray:
+    """Rows as int64, of their numbers or of a mask.
+
+    Raises:
+        SamplesError: a mask of another length.
+    """
+    rows = np.asarray(indices)
+    if rows.dtype != bool:
+        return rows.astype(np.int64)
+    if len(rows) != samples:
+        raise SamplesError(f"a mask of {len(rows)} for {samples} samples")
+    return np.flatnonzero(rows)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two items or batches hold the same."""
     leaves, others = tree_leaves(without_names(one)), tree_leaves(without_names(other))

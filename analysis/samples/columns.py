@@ -126,10 +126,14 @@ def _of_numbers(name: str, array: np.ndarray, names: Sequence[str] | None) -> Co
     return Column(name, tuple(words), codes.astype(np.int64))
 
 
-def _of_cuts(name: str, array: np.ndarray, cuts: tuple[float, ...]) -> Column:
+def cut_values(name: str, cuts: tuple[float, ...]) -> tuple[str, ...]:
+    """What the values of a column are called whose numbers are cut."""
     middle = (f"{low:g} <= {name} < {high:g}" for low, high in pairwise(cuts))
-    words = (f"{name} < {cuts[0]:g}", *middle, f"{name} >= {cuts[-1]:g}")
-    return Column(name, words, np.searchsorted(cuts, array, side="right").astype(np.int64))
+    return (f"{name} < {cuts[0]:g}", *middle, f"{name} >= {cuts[-1]:g}")
+
+
+def _of_cuts(name: str, array: np.ndarray, cuts: tuple[float, ...]) -> Column:
+    return Column(name, cut_values(name, cuts), np.searchsorted(cuts, array, side="right").astype(np.int64))
 
 
 def _of_lists(name: str, values: list[Any]) -> Column:

@@ -170,6 +170,16 @@ def test_a_column_that_is_not_there():
         scheme_of(DOMAIN, Samples.from_tensors(X, Y).with_column("kind", WORDS))
 
 
+def test_a_column_is_cut_where_it_is_asked_to_be():
+    cut = AnalysisSettings(scheme="column", column="size:4,8")
+    numbers = list(range(N))
+    sizes = {"all": 12, "size < 4": 4, "4 <= size < 8": 4, "size >= 8": 4}
+    assert scheme_of(cut, Samples.from_tensors(X, Y).with_column("size:4,8", numbers)).sizes == sizes
+    for told in ("size", "size:4", "size:5,8"):
+        with pytest.raises(GroupError, match=r"column size of the samples is not cut there .*with_column\('size:4,8', numbers"):
+            scheme_of(cut, Samples.from_tensors(X, Y).with_column(told, numbers))
+
+
 def test_only_the_groups_change():
     """The model is not given the column; the numbers of a domain are those of its samples alone."""
 

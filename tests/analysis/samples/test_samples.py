@@ -67,6 +67,11 @@ def test_subset_keeps_the_given_order_and_the_number_of_classes():
     assert part.class_counts.tolist() == [1, 0, 0, 2, 0]
     with pytest.raises(SamplesError, match="empty"):
         part.subset(np.array([], dtype=int))
+    assert part.subset(part.labels == 3).labels.tolist() == [3, 3]
+    assert part.subset([True, False, True]).labels.tolist() == [3, 3]
+    for mask, said in (([True, False], "a mask of 2 for 3 samples"), ([False] * 3, "empty")):
+        with pytest.raises(SamplesError, match=said):
+            part.subset(np.array(mask))
 
 
 def test_hash_depends_on_content_order_and_dtype_and_is_plain_sha256():

@@ -59,7 +59,7 @@ def read_distributed(folder: Path) -> dict[str, Any]:
     """
     content: dict[str, Any] = {}
     for path, _, tensor in _tensors(folder):
-        _put(content, path, _read(folder, tensor))
+        _read(folder, partial(_put, content, path, tensor))
     return content
 
 
@@ -139,8 +139,8 @@ def _chunk(content: bytes, lack: str) -> Tensor:
     return part
 
 
-def _put(content: dict[str, Any], path: tuple[Any, ...], tensor: Tensor) -> None:
+def _put(content: dict[str, Any], path: tuple[Any, ...], tensor: Callable[[], Tensor]) -> None:
     *outer, last = path
     for part in outer:
         content = content.setdefault(str(part), {})
-    content[str(last)] = tensor
+    content[str(last)] = tensor()

@@ -19,7 +19,7 @@ WEIGHTS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin"
 ADAPTER = "adapter_config.json"
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 _CONFIG = "config.json"
-_SHARD = re.compile(r"-0*\d+-of-0*(\d+)\.\w+$")
+_SHARD = re.compile(r"-\d{5}-of-(\d{5})\.\w+$")
 
 
 def is_adapter(path: Path) -> bool:

@@ -240,6 +240,14 @@ def test_the_table_of_a_distributed_checkpoint_runs_nothing(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_part_of_a_series_is_no_shard(tmp_path):
+    torch.save(STATE, tmp_path / "fold-2-of-5.pt")
+    assert same(load_weights(tmp_path / "fold-2-of-5.pt"))
+    torch.save(STATE, tmp_path / "model-00002-of-00005.bin")
+    with pytest.raises(CheckpointError, match="one of 5 shards; the index that says which belong together"):
+        load_weights(tmp_path / "model-00002-of-00005.bin")
+
+
 def test_averaged_weights_say_so(tmp_path):
     model = net()
     average = AveragedModel(model)

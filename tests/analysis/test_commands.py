@@ -89,9 +89,6 @@ def test_a_series_is_natural_ordered_thinned_and_shared(project, run, architectu
         torch.save(architecture().state_dict(), project / "series" / f"epoch-{epoch}.pt")
     assert [p.stem for p in find_checkpoints(["series"])] == ["epoch-1", "epoch-2", "epoch-10"]
     assert [p.stem for p in find_checkpoints(["series/epoch-1*.pt"])] == ["epoch-1", "epoch-10"]
-    for name in ("1²3.pt", "1²10.pt"):  # a digit, and no number
-        (project / name).touch()
-    assert {p.name for p in find_checkpoints(["1*.pt"])} == {"1²3.pt", "1²10.pt"}
     code, out, err = run("analyze", "series", *OURS, "--every", "2", "--jobs", "1")
     assert code == 0, err
     assert sorted(p.name for p in (project / "series" / "curvature").glob("*.json")) == [

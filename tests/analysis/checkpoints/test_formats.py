@@ -248,6 +248,12 @@ def test_a_part_of_a_series_is_no_shard(tmp_path):
         load_weights(tmp_path / "model-00002-of-00005.bin")
 
 
+def test_digits_that_are_no_numbers_stand_in_names(tmp_path):
+    for name in ("1²3.pt", "1²10.pt"):
+        (tmp_path / name).touch()
+    assert {file.name for file in find_checkpoints([str(tmp_path)])} == {"1²3.pt", "1²10.pt"}
+
+
 def test_averaged_weights_say_so(tmp_path):
     model = net()
     average = AveragedModel(model)

@@ -127,7 +127,7 @@ def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None,
         )
     if loader.collate_fn is default_collate:
         return Samples.from_dataset(loader.dataset, num_classes, labels, column)
-    size = None if loader.batch_sampler is None else loader.batch_sampler.batch_size  # None: the items are batches
+    size = getattr(loader.batch_sampler, "batch_size", None)  # None: there is no sampler, and the items are batches
     ordered = DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
     told = None if column is None or size is None else _of_items(loader.dataset, column)
     # Read as a stream: a second look at the first batches tells a collator that draws (masks, crops) from one that does not.

@@ -21,7 +21,7 @@ from ..samples.provenance import Source
 from ..samples.samples import Samples
 from .checkpoint_flags import Given
 from .hugging_face import build_hugging_face
-from .user_code import SubjectError, build_loss, call, load_samples
+from .user_code import SubjectError, build_loss, call, load_samples, names_part
 from .user_models import build_model, needs_classes
 from .weights import State, fit_in_parts, fit_weights, is_in_parts, load_state, weights_digest
 
@@ -110,13 +110,14 @@ def open_checkpoint(checkpoint: Path, given: Given | None = None, params: str | 
     state = None if complete else state
     if state is not None:
         notes = fit_weights(model, state.tensors, checkpoint, given.extra_keys)
+    labels = given.labels if given.data is None or names_part(given.data) else None
     if given.loss is None and side_car is not None:
         record = side_car.loss
         loss_name = record.name
         own = call(load_factory(record.factory), record.factory, record.args)
-        loss: BatchLoss = ClassificationLoss(own, logits=given.logits, labels=given.labels)
+        loss: BatchLoss = ClassificationLoss(own, logits=given.logits, labels=labels)
     else:
-        loss, loss_name = build_loss(given.loss, counts, logits=given.logits, labels=given.labels)
+        loss, loss_name = build_loss(given.loss, counts, logits=given.logits, labels=labels)
     source = Source(
         checkpoint=checkpoint.name,
         checkpoint_sha256=digest,

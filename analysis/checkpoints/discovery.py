@@ -92,7 +92,7 @@ def _is_state(file: Path) -> bool:
 
 def _natural(path: Path) -> list[tuple[int, int, str]]:
     parts = re.split(r"(\d+)", str(path))
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def thin(checkpoints: list[Path], every: int) -> list[Path]:

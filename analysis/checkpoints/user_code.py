@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from saddlescope import load_factory
 
 from ..hessian.losses import BatchLoss, ClassificationLoss
 from ..samples.given import as_samples
+from ..samples.labels import label_place
 from ..samples.samples import Samples
 from .formats.errors import first_line
 from .image_folder import image_folder
@@ -110,6 +112,12 @@ def load_samples(
     return _load_samples(reference, json.dumps(dict(arguments), sort_keys=True), num_classes, labels, column)
 
 
+def names_part(reference: str) -> bool:
+    """Whether ``labels`` names a part of the batches; of a file it names a column or an array, and its batches are pairs."""
+    path = Path(reference).expanduser()
+    return is_saved_dataset(path) or (":" in reference and not path.exists())
+
+
 @lru_cache(maxsize=2)
 def _load_samples(
     reference: str, arguments: str, num_classes: int | None, labels: str | None = None, column: str | None = None
@@ -148,9 +156,10 @@ def _tensors_of(path: Path, which: str | None = None, column: str | None = None)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SubjectError(f"--data {path}: cannot be read: {str(error).splitlines()[0][:200]}") from None
+        raise SubjectError(f"--data {path}: cannot be read: {first_line(error)}") from None
     if isinstance(content, tuple | list) and len(content) == 2:
-        return content[0], content[1]
+        place = label_place(content, which)
+        return content[1 - place], content[place]
     if isinstance(content, dict):
         if which is not None and which not in content:
             raise SubjectError(f"--labels {which}: {path} holds no array of that name, but {', '.join(map(str, content))}")
@@ -158,7 +167,7 @@ def _tensors_of(path: Path, which: str | None = None, column: str | None = None)
         labels = [key for key in ("labels", "targets", "y", "Y", "target", "label") if key in content]
         labels = labels if which is None else [which]
         if len(inputs) == len(labels) == 1:
-            pair = torch.as_tensor(content[inputs[0]]), torch.as_tensor(content[labels[0]])
+            pair = tuple(_tensor(path, name, content[name]) for name in (inputs[0], labels[0]))
             return pair if column is None else (*pair, content)
         twice = next((found for found in (inputs, labels) if len(found) > 1), None)
         why = f", and {' and '.join(twice)} can both be meant" if twice else ""
@@ -166,3 +175,10 @@ def _tensors_of(path: Path, which: str | None = None, column: str | None = None)
             f"--data {path}: holds {', '.join(map(str, content))}{why}; name the arrays 'inputs' and 'labels', and only these"
         )
     raise SubjectError(f"--data {path}: holds a {type(content).__name__}, not inputs and labels")
+
+
+def _tensor(path: Path, name: str, values: Any) -> Tensor:
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SubjectError(f"--data {path}: {name} is no array of numbers ({first_line(error)})") from None

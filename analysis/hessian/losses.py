@@ -88,7 +88,8 @@ class ClassificationLoss:
         """What the model returns for a batch, and the batch's labels."""
         if isinstance(batch, Mapping):
             name = label_key(batch, self.labels)
-            return model(**{key: value for key, value in batch.items() if key != name and key not in self.beside}), batch[name]
+            inputs = {key: value for key, value in batch.items() if key != name and key not in self.beside}
+            return model(**inputs), _classes(batch[name])
         parts = [at for at in range(len(batch)) if str(at) not in self.beside]
         if len(parts) != 2:
             raise LossError(
@@ -96,7 +97,12 @@ class ClassificationLoss:
                 "dictionaries, or a loss(model, batch) that takes these"
             )
         place = label_place(batch, self.labels, self.beside)
-        return model(batch[sum(parts) - place]), batch[place]
+        return model(batch[sum(parts) - place]), _classes(batch[place])
+
+
+def _classes(targets: Tensor) -> Tensor:
+    """Whole numbers of any type as int64, the one that torch's losses take."""
+    return targets if targets.is_floating_point() else targets.long()
 
 
 def classification_loss(output_loss: OutputLoss = cross_entropy) -> ClassificationLoss:

@@ -34,10 +34,11 @@ class LightningMonitor(Callback):  # type: ignore[misc, unused-ignore]  # untype
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Makes the monitor: its share of the time counts from here."""
+        folder = trainer.log_dir  # in all processes: the first one tells the others, and waits for them
         if self.monitor is None and trainer.is_global_zero:
             found = {
                 "optimizer": trainer.optimizers[0] if trainer.optimizers else None,
-                "folder": trainer.log_dir or trainer.default_root_dir,
+                "folder": folder or trainer.default_root_dir,
                 "resume": trainer.global_step > 0,
             }
             self.monitor = Monitor(self._samples, **{**found, **self._options})

@@ -100,11 +100,11 @@ class Monitor:
         with self.time.spending():
             self.every, self.loss, self.optimizer = every, loss, optimizer
             self.settings = monitor_settings(eta, goal, seed, settings)
-            with same_random_states():  # a loader draws from them at every reading
+            with same_random_states():  # a loader draws from them at every reading, and items may
                 given = as_samples(samples, "Monitor", column=self.settings.column)
-            loss_of(loss, given)
-            self.scheme = scheme_of(self.settings, given)
-            self.chosen = choose(given, self.scheme, most, seed)
+                loss_of(loss, given)
+                self.scheme = scheme_of(self.settings, given)
+                self.chosen = choose(given, self.scheme, most, seed)
             if self.settings.escape and not self.chosen.whole:
                 raise MonitorError(f"escape needs all samples of every group: raise most = {most}, or leave escape out")
             self._rates = self._rated(given.class_counts) if self.settings.escape and self.settings.rates is not False else []

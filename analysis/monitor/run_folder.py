@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class RunFolder:
     """``<run>/curvature``.
 
     Args:
-        run: the run's folder; default: a new ``runs/monitor-<time>`` in the current one. Nothing is made before it is needed.
+        run: the run's folder; default: a new ``runs/monitor-<time>`` in the current one, made when it is first needed.
         resume: the folder may hold results of an earlier part of the run.
         index_sha256: of the samples that are watched, by group: an earlier part of the run has to have watched the same.
 
@@ -31,9 +32,9 @@ class RunFolder:
     """
 
     def __init__(self, run: str | Path | None, resume: bool, index_sha256: Mapping[str, str]) -> None:
-        self.run = Path(run) if run is not None else _new_run()
-        self.folder = self.run / "curvature"
-        before = sorted(self.folder.glob("*.json"))
+        self._run, self._resume = None if run is None else Path(run), resume
+        self._stored: set[int] = set()
+        before = [] if run is None else sorted(self.folder.glob("*.json"))
         if before and not resume:
             raise MonitorError(
                 f"{self.folder} holds results already ({before[0].name} ...): give the monitor a new folder, or resume=True if "
@@ -45,9 +46,29 @@ class RunFolder:
                 "new folder"
             )
 
+    @property
+    def run(self) -> Path:
+        """The run's folder."""
+        if self._run is None:
+            self._run = _new_run()
+        return self._run
+
+    @property
+    def folder(self) -> Path:
+        """Where results are."""
+        return self.run / "curvature"
+
     def store(self, result: CurvatureResult, step: int) -> Path:
-        """Writes ``step-<step>.json``."""
-        return save(result, self.folder / f"step-{step}.json")
+        """Writes ``step-<step>.json``.
+
+        Raises:
+            FileExistsError: another monitor wrote it.
+        """
+        path = self.folder / f"step-{step}.json"
+        if path.exists() and step not in self._stored and not self._resume:
+            raise FileExistsError(f"{path} is another monitor's: give each of them a folder of its own")
+        self._stored.add(step)
+        return save(result, path)
 
     def log(self, event: str, **what: Any) -> None:
         """Adds a line to ``monitor.jsonl``."""
@@ -61,13 +82,28 @@ class RunFolder:
 def _watched(log: Path) -> Any:
     """What the last monitor that wrote there watched; None where its log does not tell."""
     try:
-        events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        return [event["index_sha256"] for event in events if event["event"] == "began"][-1]
-    except (OSError, ValueError, LookupError, TypeError):
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
         return None
+    for line in reversed(lines):
+        with suppress(ValueError, LookupError, TypeError):  # cut off where the training was killed
+            event = json.loads(line)
+            if event["event"] == "began":
+                return event["index_sha256"]
+    return None
 
 
 def _new_run() -> Path:
+    """A new folder, which another run that begins in the same second does not get."""
     stem = f"monitor-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    names = [stem, *(f"{stem}-{number}" for number in range(2, 1000))]
-    return next(path for path in map(Path("runs").joinpath, names) if not path.exists())
+    path = Path("runs", stem)
+    for number in range(2, 1000):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            path = Path("runs", f"{stem}-{number}")
+        except OSError:  # said where a result cannot be stored
+            break
+        else:
+            break
+    return path

@@ -70,13 +70,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while hasattr(inner, "_orig_mod") or isinstance(inner, DataParallel | DistributedDataParallel):
         inner = inner._orig_mod if hasattr(inner, "_orig_mod") else inner.module
     whole: nn.Module = inner
+    # The wrapper FSDP may leave parameters that look like any.
+    sharded = ["the model"] if any(type(part).__name__ == "FullyShardedDataParallel" for part in whole.modules()) else []
     for name, parameter in whole.named_parameters():
-        kind = type(parameter.data).__name__
-        if kind == "DTensor" or hasattr(parameter, "ds_id") or type(parameter).__name__ == "FlatParameter":
-            raise NotWholeError(
-                f"parameter '{name}' is sharded over processes (FSDP, ZeRO or tensor parallel): one process cannot measure; "
-                "analyse its gathered checkpoints with 'saddlescope analyze'"
-            )
+        if type(parameter.data).__name__ == "DTensor" or hasattr(parameter, "ds_id"):
+            sharded.append(f"parameter '{name}'")
+    if sharded:
+        raise NotWholeError(
+            f"{sharded[0]} is sharded over processes (FSDP, ZeRO or tensor parallel): one process cannot measure; "
+            "analyse its gathered checkpoints with 'saddlescope analyze'"
+        )
     return whole
 
 

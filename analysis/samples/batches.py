@@ -26,10 +26,19 @@ class ShapesError(SamplesError):
 
 
 def without_names(part: Any) -> Any:
-    """An item or batch without WebDataset's names of files (``__key__``, ``__url__``), and with its arrays as tensors."""
+    """An item or batch without WebDataset's names of files (``__key__``, ``__url__``), of dictionaries and tensors.
+
+    Other mappings (a tokeniser's) become dictionaries, arrays tensors.
+    """
     if isinstance(part, Mapping):
         part = {key: value for key, value in part.items() if not str(key).startswith("__")}
-    return tree_map(lambda leaf: torch.from_numpy(leaf) if _holds_numbers(leaf) else leaf, part)
+    return tree_map(_plain, part)
+
+
+def _plain(leaf: Any) -> Any:
+    if isinstance(leaf, Mapping):  # of a kind that torch does not look into
+        return tree_map(_plain, dict(leaf))
+    return torch.from_numpy(leaf) if _holds_numbers(leaf) else leaf
 
 
 def _holds_numbers(leaf: Any) -> bool:
@@ -214,9 +223,23 @@ def whole_numbers(labels: Any) -> np.ndarray:
     return whole
 
 
+def row_numbers(indices: Any, samples: int) -> np.ndarray:
+    """Rows as int64, of their numbers or of a mask.
+
+    Raises:
+        SamplesError: a mask of another length.
+    """
+    rows = np.asarray(indices)
+    if rows.dtype != bool:
+        return rows.astype(np.int64)
+    if len(rows) != samples:
+        raise SamplesError(f"a mask of {len(rows)} for {samples} samples")
+    return np.flatnonzero(rows)
+
+
 def same(one: Any, other: Any) -> bool:
     """Whether two items or batches hold the same."""
-    leaves, others = tree_leaves(one), tree_leaves(other)
+    leaves, others = tree_leaves(without_names(one)), tree_leaves(without_names(other))
     return len(leaves) == len(others) and all(_equal(a, b) for a, b in zip(leaves, others, strict=True))
 
 

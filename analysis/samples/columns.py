@@ -87,9 +87,9 @@ def column_of(text: str, raw: Any, names: Sequence[str] | None = None) -> Column
                 f"column {name} holds lists of {', '.join(sorted(strange))}: give lists of words or whole numbers"
             )
         sizes, known = {len(value) for value in values}, {one for value in values for one in value}
-        if len(sizes) > 1 or not known <= {0, 1} or all(len(set(value)) == len(value) for value in values):
+        if len(sizes) > 1 or max(sizes) < 2 or not known <= {0, 1} or any(isinstance(value, set) for value in values):
             return _of_lists(name, values)
-        values = np.array(values)  # a value twice in a row: zeros and ones
+        values = np.array(values)  # rows of zeros and ones: as lists of values all samples would have the same
     array = values if isinstance(values, np.ndarray) else _array(name, values)
     if array.ndim == 2 and array.dtype.kind in "biuf" and np.isin(array, (0, 1)).all():
         kinds = tuple(names or (f"{name} {place}" for place in range(array.shape[1])))
@@ -117,14 +117,23 @@ def _of_numbers(name: str, array: np.ndarray, names: Sequence[str] | None) -> Co
         )
     if names is None and len(kinds) > MANY:
         raise ColumnError(f"column {name} holds {len(kinds)} different numbers: say where to cut them, {example}")
+    if names is not None and not 0 <= kinds.min() <= kinds.max() < len(names):  # -1 says in many sets that nobody knows
+        row = int(np.flatnonzero((array < 0) | (array >= len(names)))[0])
+        raise ColumnError(
+            f"column {name}: sample {row} has the value {int(array[row])}, and there are {len(names)} names, from 0 on"
+        )
     words = [names[int(kind)] if names is not None else f"{name} {int(kind)}" for kind in kinds]
     return Column(name, tuple(words), codes.astype(np.int64))
 
 
-def _of_cuts(name: str, array: np.ndarray, cuts: tuple[float, ...]) -> Column:
+def cut_values(name: str, cuts: tuple[float, ...]) -> tuple[str, ...]:
+    """What the values of a column are called whose numbers are cut."""
     middle = (f"{low:g} <= {name} < {high:g}" for low, high in pairwise(cuts))
-    words = (f"{name} < {cuts[0]:g}", *middle, f"{name} >= {cuts[-1]:g}")
-    return Column(name, words, np.searchsorted(cuts, array, side="right").astype(np.int64))
+    return (f"{name} < {cuts[0]:g}", *middle, f"{name} >= {cuts[-1]:g}")
+
+
+def _of_cuts(name: str, array: np.ndarray, cuts: tuple[float, ...]) -> Column:
+    return Column(name, cut_values(name, cuts), np.searchsorted(cuts, array, side="right").astype(np.int64))
 
 
 def _of_lists(name: str, values: list[Any]) -> Column:

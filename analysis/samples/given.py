@@ -19,6 +19,7 @@ from torch.utils.data import (
     default_collate,
 )
 
+from .batches import without_names
 from .columns import Column, ColumnError, beside, column_of, parse_column
 from .samples import Labels, Samples, SamplesError
 from .streams import of_stream
@@ -70,8 +71,10 @@ def _read(data: Any, reference: str, num_classes: int | None, labels: Labels, co
         return _of_loader(data, reference, num_classes, labels, column)
     if isinstance(data, IterableDataset):
         return of_stream(data, num_classes, labels, column)
-    if isinstance(data, dict) and any(isinstance(value, Tensor) and value.dim() > 0 for value in data.values()):
-        return Samples.from_batches([data], num_classes, labels, column)
+    if isinstance(data, Mapping):
+        batch = without_names(data)
+        if any(isinstance(value, Tensor) and value.dim() > 0 for value in batch.values()):
+            return Samples.from_batches([batch], num_classes, labels, column)
     if isinstance(data, list) and data and _is_batch(data[0]):
         return Samples.from_batches(data, num_classes, labels, column)
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, str)):
@@ -112,18 +115,21 @@ def _of_loader(loader: DataLoader[Any], reference: str, num_classes: int | None,
     """
     if isinstance(loader.dataset, IterableDataset):
         return of_stream(loader, num_classes, labels, column)
-    sampler = loader.sampler
-    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    # A batch sampler that was given has a sampler of its own, and the loader's is another one, which it does not use.
+    sampler: Any = loader.sampler if loader.batch_sampler is None else getattr(loader.batch_sampler, "sampler", None)
+    shuffles = isinstance(sampler, RandomSampler) and not sampler.replacement
     plain = loader.batch_sampler is None or type(loader.batch_sampler) is BatchSampler
-    if not plain or not (shuffles or isinstance(sampler, SequentialSampler)):
+    once = (shuffles or isinstance(sampler, SequentialSampler)) and len(sampler) == len(loader.dataset)  # type: ignore[arg-type]
+    if not plain or not once:
         name = type(sampler if plain else loader.batch_sampler).__name__
         raise SamplesError(
             f"{reference}: a loader whose {name} chooses the samples; give the data set, or a Subset of it, instead"
         )
     if loader.collate_fn is default_collate:
         return Samples.from_dataset(loader.dataset, num_classes, labels, column)
-    ordered = DataLoader(loader.dataset, batch_size=loader.batch_size or 1, collate_fn=loader.collate_fn)
-    told = None if column is None else _of_items(loader.dataset, column)
+    size = getattr(loader.batch_sampler, "batch_size", None)  # None: there is no sampler, and the items are batches
+    ordered = DataLoader(loader.dataset, batch_size=size, collate_fn=loader.collate_fn)
+    told = None if column is None or size is None else _of_items(loader.dataset, column)
     # Read as a stream: a second look at the first batches tells a collator that draws (masks, crops) from one that does not.
     if told is None:
         return of_stream(ordered, num_classes, labels, column)
@@ -141,8 +147,8 @@ def _of_items(dataset: Any, text: str) -> Column | None:
 
 def _is_batch(item: Any) -> bool:
     """Whether an element of a list is a batch rather than one sample: its label has the dimension of a batch."""
-    parts = list(item.values()) if isinstance(item, dict) else list(item) if isinstance(item, tuple | list) else []
+    parts = list(item.values()) if isinstance(item, Mapping) else list(item) if isinstance(item, tuple | list) else []
     rows = {len(part) for part in parts if isinstance(part, Tensor) and part.dim() >= 1}
-    return bool(rows) and all(
+    return len(rows) == 1 and all(
         part.dim() >= 1 if isinstance(part, Tensor) else isinstance(part, list) and {len(part)} == rows for part in parts
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..records.results import Scheme
 from ..records.settings import AnalysisSettings
-from .columns import Column, parse_column
+from .columns import Column, cut_values, parse_column
 from .samples import Samples
 
 
@@ -92,7 +92,7 @@ def scheme_of(settings: AnalysisSettings, samples: Samples) -> Scheme:
     """The scheme that the settings ask for; one of the user's own groups holds ``all`` where ``only`` names it.
 
     Raises:
-        GroupError: as :func:`make_scheme`; no such column.
+        GroupError: as :func:`make_scheme`; no such column, or one that is cut elsewhere.
         SamplesError: groups of classes, and the samples have none.
     """
     if settings.column is not None:
@@ -113,12 +113,18 @@ def _of_column(name: str, column: Column, samples: int) -> Scheme:
     return Scheme(name=name, column=column.name, groups=groups, sizes={group: sizes.get(group, samples) for group in groups})
 
 
-def _column(samples: Samples, name: str) -> Column:
-    name, _ = parse_column(name)
+def _column(samples: Samples, text: str) -> Column:
+    name, cuts = parse_column(text)
     if name not in samples.columns:
         there = f"there are: {', '.join(samples.columns)}" if samples.columns else "these have none"
         raise GroupError(f"the samples have no column {name}; {there}")
-    return samples.columns[name]
+    column = samples.columns[name]
+    if cuts and column.values != cut_values(name, cuts):
+        raise GroupError(
+            f"column {name} of the samples is not cut there (it has {', '.join(column.values[:4])} ...); give them its numbers "
+            f"again: samples.with_column({text!r}, numbers)"
+        )
+    return column
 
 
 def asked_for(scheme: Scheme, only: Sequence[str] | None) -> list[str]:

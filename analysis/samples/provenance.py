@@ -44,8 +44,8 @@ def file_sha256(path: Path) -> str:
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 over names, shapes, types and bytes of a state_dict: identifies a model that was never saved."""
-    return tensors_sha256(model.state_dict())
+    """SHA-256 over names, shapes, types and bytes of the tensors in a state_dict: identifies a model that was never saved."""
+    return tensors_sha256({name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)})
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

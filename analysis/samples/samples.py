@@ -27,6 +27,7 @@ from .batches import (
     is_part,
     move,
     require_stillness,
+    row_numbers,
     stacked,
     tensors_of,
     unite,
@@ -159,9 +160,7 @@ class Samples:
             made = cls.of_store(lazy, lazy.labels, num_classes, lazy.index_sha256)
             told = beside(dataset, column) if column is not None else None
             if column is not None and told is None:
-                raise ColumnError(
-                    f"no column {column}: items are read when they are needed; give the set an attribute of that name"
-                )
+                raise ColumnError(f"no column {column}: items are read when needed; give the set an attribute of that name")
             return made if told is None else made.with_column(told.name, told)
         items = [dataset[index] for index in range(length)]
         require_stillness(dataset, items.__getitem__)
@@ -232,12 +231,12 @@ class Samples:
         return np.bincount(self.labels, minlength=self.num_classes)
 
     def subset(self, indices: np.ndarray) -> Samples:
-        """The samples at ``indices``, in that order.
+        """The samples at ``indices``, in that order; or where a mask ``[N]`` is true.
 
         Raises:
-            SamplesError: ``indices`` is empty.
+            SamplesError: ``indices`` is empty, or a mask of another length.
         """
-        rows = np.asarray(indices, dtype=np.int64)
+        rows = row_numbers(indices, self.num_samples)
         return self._elsewhere(self.store.subset(rows) if len(rows) else self.store, rows)
 
     def _elsewhere(self, store: Store, rows: np.ndarray) -> Samples:

@@ -37,7 +37,7 @@ def of_stream(
     parts = list(_bounded(stream))
     if not isinstance(stream, Iterator):
         for place, (one, again) in enumerate(zip(parts, islice(iter(stream), _LOOKS), strict=False)):
-            if not same(one, without_names(again)):
+            if not same(one, again):
                 raise SamplesError(
                     f"element {place} of {type(stream).__name__} changed between two readings: shuffling or augmentation "
                     "makes the Hessian a random matrix and fakes saddles in small classes; give the data without"

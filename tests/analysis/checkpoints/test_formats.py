@@ -240,6 +240,20 @@ def test_the_table_of_a_distributed_checkpoint_runs_nothing(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
+def test_a_part_of_a_series_is_no_shard(tmp_path):
+    torch.save(STATE, tmp_path / "fold-2-of-5.pt")
+    assert same(load_weights(tmp_path / "fold-2-of-5.pt"))
+    torch.save(STATE, tmp_path / "model-00002-of-00005.bin")
+    with pytest.raises(CheckpointError, match="one of 5 shards; the index that says which belong together"):
+        load_weights(tmp_path / "model-00002-of-00005.bin")
+
+
+def test_digits_that_are_no_numbers_stand_in_names(tmp_path):
+    for name in ("1²3.pt", "1²10.pt"):
+        (tmp_path / name).touch()
+    assert {file.name for file in find_checkpoints([str(tmp_path)])} == {"1²3.pt", "1²10.pt"}
+
+
 def test_averaged_weights_say_so(tmp_path):
     model = net()
     average = AveragedModel(model)

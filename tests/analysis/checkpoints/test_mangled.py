@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
 
@@ -71,12 +72,18 @@ def distributed(tmp_path):
 def test_folders_of_torch_distributed(distributed, refused):
     folder, part = distributed.parent.name, distributed.read_bytes()
     assert "0.weight (file [4, 3], model [5, 3])" in refused(folder, model="wider")
+    table = (distributed.parent / ".metadata").read_bytes()
+    for path in ((), ("model", "0.weight", "inner")):  # no name at all, and one below a tensor
+        known = pickle.loads(table)
+        known.planner_data["model.2.bias"] = path
+        (distributed.parent / ".metadata").write_bytes(pickle.dumps(known))
+        assert "cannot be read as a distributed checkpoint" in refused(folder)
+    (distributed.parent / ".metadata").write_bytes(table)
     distributed.write_bytes(part[: len(part) // 2])
     assert "is the folder complete?" in refused(folder)
     distributed.unlink()
     assert refused(folder) == f"{folder}: its file {distributed.name} is missing"
     distributed.write_bytes(part)
-    table = (distributed.parent / ".metadata").read_bytes()
     (distributed.parent / ".metadata").write_bytes(table[: len(table) // 2])
     assert "cannot be read as a distributed checkpoint" in refused(folder)
     (distributed.parent / ".metadata").unlink()

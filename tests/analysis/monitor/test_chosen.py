@@ -81,3 +81,22 @@ def test_a_loader_is_watched_in_the_order_of_its_set_and_reading_it_draws_no_ran
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(watched.samples.batch[0], inputs)
     assert watched.sha256 == Monitor((inputs, targets), folder=tmp_path).chosen.sha256
+
+
+def test_items_that_draw_random_numbers_leave_those_of_the_training(long_tail, tmp_path):
+    inputs, labels = long_tail().batch
+
+    class Drawing:
+        lazy, targets = True, labels
+
+        def __len__(self):
+            return len(labels)
+
+        def __getitem__(self, item):
+            torch.rand(1)  # as a transform does that is applied with probability 0
+            return inputs[item], int(labels[item])
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    Monitor(Drawing(), folder=tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)

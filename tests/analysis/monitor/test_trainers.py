@@ -94,6 +94,30 @@ def test_lightning_inside_a_validation_step(tmp_path):
     assert numbers["curvature/all/gradient_norm"] == pytest.approx(float(norm), rel=1e-4)
 
 
+def test_lightning_asks_for_the_folder_in_every_process(tmp_path):
+    pytest.importorskip("lightning")
+    from saddlescope import LightningMonitor
+
+    class Told:
+        """A trainer of two processes: who asks for the folder waits until the other does."""
+
+        global_step, optimizers, asked = 0, (), []
+
+        def __init__(self, first):
+            self.is_global_zero = first
+
+        @property
+        def log_dir(self):
+            self.asked.append(self.is_global_zero)
+            return tmp_path
+
+    callbacks = [LightningMonitor(data(), eta=20) for _ in range(2)]
+    for first, callback in zip((True, False), callbacks, strict=True):
+        callback.on_train_start(Told(first), None)
+    assert Told.asked == [True, False]
+    assert [callback.monitor is None for callback in callbacks] == [False, True]
+
+
 def small_bert(transformers):
     config = transformers.BertConfig(
         vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,

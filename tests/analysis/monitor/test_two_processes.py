@@ -1,5 +1,6 @@
 """Two gloo processes that both call the monitor: measured once, nobody waits for ever, the same weights."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,3 +21,6 @@ def test_a_group_of_processes_measures_once(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "measured and same: [[2, 1], [0, 1]]" in done.stdout
     assert sorted(path.name for path in tmp_path.glob("*/curvature/step-*.json")) == ["step-10.json", "step-5.json"]
+    log = [json.loads(line) for line in (tmp_path / "0" / "curvature" / "monitor.jsonl").read_text().splitlines()]
+    for event in log[-2:]:
+        assert event["reason"].startswith("NotWholeError: the model is sharded over processes (FSDP")

@@ -1,4 +1,4 @@
-"""Run by torchrun: DistributedDataParallel training with and without a monitor in both processes.
+"""Run by torchrun: DistributedDataParallel training with and without a monitor in both processes; a model that FSDP wraps.
 
 ``two_processes.py FOLDER``: the first process prints what it saw and whether the weights are the same.
 """
@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.nn  # after init_process_group it would keep gloo's threads, and one of them can abort the end
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.nn.parallel import DistributedDataParallel
 
 from saddlescope import Monitor
@@ -40,6 +41,8 @@ def main():
     plain, _ = train(None, x, y)
     monitor = Monitor((x, y), eta=20, every=5, at_most=None, folder=Path(sys.argv[1]) / str(dist.get_rank()))
     watched, seen = train(monitor, x, y)
+    for whole in (True, False):
+        monitor.measure(FullyShardedDataParallel(nn.Linear(12, 4), use_orig_params=whole, device_id=torch.device("cpu")), 13)
     same = all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
     counts = torch.tensor([sum(seen), int(same)])
     everyone = [torch.zeros(2, dtype=torch.int64) for _ in range(2)]

@@ -129,6 +129,16 @@ def test_values_of_several_kinds():
     assert several.having([0]).tolist() == [0, 2]
     assert column_of("d", np.eye(3), ["x", "y", "z"]).values == ("x", "y", "z")
     assert column_of("d", np.eye(3)).single
+    two = column_of("d", [[0, 1], [1, 0], [0, 1]])  # rows of zeros and ones, as from a table: no sample has both
+    assert (two.having([0]).tolist(), two.having([1]).tolist(), two.single) == ([1], [0, 2], True)
+    assert column_of("d", [[0], [1], [1]]).values == ("d 0", "d 1")
+
+
+@pytest.mark.parametrize(("raw", "row"), [([0, 1, -1], 2), ([0, 2, 1], 1)])
+def test_a_number_without_a_name_is_refused(raw, row):
+    assert column_of("d", [0, 1, 1], ["cat", "dog"]).values == ("cat", "dog")
+    with pytest.raises(ColumnError, match=f"sample {row} has the value {raw[row]}, and there are 2 names"):
+        column_of("d", raw, ["cat", "dog"])
 
 
 @pytest.mark.parametrize(
@@ -158,6 +168,16 @@ def test_a_column_that_is_not_there():
         as_samples((X, Y, {"domain": WORDS[1:]}), column="domain")
     with pytest.raises(GroupError, match="no column domain; there are: kind"):
         scheme_of(DOMAIN, Samples.from_tensors(X, Y).with_column("kind", WORDS))
+
+
+def test_a_column_is_cut_where_it_is_asked_to_be():
+    cut = AnalysisSettings(scheme="column", column="size:4,8")
+    numbers = list(range(N))
+    sizes = {"all": 12, "size < 4": 4, "4 <= size < 8": 4, "size >= 8": 4}
+    assert scheme_of(cut, Samples.from_tensors(X, Y).with_column("size:4,8", numbers)).sizes == sizes
+    for told in ("size", "size:4", "size:5,8"):
+        with pytest.raises(GroupError, match=r"column size of the samples is not cut there .*with_column\('size:4,8', numbers"):
+            scheme_of(cut, Samples.from_tensors(X, Y).with_column(told, numbers))
 
 
 def test_only_the_groups_change():

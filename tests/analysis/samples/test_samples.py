@@ -1,6 +1,7 @@
 """Samples: order, batches, hashes, and every kind of data that must be refused."""
 
 import hashlib
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ import torch
 from saddlescope.analysis.samples.given import as_samples
 from saddlescope.analysis.samples.samples import Samples, SamplesError, batch_size, find_labels
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     IterableDataset,
     RandomSampler,
+    SequentialSampler,
     SubsetRandomSampler,
     TensorDataset,
     default_collate,
@@ -64,6 +67,11 @@ def test_subset_keeps_the_given_order_and_the_number_of_classes():
     assert part.class_counts.tolist() == [1, 0, 0, 2, 0]
     with pytest.raises(SamplesError, match="empty"):
         part.subset(np.array([], dtype=int))
+    assert part.subset(part.labels == 3).labels.tolist() == [3, 3]
+    assert part.subset([True, False, True]).labels.tolist() == [3, 3]
+    for mask, said in (([True, False], "a mask of 2 for 3 samples"), ([False] * 3, "empty")):
+        with pytest.raises(SamplesError, match=said):
+            part.subset(np.array(mask))
 
 
 def test_hash_depends_on_content_order_and_dtype_and_is_plain_sha256():
@@ -162,6 +170,45 @@ def test_a_loader_stands_for_all_its_samples_in_the_order_of_its_set():
     for sampler in (SubsetRandomSampler([1, 2]), RandomSampler(y, replacement=True)):
         with pytest.raises(SamplesError, match=type(sampler).__name__):
             as_samples(loader(x, y, sampler=sampler))
+
+
+def test_a_loader_by_a_batch_sampler_of_its_own():
+    x, y = torch.randn(10, 3), torch.arange(10) % 3
+    data = TensorDataset(x, y)
+    whole = Samples.from_tensors(x, y).sha256()
+    for collate in (default_collate, lambda items: default_collate([*items])):
+        shuffled = BatchSampler(RandomSampler(data), 4, drop_last=True)
+        assert as_samples(DataLoader(data, batch_sampler=shuffled, collate_fn=collate)).sha256() == whole
+        for sampler in (SubsetRandomSampler([1, 2]), SequentialSampler(range(5))):
+            with pytest.raises(SamplesError, match=f"a loader whose {type(sampler).__name__} chooses the samples"):
+                as_samples(DataLoader(data, batch_sampler=BatchSampler(sampler, 4, False), collate_fn=collate))
+            with pytest.raises(SamplesError, match=f"a loader whose {type(sampler).__name__} chooses the samples"):
+                as_samples(DataLoader(data, sampler=sampler, collate_fn=collate))
+
+
+def test_a_loader_of_a_set_of_batches_is_its_batches():
+    x, y = torch.randn(10, 3), torch.arange(10) % 3
+    batches = Items(lambda i: (x[4 * i : 4 * i + 4], y[4 * i : 4 * i + 4]), 3)
+    samples = as_samples(DataLoader(batches, batch_size=None, shuffle=True))
+    assert samples.sha256() == Samples.from_tensors(x, y).sha256()
+    named = Items(lambda i: {"x": x[4 * i : 4 * i + 4], "label": y[4 * i : 4 * i + 4], "kind": y[4 * i : 4 * i + 4] // 2}, 3)
+    assert as_samples(DataLoader(named, batch_size=None), column="kind").columns["kind"].codes.tolist() == (y // 2).tolist()
+
+
+def test_what_tokenisers_make_are_batches_and_items_too():
+    x, y = torch.arange(12).reshape(6, 2), torch.arange(6) % 3
+    wanted = Samples({"input_ids": x, "labels": y}, y).sha256()
+    for kind in (UserDict, dict):
+        for made in (torch.Tensor.clone, lambda part: part.clone().numpy()):
+            items = Items(lambda i, kind=kind, made=made: kind(input_ids=made(x[i]), labels=made(y[i])), 6)
+            for data in (items, kind(input_ids=made(x), labels=made(y))):
+                assert as_samples(data).sha256() == wanted
+        parts = [kind(input_ids=x[rows], labels=y[rows]) for rows in (slice(4), slice(4, 6))]
+        assert as_samples(parts).sha256() == wanted
+    nested = as_samples(Items(lambda i: (UserDict(input_ids=x[i]), int(y[i])), 6))
+    assert torch.equal(nested.batch[0]["input_ids"], x)
+    masked = as_samples([(torch.full((3, 4, 4), float(i)), torch.zeros(4, 4)) for i in range(5)])  # of no one length
+    assert (masked.num_samples, tuple(masked.batch[0].shape)) == (5, (5, 3, 4, 4))
 
 
 def test_entries_of_dictionaries_are_joined_by_their_keys():

@@ -112,7 +112,7 @@ class DifferenceOperator(HessianOperator):
                 f"the gradient has kinks (units that switch) within {self.step.kinks:.0e} of the weights' norm: "
                 + (f"the step, {step}, stays below" if beyond else f"over the step, {step}, curvature is a mean across them")
             )
-        if self.error > ROUGH * self._size:
+        if self.error > ROUGH * self._size > 0:
             said.append(
                 f"differences of the gradient settle at no step: their error is {self.error / self._size:.1g} of the largest "
                 "product; the gradient is rounded too much for its kinks, so let model and loss work in float64"
@@ -150,7 +150,7 @@ class DifferenceOperator(HessianOperator):
         few = self
         if self.reduce is None and self.num_samples > self.micro_batch:
             few = self.over(self.samples.subset(torch.linspace(0, self.num_samples - 1, self.micro_batch).long().numpy()))
-        self._shrink, self.error, self.symmetry, self._bend = 1.0, 0.0, 0.0, 0.0
+        self._shrink, self.error, self.symmetry, self._bend, self._size = 1.0, 0.0, 0.0, 0.0, 0.0
         self._centre = self.loss_and_gradient()[1]
         few._centre = self._centre if few is self else few.loss_and_gradient()[1]
         self.step = few._choose()
@@ -215,7 +215,7 @@ class DifferenceOperator(HessianOperator):
         while chain and len(images) < count:
             unit = chain[len(images)]
             image, bend = self._quotient(unit, step.length)
-            self._bend = max(self._bend, bend)
+            self._bend, self._size = max(self._bend, bend), max(self._size, self._norm(image))
             self._note(image, unit, step)
             images.append(image)
             if len(images) == len(chain) and self._norm(image) > 0:

@@ -96,10 +96,12 @@ def measure_cost(
         parameters = operator.size
         critical = settings.goal == "critical-step"
         least, usual, most = (0, 0.0, 0) if critical else lanczos_steps(settings, parameters)
+        # Where ends alone are looked for, one micro-batch is guarded.
+        guarded = min(operator.micro_batch, len(mine)) if settings.goal in ("ends", "verdict") else len(mine)
         tries = (CRITICAL, CRITICAL, CRITICAL_AT_MOST) if critical else ()
         against = 0.0 if critical else orthogonalisation(operator, slices)
         seconds_of = [_of_steps(objective, passes, name, len(mine), number) for number in tries] or [
-            _of_group(settings, objective, passes, len(mine), subsets, steps, fields, against * steps * steps / 2)
+            _of_group(settings, objective, passes, len(mine), guarded, subsets, steps, fields, against * steps * steps / 2)
             for steps, fields in ((least, FIELDS_AT_LEAST), (usual, FIELDS), (most, FIELDS_AT_MOST))
         ]
         scale = len(mine) / len(part)
@@ -158,13 +160,17 @@ def _of_group(
     objective: Objective,
     one: Passes,
     size: int,
+    guarded: int,
     subsets: int,
     steps: float,
     fields: int,
     orthogonal: float,
 ) -> float:
     """Seconds of one group, in the order of :func:`~saddlescope.analysis.measures.measure_group.measure_group`."""
-    spectrum = settings.starts * (steps * one.product * size + orthogonal) + (2 * one.graph + EXTRA * one.product) * size
+    spectrum = settings.starts * (steps * one.product * size + orthogonal) + one.graph * size
+    spectrum += (one.graph + PRODUCTS * one.product) * guarded
+    if settings.goal == "spectrum":
+        spectrum += (EXTRA - PRODUCTS) * one.product * size
     total = one.setup + one.gradient * size + 2 * one.look + one.pair64 * size
     total += subsets * spectrum + (subsets - 1) * one.setup
     if settings.escape:

@@ -42,6 +42,7 @@ def where(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[
         ending.setdefault(listed(at) or "none", []).append(name_of(name))
     every = {state for states in of.values() for state in states.values()}
     answer: Answer = "At a saddle" if every == {"saddle"} else "No saddle" if every <= {"free", "open"} else "Partly"
+    answer = "Different" if len(ending) > 1 else answer
     parts = "; ".join(f"{listed(names)} of {at}" for at, names in ending.items())
     return answer, f"At a saddle in every seed: {parts}."
 

@@ -48,8 +48,9 @@ def test_every_answer(found, answer, words):
     ("found", "answer", "sentence"),
     [
         ({"sgd": ("saddle", "saddle"), "sam": ("saddle", "saddle")}, "At a saddle", "SGD and SAM of head and tail"),
-        ({"sgd": ("saddle", "saddle"), "sam": ("open", "mixed")}, "Partly", "SGD of head and tail; SAM of none"),
-        ({"sgd": ("saddle", "free"), "sam": ("free", "free")}, "Partly", "SGD of head; SAM of none"),
+        ({"sgd": ("saddle", "saddle"), "sam": ("open", "mixed")}, "Different", "SGD of head and tail; SAM of none"),
+        ({"sgd": ("saddle", "free"), "sam": ("free", "free")}, "Different", "SGD of head; SAM of none"),
+        ({"sgd": ("saddle", "free"), "sam": ("saddle", "mixed")}, "Partly", "SGD and SAM of head"),
         ({"sgd": ("open", "open"), "sam": ("free", "free")}, "No saddle", "SGD and SAM of none"),
     ],
 )

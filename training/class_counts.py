@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,6 +19,18 @@ def number(field: str, value: float, low: float, high: float, error: type[ValueE
         wanted = f"a finite number >= {low:g}" if high == float("inf") else f"a number in [{low:g}, {high:g}]"
         raise error(f"{field} must be {wanted}, got {value!r}")
     return float(value)
+
+
+def whole_number(field: str, value: float, low: int, error: type[ValueError]) -> int:
+    """``value`` as an int if it is whole and ``low`` or more.
+
+    Raises:
+        ValueError: As the given class, if it is not.
+    """
+    found = number(field, value, low, math.inf, error)
+    if not found.is_integer():
+        raise error(f"{field} must be a whole number, got {value!r}")
+    return int(found)
 
 
 def whole_counts(class_counts: Sequence[int], error: type[ValueError], *, least: int = 0) -> list[int]:

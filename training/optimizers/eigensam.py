@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..class_counts import ClassTable, number, whole_counts
+from ..class_counts import ClassTable, number, whole_counts, whole_number
 from .buffers import buffers_move_once
 from .data_parallel import Gradient
 from .group_sam import tail_classes
@@ -71,8 +71,8 @@ class EigenSAM(Random):
         self.eta, self.along = eta, along
         self.rho = number("rho (radius of the perturbation)", rho, 0, math.inf, OptimizerError)
         self.alpha = number("alpha (weight of the eigenvector)", alpha, 0, math.inf, OptimizerError)
-        self.every = int(number("every (steps)", every, 1, math.inf, OptimizerError))
-        self.iterations = int(number("iterations (Lanczos steps)", iterations, 1, math.inf, OptimizerError))
+        self.every = whole_number("every (steps)", every, 1, OptimizerError)
+        self.iterations = whole_number("iterations (Lanczos steps)", iterations, 1, OptimizerError)
         self._is_tail = ClassTable(tail_classes(counts, eta), torch.bool, OptimizerError)
         self.settings = {
             "eta": eta,

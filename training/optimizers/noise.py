@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..class_counts import number
+from ..class_counts import number, whole_number
 from .batches import take
 from .buffers import buffers_move_once
 from .data_parallel import Gradient
@@ -83,7 +83,7 @@ class PGD(Random):
         super().__init__(base, generator=generator, **common)
         self.threshold = number("threshold (gradient norm)", threshold, 0, math.inf, OptimizerError)
         self.radius = number("radius (of the ball)", radius, 0, math.inf, OptimizerError)
-        self.wait = int(number("wait (steps)", wait, 0, math.inf, OptimizerError))
+        self.wait = whole_number("wait (steps)", wait, 0, OptimizerError)
         self.settings = {"threshold": self.threshold, "radius": self.radius, "wait": self.wait}
         self.since: int | None = None  #: steps since the last jump, ``None`` before the first
 
@@ -175,7 +175,7 @@ class LPFSGD(Random):
         self.epochs = whole_epochs(epochs)
         self.sigma = number("sigma (noise over the norm of a filter)", sigma, 0, math.inf, OptimizerError)
         self.growth = number("growth (factor of sigma at the end)", growth, 1, math.inf, OptimizerError)
-        self.parts = int(number("parts (of a batch)", parts, 1, math.inf, OptimizerError))
+        self.parts = whole_number("parts (of a batch)", parts, 1, OptimizerError)
         self.settings = {"sigma": self.sigma, "growth": self.growth, "parts": self.parts, "epochs": self.epochs}
 
     def width(self) -> float:

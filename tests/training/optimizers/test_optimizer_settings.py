@@ -253,3 +253,12 @@ def test_a_misspelt_keyword_is_no_keyword(make):
     base = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], lr=0.1)
     with pytest.raises(TypeError, match="max_nrom"):
         make(base, max_nrom=1.0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "setting"), [("eigensam", "every"), ("eigensam", "iterations"), ("pgd", "wait"), ("lpfsgd", "parts")]
+)
+def test_whole_settings_are_not_cut(rule, setting):
+    with pytest.raises(OptimizerError, match=rf"{setting} .* must be a whole number, got 2\.5"):
+        build_optimizer(rule, sgd(net()), class_counts=COUNTS, epochs=4, eta=10, settings={setting: 2.5})
+    build_optimizer(rule, sgd(net()), class_counts=COUNTS, epochs=4, eta=10, settings={setting: 2})

@@ -78,13 +78,14 @@ def train_run(
     if (folder / "checkpoint.json").exists():
         return
     device = choose_device(run.training.device)
-    if not (folder / "run.json").exists():  # a run that goes on keeps the record of how it began
+    state = folder / "state.pt"
+    if not state.exists():  # a run that goes on keeps the record of how it began
         source = network_sha256(run)
         write_json(
             folder / "run.json",
             {"run": run.folder, **run.model_dump(mode="json"), **({"network_sha256": source} if source else {})},
         )
-    log, state = Log(folder / "metrics.jsonl"), folder / "state.pt"
+    log = Log(folder / "metrics.jsonl")
     with reproducible(device, run.training.threads):
         session = Session.build(run, data, device)
         if run.start is not None:

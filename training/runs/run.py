@@ -68,13 +68,15 @@ def network_sha256(run: RunSettings) -> str | None:
 
 
 def edited_networks(wanted: Sequence[RunSettings], folder: Path) -> list[str]:
-    """The runs below ``folder`` that were begun with another text of the file that their network comes from."""
+    """The runs below ``folder`` of which something is trained, with another text of the file that their network comes from."""
     found = []
     for run in wanted:
+        if not any((folder / run.folder / name).exists() for name in ("state.pt", "checkpoint.json")):
+            continue
         try:
             begun = json.loads((folder / run.folder / "run.json").read_text(encoding="utf-8")).get("network_sha256")
         except (OSError, ValueError, AttributeError):
-            continue  # not begun, or before this was on record
+            continue  # damaged
         if begun is not None and network_sha256(run) not in (begun, None):
             found.append(run.folder)
     return found

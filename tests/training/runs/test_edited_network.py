@@ -40,3 +40,13 @@ def test_an_edited_file_is_named(train, tmp_path):
     assert again == folder
     assert f"the file of [model] has changed since {folder.name} began" in said
     assert (folder / "checkpoint.pt").read_bytes() == weights
+
+
+def test_a_run_that_stored_nothing_is_begun_anew(train, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(network("nn.Linear(16, num_classes)"))
+    folder, _ = train()
+    for path in folder.glob("checkpoint.*"):
+        path.unlink()
+    file.write_text(network("nn.Linear(16, num_classes, bias=False)"))
+    assert [train()[1], train()[1]] == ["", ""]

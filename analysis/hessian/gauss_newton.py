@@ -55,8 +55,7 @@ class GaussNewtonOperator(LinearOperator):
     def matvec(self, v: Tensor) -> Tensor:
         """``G v`` for ``v [n]``."""
         with self._hessian.differentiable():  # the passes backward as well: they run what is checkpointed again
-            pieces = v.to(self.device, self.dtype).split([p.numel() for p in self.parameters])
-            parts = [piece.view_as(p) for piece, p in zip(pieces, self.parameters, strict=True)]
+            parts = self._hessian.split(v.to(self.device, self.dtype))
             total = torch.zeros(self.size, dtype=self.dtype, device=self.device)
             for batch in self.samples.batches(self._hessian.micro_batch, self.device, self.dtype):
                 total += self._product(batch, parts)
@@ -86,23 +85,19 @@ class GaussNewtonOperator(LinearOperator):
         used = [(p, v) for p, v in zip(pulled, parts, strict=True) if p is not None]
         pushed = derivatives([p for p, _ in used], [u], [v for _, v in used], retain_graph=True)
         curved = derivatives([slope], [outputs], pushed, retain_graph=True)
-        return self._flat(derivatives([outputs], self.parameters, curved))
+        return self._hessian.flat(derivatives([outputs], self.parameters, curved))
 
     def _require_single_way(self, loss: Tensor, outputs: Tensor, slope: Tensor | None) -> None:
         """Returns if the loss depends on the weights through the outputs alone: its gradient is that of them, then."""
-        whole = self._flat(derivatives(loss, self.parameters, retain_graph=True))
+        whole = self._hessian.flat(derivatives(loss, self.parameters, retain_graph=True))
         size, apart = whole.norm(), whole
         if slope is not None:
-            apart = whole - self._flat(derivatives([outputs], self.parameters, [slope.detach()], retain_graph=True))
+            apart = whole - self._hessian.flat(derivatives([outputs], self.parameters, [slope.detach()], retain_graph=True))
         if float(apart.norm()) > OTHERWISE * float(size):
             raise OperatorError(
                 "the Gauss-Newton part needs a loss of one output tensor of the model; this one depends on the weights in "
                 "another way as well: through a second output, something that the model keeps, or the weights themselves"
             )
-
-    def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
-        pairs = zip(parts, self.parameters, strict=True)
-        return torch.cat([(torch.zeros_like(p) if g is None else g.detach()).reshape(-1) for g, p in pairs])
 
     def _single_output(self, seen: list[Any]) -> Tensor:
         if len(seen) != 1:

@@ -167,7 +167,7 @@ class HessianOperator:
             for batch in self._batches():
                 loss = self.batch_loss(batch)
                 total += loss.detach()
-                slope = self._flat(slopes_of(loss, partial(self.batch_loss, batch), self.model, self.parameters))
+                slope = self.flat(slopes_of(loss, partial(self.batch_loss, batch), self.model, self.parameters))
                 gradient = slope if gradient is None else gradient.add_(slope)
         mean = float(self._sum(total.reshape(1)).item()) / self.num_samples
         gradient = self._sum(self._zeros() if gradient is None else gradient).div_(self.num_samples)
@@ -197,7 +197,7 @@ class HessianOperator:
         Raises:
             OperatorError: a product is not finite.
         """
-        columns = [self._split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
+        columns = [self.split(column) for column in v.to(self.device, self.dtype).T.contiguous()]
         totals: list[Tensor | None] = [None for _ in columns]
 
         def add(k: int, product: Tensor) -> None:
@@ -333,7 +333,7 @@ class HessianOperator:
         if not pairs:  # a loss that is linear in the parameters
             return self._zeros()
         outputs, vectors = zip(*pairs, strict=True)
-        return self._flat(derivatives(outputs, self.parameters, vectors, retain_graph=retain))
+        return self.flat(derivatives(outputs, self.parameters, vectors, retain_graph=retain))
 
     def sum_and_slope(self, samples: Samples, *, slope: bool = True) -> tuple[float, Tensor]:
         """Summed loss over other samples, each shape as one batch, and its gradient ``[n]`` (empty without ``slope``)."""
@@ -347,7 +347,7 @@ class HessianOperator:
                 value += float(loss.detach())
                 if loss.requires_grad:  # one that does not is said where products are taken
                     again = partial(self.batch_loss, batch)
-                    part = self._flat(slopes_of(loss, again, self.model, self.parameters))
+                    part = self.flat(slopes_of(loss, again, self.model, self.parameters))
                     gradient = part if gradient is None else gradient.add_(part)
         return value, self._zeros() if gradient is None else gradient
 
@@ -398,7 +398,7 @@ class HessianOperator:
             if not convolutions:
                 return None
             generator = torch.Generator().manual_seed(0)
-            v = self._split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
+            v = self.split(torch.randn(self.size, generator=generator, dtype=self.dtype).to(self.device))
             self.accelerator = None
             try:
                 plain = self._product(self._gradients(batch), v, retain=False)
@@ -441,11 +441,17 @@ class HessianOperator:
     def _sum(self, total: Tensor) -> Tensor:
         return total if self.reduce is None else self.reduce(total)
 
-    def _split(self, v: Tensor) -> list[Tensor]:
+    def split(self, v: Tensor) -> list[Tensor]:
+        """``v [n]`` in the parameters' shapes."""
         sizes = [p.numel() for p in self.parameters]
         return [part.view_as(p) for part, p in zip(v.split(sizes), self.parameters, strict=True)]
 
-    def _flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+    def flat(self, parts: tuple[Tensor | None, ...]) -> Tensor:
+        """Derivatives by the parameters as ``[n]``, zeros where there are none.
+
+        Raises:
+            OperatorError: one is sparse.
+        """
         pairs = list(zip(parts, self.parameters, strict=True))
         if any(part is not None and part.is_sparse for part, _ in pairs):
             raise OperatorError("the gradient of a parameter is sparse and cannot be differentiated again: give sparse=False")

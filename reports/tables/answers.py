@@ -28,6 +28,10 @@ class GroupState:
     text: str
 
 
+def _not_answered(missing: list[str]) -> tuple[Answer, str]:
+    return "Not answered", f"Runs or analyses of {listed(missing)} are missing, and nothing is averaged over a gap."
+
+
 def where(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[[str], str] = rule_name) -> tuple[Answer, str]:
     """Of a study without SSE-SAM: which optimizers end at saddles of which groups."""
     of: dict[str, dict[str, State]] = {}
@@ -35,7 +39,7 @@ def where(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable[
         if entry.group in groups:
             of.setdefault(entry.optimizer, {})[entry.group] = entry.state
     if gaps := [name_of(name) for name, states in of.items() if "gap" in states.values()]:
-        return "Not answered", f"Runs or analyses of {listed(gaps)} are missing, and nothing is averaged over a gap."
+        return _not_answered(gaps)
     ending: dict[str, list[str]] = {}
     for name, states in of.items():
         at = [group for group, state in states.items() if state == "saddle"]
@@ -77,8 +81,7 @@ def decide(found: Sequence[GroupState], groups: Sequence[str], name_of: Callable
     others = [name for name in dict.fromkeys(entry.optimizer for entry in found) if name != TARGET]
     places = listed(list(groups))
     if "gap" in by.values():
-        gaps = listed([name_of(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
-        return "Not answered", f"Runs or analyses of {gaps} are missing, and nothing is averaged over a gap."
+        return _not_answered([name_of(name) for name in (*others, TARGET) if "gap" in {by[name, group] for group in groups}])
     mine = {group: by[TARGET, group] for group in groups}
     stuck = [group for group in groups if mine[group] == "saddle"]
     if stuck:

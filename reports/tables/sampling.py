@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ...analysis.records.base import Estimate
 from ...analysis.records.results import GroupResult
+from ...analysis.records.spectra import SamplingError
 from ...analysis.records.study import Study
 from .gather import cells
 from .words import listed, number
@@ -45,17 +46,16 @@ def mean_words(study: Study, scheme: str | None) -> dict[str, str]:
 
     Where others measured it whole, that is said as well: a part looks more like a saddle than the whole.
     """
-    counts: dict[str, set[int]] = {}
+    found: dict[str, list[SamplingError | None]] = {}
     for cell in cells(study, scheme) if scheme else ():
         if cell.result is not None:
-            sampling = cell.result.sampling
-            counts.setdefault(cell.group, set()).add(0 if sampling is None else sampling.subsets)
-    return {
-        group: f"mean over {listed([str(count) for count in sorted(found - {0})], 'or')} random parts"
-        + (", in some runs of all samples" if 0 in found else "")
-        for group, found in counts.items()
-        if found - {0}
-    }
+            found.setdefault(cell.group, []).append(cell.result.sampling)
+    words = {}
+    for group, samplings in found.items():
+        if counts := sorted({one.subsets for one in samplings if one is not None}):
+            whole = ", in some runs of all samples" if None in samplings else ""
+            words[group] = f"mean over {listed([str(count) for count in counts], 'or')} random parts{whole}"
+    return words
 
 
 def _words(estimates: list[Estimate]) -> str:
